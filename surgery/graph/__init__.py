@@ -1,0 +1,1 @@
+"""The graph layer: load, save, view, cut, edit, fold, infer. It knows nothing of TensorRT."""

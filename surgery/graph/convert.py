@@ -1,0 +1,199 @@
+"""ModelProto <-> onnx_graphsurgeon.Graph, keeping what graphsurgeon alone would lose.
+
+Measured with onnx-graphsurgeon 0.6.1: import and export drop the model header (domain, version, doc string,
+metadata), node doc strings and metadata; a graph built from scratch gets an IR version that ONNX Runtime
+refuses; attributes that are empty lists cannot be exported; and export writes names into shared
+TensorProtos. So a private copy is imported, a :class:`Header` remembers the rest, and export puts it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from surgery.graph.load import _MAX_IR_VERSION
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
+
+
+@dataclass(slots=True)
+class Header:
+    """What a ModelProto says beside its nodes; keyed by first output name where it belongs to a node."""
+
+    model: onnx.ModelProto
+    node_metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+    node_doc: dict[str, str] = field(default_factory=dict)
+
+
+def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Header]:
+    """Import a model; the argument is not changed and shares nothing with the result."""
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    private = onnx.ModelProto()
+    private.CopyFrom(model)
+    header_model = onnx.ModelProto()
+    header_model.CopyFrom(model)
+    header_model.ClearField("graph")
+    header_model.ClearField("functions")
+    header = Header(header_model)
+    for node in model.graph.node:
+        key = next((o for o in node.output if o), "")
+        if node.metadata_props:
+            header.node_metadata[key] = {p.key: p.value for p in node.metadata_props}
+        if node.doc_string:
+            header.node_doc[key] = node.doc_string
+    for node in private.graph.node:
+        _drop_empty_list_attributes(node)
+    with contextlib.redirect_stdout(io.StringIO()):
+        graph = gs.import_onnx(private)
+    return graph, header
+
+
+def _drop_empty_list_attributes(node: onnx.NodeProto) -> None:
+    # graphsurgeon cannot export an empty list: it has no type. Every ONNX operator reads an absent list
+    # attribute as the empty one, so dropping it changes nothing.
+    import onnx
+
+    kinds = {onnx.AttributeProto.INTS: "ints", onnx.AttributeProto.FLOATS: "floats"}
+    for i in reversed(range(len(node.attribute))):
+        attribute = node.attribute[i]
+        kind = kinds.get(attribute.type)
+        if kind is not None and len(getattr(attribute, kind)) == 0:
+            del node.attribute[i]
+        elif attribute.HasField("g"):
+            for inner in attribute.g.node:
+                _drop_empty_list_attributes(inner)
+
+
+def export_graph(
+    graph: gs.Graph, header: Header | None = None, *, provenance: Mapping[str, Mapping[str, str]] | None = None
+) -> onnx.ModelProto:
+    """Export a graph; `provenance` maps first output names of new nodes to metadata to stamp on them."""
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        exported = gs.export_onnx(graph, do_type_check=False)
+    # The export shares TensorProtos with the graph: copy before anything is changed.
+    model = onnx.ModelProto()
+    model.CopyFrom(exported)
+    if header is not None:
+        source = header.model
+        model.ir_version = source.ir_version
+        model.domain, model.model_version, model.doc_string = (
+            source.domain,
+            source.model_version,
+            source.doc_string,
+        )
+        model.producer_name, model.producer_version = source.producer_name, source.producer_version
+        del model.metadata_props[:]
+        model.metadata_props.extend(source.metadata_props)
+    model.ir_version = min(max(model.ir_version or 8, 8 if model.functions else 4), _MAX_IR_VERSION)
+    known = header.node_metadata if header else {}
+    docs = header.node_doc if header else {}
+    for node in model.graph.node:
+        key = next((o for o in node.output if o), "")
+        merged = {**known.get(key, {}), **(provenance or {}).get(key, {})}
+        del node.metadata_props[:]
+        for name in sorted(merged):
+            node.metadata_props.add(key=name, value=merged[name])
+        if key in docs:
+            node.doc_string = docs[key]
+    return model
+
+
+def constant(name: str, value: NDArray[Any]) -> gs.Constant:
+    """A constant that survives export unchanged for every dtype (graphsurgeon re-encodes ndarrays)."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.ir.tensor import LazyValues
+
+    tensor = onnx.numpy_helper.from_array(value, name)
+    return gs.Constant(name, LazyValues(tensor))
+
+
+def value_of(tensor: gs.Constant) -> NDArray[Any]:
+    """The constant's value, read without replacing graphsurgeon's lazy reference to it.
+
+    Raises:
+        ValueError: the data is external; the caller decides whether reading it is worth it.
+    """
+    import numpy as np
+    import onnx
+
+    raw = tensor._values
+    proto = getattr(raw, "tensor", None)
+    if proto is None:
+        return np.asarray(raw)
+    if proto.data_location == onnx.TensorProto.EXTERNAL:
+        raise ValueError(f"constant {tensor.name!r} has external data")
+    return np.asarray(onnx.numpy_helper.to_array(proto))
+
+
+def is_external(tensor: gs.Constant) -> bool:
+    """True if the constant's data lies in a file of its own."""
+    import onnx
+
+    proto = getattr(tensor._values, "tensor", None)
+    return proto is not None and proto.data_location == onnx.TensorProto.EXTERNAL
+
+
+def extract(
+    graph: gs.Graph,
+    nodes: Iterable[gs.Node],
+    inputs: Iterable[str],
+    outputs: Iterable[str],
+    *,
+    shapes: Mapping[str, Any] | None = None,
+    dtypes: Mapping[str, np.dtype[Any]] | None = None,
+    name: str = "cut",
+) -> onnx.ModelProto:
+    """A model of its own from some nodes of a graph; the graph is not changed.
+
+    Args:
+        graph: Graph that the nodes belong to.
+        nodes: The nodes, in topological order.
+        inputs: Names of tensors that become the model's inputs, in order.
+        outputs: Names of tensors that become its outputs, in order.
+        shapes: Shapes to declare instead of the graph's (for inputs and outputs).
+        dtypes: Dtypes to declare where the graph does not know them.
+        name: Name of the new graph.
+    """
+    import onnx_graphsurgeon as gs
+
+    wanted = list(nodes)
+    tensors: dict[str, Any] = {}
+    for node in wanted:
+        for tensor in (*node.inputs, *node.outputs):
+            tensors.setdefault(tensor.name, tensor)
+        for sub in node.subgraphs(recursive=True):
+            for inner in sub.nodes:
+                for tensor in inner.inputs:
+                    tensors.setdefault(tensor.name, tensor)
+    own = graph.tensors()
+
+    def declare(tensor_name: str) -> gs.Variable:
+        known = own.get(tensor_name, tensors.get(tensor_name))
+        dtype = (dtypes or {}).get(tensor_name, known.dtype if known is not None else None)
+        shape = (shapes or {}).get(tensor_name, known.shape if known is not None else None)
+        return gs.Variable(tensor_name, dtype=dtype, shape=shape)
+
+    piece = gs.Graph(
+        nodes=wanted,
+        inputs=[declare(n) for n in inputs],
+        outputs=[declare(n) for n in outputs],
+        name=name,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        ir_version=min(graph.ir_version or 8, _MAX_IR_VERSION),
+        functions=graph.functions,
+    )
+    return export_graph(piece)

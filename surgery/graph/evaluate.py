@@ -1,0 +1,87 @@
+"""Running a model in ONNX Runtime on the CPU: the numeric reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+
+class EvaluationError(Exception):
+    """ONNX Runtime refused the model or failed while running it; the text is ONNX Runtime's own."""
+
+
+class Evaluator:
+    """An ONNX Runtime CPU session with deterministic settings.
+
+    Graph optimizations are off by default: the model is then computed as written, and a session costs a
+    tenth (0.26 ms for a small cut, measured), which matters for the many small proofs.
+
+    Args:
+        model: A model, its bytes, or a path (needed when weights lie outside the file and the model's
+            own folder is to be used).
+        base_dir: Folder that external data is relative to when `model` is not a path.
+        optimize: Let ONNX Runtime optimize the graph: slower to load, faster to run.
+        threads: Threads inside one operator; 0 lets ONNX Runtime decide.
+
+    Raises:
+        EvaluationError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | bytes | Path,
+        *,
+        base_dir: Path | None = None,
+        optimize: bool = False,
+        threads: int = 0,
+    ) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        if base_dir is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(base_dir)
+            )
+        if isinstance(model, Path):
+            payload: str | bytes = str(model)
+        elif isinstance(model, bytes):
+            payload = model
+        else:
+            payload = model.SerializeToString()
+        try:
+            self._session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EvaluationError(_first_line(error)) from error
+        self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """Outputs by name; only the named ones if `outputs` is given.
+
+        Raises:
+            EvaluationError: a feed is missing or wrong, or an operator failed.
+        """
+        names = list(outputs) if outputs is not None else list(self.output_names)
+        wanted = {n: feeds[n] for n in self.input_names if n in feeds}
+        try:
+            values = self._session.run(names, wanted)
+        except Exception as error:
+            raise EvaluationError(_first_line(error)) from error
+        return dict(zip(names, values, strict=True))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,211 @@
+"""Constant folding: nodes that depend on nothing but constants and static shapes become constants.
+
+graphsurgeon's own folding is all or nothing: one node that ONNX Runtime refuses to check makes it give up
+on the whole graph (measured on TensorFlow exports, which use int32 Min below opset 12). Here the foldable
+closure is evaluated in one ONNX Runtime session, and node by node if that is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.convert import constant, extract, is_external, value_of
+from surgery.graph.evaluate import EvaluationError, Evaluator
+from surgery.graph.infer import infer_types, is_static
+from surgery.graph.view import View
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+# Folding a DequantizeLinear would turn a quantized weight back into float32 and lose the quantization.
+KEEP = RANDOM | {"DequantizeLinear", "QuantizeLinear"}
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """What folding did: nodes removed, rounds taken, and nodes that could not be evaluated (with why)."""
+
+    removed: int
+    rounds: int
+    refused: tuple[tuple[str, str], ...]
+
+
+def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: int = 8) -> FoldResult:
+    """Fold in place until nothing changes.
+
+    Args:
+        graph: The graph; nodes of subgraphs are left alone.
+        max_bytes: Largest constant to make; larger results stay computed, so that files do not blow up.
+        max_rounds: Rounds of inference and folding; each can uncover more static shapes.
+    """
+    before = len(graph.nodes)
+    refused: dict[str, str] = {}
+    rounds = 0
+    for rounds in range(1, max_rounds + 1):
+        infer_types(graph)
+        count = len(graph.nodes)
+        _fold_once(graph, max_bytes, refused)
+        drop_dead(graph)
+        if len(graph.nodes) == count:
+            break
+    return FoldResult(before - len(graph.nodes), rounds, tuple(sorted(refused.items())))
+
+
+def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None:
+    import onnx_graphsurgeon as gs
+
+    view = View(graph)
+    known: dict[str, Any] = {}
+    foldable: list[int] = []
+    marked: set[str] = set()
+    for key in sorted(range(len(view.nodes)), key=lambda k: view.order[k]):
+        node = view.nodes[key]
+        if node.op in ("Shape", "Size") and node.domain in (None, "", "ai.onnx"):
+            value = _static_shape(node)
+            if value is not None:
+                known[node.outputs[0].name] = value
+                marked.add(node.outputs[0].name)
+                continue
+        if node.op in KEEP or node.op == "Constant" or node.domain not in (None, "", "ai.onnx"):
+            continue
+        if any(True for _ in node.subgraphs()) or not node.inputs and node.op != "Constant":
+            continue
+        ready = all(
+            not t.name or t.name in marked or (isinstance(t, gs.Constant) and not is_external(t))
+            for t in node.inputs
+        )
+        if ready and not any(_too_big(t, max_bytes) for t in node.outputs) and node.name not in refused:
+            foldable.append(key)
+            marked.update(t.name for t in node.outputs if t.name)
+    folded_keys = set(foldable)
+    wanted = [
+        t.name
+        for key in foldable
+        for t in view.nodes[key].outputs
+        if t.name
+        and (
+            t.name in view.outputs
+            or any(u not in folded_keys for u in view.consumers.get(t.name, ()))
+        )
+    ]
+    known.update(_evaluate(graph, [view.nodes[k] for k in foldable], wanted, known, refused))
+    _put(view, {n: v for n, v in known.items() if np.asarray(v).nbytes <= max_bytes})
+
+
+def _static_shape(node: gs.Node) -> np.ndarray[Any, Any] | None:
+    shape = node.inputs[0].shape
+    if not is_static(shape):
+        return None
+    dims = [int(d) for d in shape]
+    if node.op == "Size":
+        return np.asarray(prod(dims), dtype=np.int64)
+    start, end = node.attrs.get("start", 0), node.attrs.get("end", len(dims))
+    return np.asarray(dims[start:end], dtype=np.int64)
+
+
+def _too_big(tensor: Any, max_bytes: int) -> bool:
+    if not is_static(tensor.shape):
+        return False
+    size = np.dtype(tensor.dtype).itemsize if tensor.dtype is not None else 4
+    return prod(tensor.shape) * size > max_bytes
+
+
+def _evaluate(
+    graph: gs.Graph,
+    nodes: list[gs.Node],
+    wanted: list[str],
+    known: dict[str, Any],
+    refused: dict[str, str],
+) -> dict[str, Any]:
+    if not wanted:
+        return {}
+    feeds = {n: v for n, v in known.items() if any(t.name == n for node in nodes for t in node.inputs)}
+    try:
+        return _run(graph, nodes, feeds, wanted)
+    except EvaluationError:
+        pass
+    values: dict[str, Any] = dict(known)
+    for node in nodes:
+        need = {t.name: values[t.name] for t in node.inputs if t.name in values}
+        names = [t.name for t in node.outputs if t.name]
+        try:
+            values.update(_run(graph, [node], need, names))
+        except EvaluationError as error:
+            refused[node.name] = str(error)
+    return {n: values[n] for n in wanted if n in values}
+
+
+def _run(
+    graph: gs.Graph, nodes: list[gs.Node], feeds: dict[str, Any], wanted: list[str]
+) -> dict[str, Any]:
+    model = extract(
+        graph,
+        nodes,
+        feeds,
+        wanted,
+        shapes={**{n: None for n in wanted}, **{n: list(v.shape) for n, v in feeds.items()}},
+        dtypes={n: v.dtype for n, v in feeds.items()},
+        name="fold",
+    )
+    return Evaluator(model, threads=1).run(feeds)
+
+
+def _put(view: View, values: dict[str, Any]) -> None:
+    """Replace computed tensors by constants wherever they are used."""
+    for name, value in values.items():
+        key = view.producer[name]
+        made = constant(name, np.asarray(value))
+        if name in view.outputs:
+            continue  # a graph output must keep a producer; it stays computed
+        replace_uses(view, name, made)
+        for tensor in view.nodes[key].outputs:
+            if tensor.name == name:
+                tensor.name = f"{name}__folded"  # the constant takes the name over
+
+
+def replace_uses(view: View, name: str, new: Any) -> None:
+    """Let every consumer of tensor `name`, bodies of subgraphs included, read `new` instead."""
+
+    def swap(node: gs.Node) -> None:
+        for i, tensor in enumerate(node.inputs):
+            if tensor.name == name and tensor is not new:
+                node.inputs[i] = new
+        for sub in node.subgraphs():
+            for child in sub.nodes:
+                swap(child)
+            for i, tensor in enumerate(sub.outputs):
+                if tensor.name == name:
+                    sub.outputs[i] = new
+
+    for key in view.consumers.get(name, ()):
+        swap(view.nodes[key])
+
+
+def drop_dead(graph: gs.Graph) -> int:
+    """Remove nodes that no graph output depends on, and give the rest a stable topological order.
+
+    Inputs of the graph are kept even if nothing reads them: they are the user's contract.
+
+    Returns:
+        How many nodes were removed.
+    """
+    view = View(graph)
+    keep = view.ancestors(view.producer[n] for n in view.outputs if n in view.producer)
+    dead = [view.nodes[k] for k in range(len(view.nodes)) if k not in keep]
+    ordered: Iterable[int] = sorted(keep, key=lambda k: view.order[k])
+    graph.nodes.clear()
+    graph.nodes.extend(view.nodes[k] for k in ordered)
+    gone = {id(node) for node in dead}
+    touched = {id(t): t for node in dead for t in node.inputs}
+    for tensor in touched.values():
+        # Detach by identity and in bulk: graphsurgeon's own lists compare nodes by content, one at a time.
+        list.__setitem__(tensor.outputs, slice(None), [u for u in tensor.outputs if id(u) not in gone])
+    return len(dead)

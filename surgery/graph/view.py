@@ -1,0 +1,149 @@
+"""A networkx view over a graph: who makes a tensor, who uses it, what lies between.
+
+Nodes are integers (positions in ``graph.nodes``): graphsurgeon's own objects are unhashable and compare by
+content. A node that holds subgraphs uses the outer tensors that its bodies capture. Building the view is
+linear in the graph; it describes the graph at that moment and is rebuilt after an edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import networkx as nx
+    import onnx_graphsurgeon as gs
+
+
+class View:
+    """Reachability and order over the nodes of one graph.
+
+    Attributes:
+        graph: The graph seen.
+        nodes: Its nodes; the position in this list is a node's key.
+        producer: Tensor name to the node that makes it.
+        consumers: Tensor name to the nodes that use it, in order, captured uses included.
+        outputs: Names of the graph's outputs.
+    """
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.graph = graph
+        self.nodes: list[gs.Node] = list(graph.nodes)
+        self.producer: dict[str, int] = {}
+        self.consumers: dict[str, list[int]] = {}
+        self.outputs: tuple[str, ...] = tuple(t.name for t in graph.outputs)
+        self._uses: list[tuple[str, ...]] = []
+        for key, node in enumerate(self.nodes):
+            for tensor in node.outputs:
+                if tensor.name:
+                    self.producer[tensor.name] = key
+            used = tuple(dict.fromkeys(_uses(node)))
+            self._uses.append(used)
+            for name in used:
+                self.consumers.setdefault(name, []).append(key)
+
+    def uses(self, key: int) -> tuple[str, ...]:
+        """Names of the tensors a node reads: inputs and what its subgraphs capture; constants included."""
+        return self._uses[key]
+
+    @cached_property
+    def digraph(self) -> nx.DiGraph:
+        """Edges from producer to consumer."""
+        import networkx as nx
+
+        view = nx.DiGraph()
+        view.add_nodes_from(range(len(self.nodes)))
+        for key, names in enumerate(self._uses):
+            view.add_edges_from((self.producer[n], key) for n in names if n in self.producer)
+        return view
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Topological position of every node, stable: nodes keep their order where data flow allows it."""
+        import networkx as nx
+
+        position = [0] * len(self.nodes)
+        for place, key in enumerate(nx.lexicographical_topological_sort(self.digraph)):
+            position[key] = place
+        return position
+
+    def predecessors(self, key: int) -> Iterator[int]:
+        """Nodes whose outputs this node reads."""
+        return (self.producer[n] for n in self._uses[key] if n in self.producer)
+
+    def successors(self, key: int) -> Iterator[int]:
+        """Nodes that read this node's outputs."""
+        for tensor in self.nodes[key].outputs:
+            yield from self.consumers.get(tensor.name, ())
+
+    def descendants(self, keys: Iterable[int]) -> set[int]:
+        """Nodes reachable from `keys`, these included."""
+        return self._reach(keys, self.successors)
+
+    def ancestors(self, keys: Iterable[int]) -> set[int]:
+        """Nodes that `keys` can be reached from, these included."""
+        return self._reach(keys, self.predecessors)
+
+    @staticmethod
+    def _reach(keys: Iterable[int], step: object) -> set[int]:
+        seen = set(keys)
+        stack = list(seen)
+        while stack:
+            for other in step(stack.pop()):  # type: ignore[operator]
+                if other not in seen:
+                    seen.add(other)
+                    stack.append(other)
+        return seen
+
+    def between(self, keys: Iterable[int]) -> set[int]:
+        """The convex hull: `keys` and every node on a path from one of them to another."""
+        seeds = set(keys)
+        return self.descendants(seeds) & self.ancestors(seeds)
+
+    def is_convex(self, keys: Iterable[int]) -> bool:
+        """True if no path leaves the set and comes back; the search is bounded by topological position."""
+        inside = set(keys)
+        if not inside:
+            return True
+        last = max(self.order[k] for k in inside)
+        stack = [s for k in inside for s in self.successors(k) if s not in inside]
+        seen = set(stack)
+        while stack:
+            key = stack.pop()
+            if self.order[key] > last:
+                continue
+            for other in self.successors(key):
+                if other in inside:
+                    return False
+                if other not in seen:
+                    seen.add(other)
+                    stack.append(other)
+        return True
+
+
+def _uses(node: gs.Node) -> Iterator[str]:
+    import onnx_graphsurgeon as gs
+
+    for tensor in node.inputs:
+        if tensor.name:
+            yield tensor.name
+    for sub in node.subgraphs():
+        inner: set[str] = {t.name for t in sub.inputs}
+        for child in sub.nodes:
+            inner.update(t.name for t in child.outputs)
+        for child in sub.nodes:
+            for name in _uses(child):
+                if name not in inner:
+                    yield name
+        for tensor in sub.outputs:
+            if tensor.name not in inner and not isinstance(tensor, gs.Constant):
+                yield tensor.name
+
+
+def body_nodes(node: gs.Node) -> Iterator[gs.Node]:
+    """All nodes inside a node's subgraphs, however deep."""
+    for sub in node.subgraphs():
+        for child in sub.nodes:
+            yield child
+            yield from body_nodes(child)
