@@ -111,11 +111,10 @@ def select_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool
     hit = overlap(inner, chosen, everyone, spec.iou_threshold, at_equal=spec.suppress_at_equal)
     gone = inner.logical_or(hit, inner.equal(iota, winner))
     left = inner.where(gone, dead, alive)
-    go_on = inner.op("Identity", go)
     graph = inner.subgraph(
         "one_detection_per_group",
         [(step, np.int64), (go, np.bool_), (alive, np.float32)],
-        [(go_on, np.bool_), (left, np.float32), (best, np.float32), (winner, np.float32)],
+        [(inner.always(), np.bool_), (left, np.float32), (best, np.float32), (winner, np.float32)],
     )
     _, all_best, all_winners = b.loop(rounds, [scores], graph, scans=2)  # [M, B, G, 1]
     turned = [b.reshape(b.transpose(v, 1, 2, 3, 0), 0, groups, rounds) for v in (all_best, all_winners)]
@@ -164,7 +163,7 @@ def fixpoint_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bo
         [(go_on, np.bool_), (kept, np.float32)],
     )
     # A chain of suppressions is at most N long, and one more round sees that nothing changes.
-    (solution,) = b.loop(size + 1, [taking_part], graph)
+    (solution,) = b.loop(size + 1, [taking_part], graph, conditional=True)
 
     rank = b.reduce("ReduceSum", b.cast(outranks, np.float32), 3, keepdims=False)  # distinct in a group
     is_kept = b.greater(b.squeeze(solution, 3), half)

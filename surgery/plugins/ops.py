@@ -259,13 +259,27 @@ class Body:
         body: onnx.GraphProto,
         *,
         scans: int = 0,
+        conditional: bool = False,
     ) -> tuple[str, ...]:
-        """A Loop of at most `trip_count` rounds. The condition input is always given: TensorRT needs it."""
+        """A Loop of `trip_count` rounds, or, if conditional, of as many until the body's condition is false.
+
+        TensorRT takes either kind, with these two traps: a loop whose condition input is left out must not
+        read the condition inside its body, and one that has both a condition and scan outputs is warned
+        about (its outputs might come out shorter). So counted loops get no condition at all.
+        """
         trips = self.const(trip_count, np.int64)
-        go = self.const(True, np.bool_)
+        go = self.const(True, np.bool_) if conditional else ""
         return self.node(
             "Loop", [trips, go, *carried], outputs=len(carried) + scans, attributes={"body": body}
         )
+
+    def always(self) -> str:
+        """True as a value of this very subgraph: the condition a counted loop's body has to return."""
+        import onnx.numpy_helper
+
+        name = self._fresh("always")
+        true = onnx.numpy_helper.from_array(np.array(True), name)
+        return self.node("Constant", [], outputs=[name], attributes={"value": true})[0]
 
     def subgraph(
         self, name: str, inputs: Sequence[tuple[str, Any]], outputs: Sequence[tuple[str, Any]]
