@@ -74,8 +74,10 @@ class DetectionHead:
         outputs: Roles of all outputs.
         cut: Nodes between boxes, scores and the outputs.
         fixed_inputs: Other inputs of the cut that depend on no image, with their value for one image.
+        batch: Images per run where that is fixed, else None.
+        boxes_ndim: Rank of `boxes`.
         nms_nodes: Names of the suppression nodes.
-        evidence: How the reading was obtained, for the report.
+        row_widths: X of every tensor [B, N, X] that an output's rows are taken from.
     """
 
     boxes: str
@@ -89,7 +91,9 @@ class DetectionHead:
     outputs: tuple[OutputRole, ...]
     cut: Cut
     batch: int | None
+    boxes_ndim: int
     nms_nodes: tuple[str, ...]
+    row_widths: Mapping[str, int] = field(default_factory=dict)
     fixed_inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def output(self, role: Role) -> OutputRole | None:
@@ -152,7 +156,9 @@ def identify(graph: gs.Graph, cut: Cut, feeds: Mapping[str, NDArray[Any]], *, se
         outputs=tuple(head.roles),
         cut=inner,
         batch=_static_batch(graph, boxes),
+        boxes_ndim=values[boxes].ndim,
         nms_nodes=tuple(t.node for t in taps),
+        row_widths={n: int(values[n].shape[2]) for n in (*free, scores) if values[n].ndim == 3},
         fixed_inputs={n: values[n] for n in fixed},
     )
 
