@@ -20,6 +20,7 @@ from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.fold import drop_dead, replace_uses
 from surgery.graph.taint import tainted_by
 from surgery.graph.view import View
+from surgery.heads.image_loops import LoopForm, ResolvedLoop, resolve
 
 if TYPE_CHECKING:
     import onnx
@@ -295,3 +296,70 @@ def _rename_outputs(pre: onnx.ModelProto, new_inputs: Sequence[NewInput]) -> onn
     del pre.graph.value_info[:]
     pre.graph.value_info.extend(kept)
     return pre
+
+
+def keep_front(
+    graph: gs.Graph, cut: Cut, provenance: dict[str, dict[str, str]], *, seed: int
+) -> list[ResolvedLoop]:
+    """Keep the preprocessing in the graph, in place, but resolve its loops over the images of a batch.
+
+    Values that it derives from shapes alone and that are the same for every image become constants.
+
+    Raises:
+        ConversionError: a loop has another form, or its replacement computes something else.
+    """
+    view = View(graph)
+    originals = [t for t in graph.inputs if t.name in cut.inputs]
+    trials = probe_shapes(originals)
+    pre = extract(graph, cut.nodes(view), [t.name for t in originals], cut.outputs, name=cut.name)
+    before = _try(pre, originals, trials, seed, cut.name)
+    tainted = tainted_by(view, [t.name for t in graph.inputs])
+    inside = set(cut.keys)
+    for name in cut.outputs:
+        row = _constant_row([r[name] for r in before]) if name not in tainted else None
+        if row is not None:
+            replace_uses(view, name, _repeated(graph, name, row, originals[0]))
+            _retire(view, inside, name)
+    batches = [next(iter(t.values()))[0] for t in trials]
+    resolved = []
+    for node in [n for n in cut.nodes(view) if n.op == "Loop"]:
+        needed = [i for i, t in enumerate(node.outputs) if t.name and _is_used(graph, t.name)]
+        lengths = [len(r[node.outputs[i].name]) for r in before for i in needed if node.outputs[i].name in r]
+        form: LoopForm = "once" if all(n == 1 for n in lengths) and set(batches) == {1} else "batch"
+        made = resolve(graph, node, form, needed)
+        for new in made:
+            key = next((t.name for t in new.outputs if t.name), "")
+            provenance[key] = {"surgery.rule": "resolve-image-loop", "surgery.from": node.name}
+        resolved.append((node.name, tuple(n.name for n in made), form))
+    drop_dead(graph)
+    after_view = View(graph)
+    left = [n for n in cut.outputs if n in after_view.producer and n in tainted]
+    keys = after_view.ancestors(after_view.producer[n] for n in left)
+    nodes = [after_view.nodes[k] for k in sorted(keys, key=lambda k: after_view.order[k])]
+    after = _try(
+        extract(graph, nodes, [t.name for t in originals], left, name=cut.name),
+        originals,
+        trials,
+        seed,
+        cut.name,
+    )
+    worst = 0.0
+    for one, other in zip(before, after, strict=True):
+        for name in left:
+            same = one[name].shape == other[name].shape
+            error = float(np.max(np.abs(one[name] - other[name]), initial=0)) if same else np.inf
+            worst = max(worst, error)
+    if worst > 1e-5:
+        raise ConversionError(
+            "resolving the loops of the preprocessing changes its result",
+            code="unproven",
+            where=f"cuts.{cut.name}",
+            cause=f"largest difference {worst:g}",
+            fix="use `input: normalized`",
+        )
+    return [ResolvedLoop(name, made_names, form, worst) for name, made_names, form in resolved]
+
+
+def _is_used(graph: gs.Graph, name: str) -> bool:
+    view = View(graph)
+    return name in view.outputs or bool(view.consumers.get(name))

@@ -58,7 +58,8 @@ class _Rows:
 def choose_plugin(target: Target, registry: Registry) -> str:
     """The plugin for a target: the best it ships, else the native form, which needs none."""
     for name in PREFERRED:
-        if target.plugin_available(name) and name in registry.names():
+        entry = target.plugin(name)
+        if entry is not None and entry.available and name in registry.names():
             return name
     return NATIVE
 

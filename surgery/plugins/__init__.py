@@ -1,1 +1,1 @@
-"""Plugins: the schema of a definition, the registry, bodies in standard operators, and the two model forms."""
+"""Plugins: definitions and their registry, bodies in standard operators, the two forms of a model."""

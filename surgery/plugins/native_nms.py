@@ -95,27 +95,34 @@ def _without_background(b: Body, spec: NmsSpec, value: str, axis: int) -> str:
 
 
 def _boxes_by_group(b: Body, spec: NmsSpec, boxes: str) -> tuple[str, bool]:
-    """Boxes as [B, rows, 4]: rows are boxes (shared by all groups) or group-major (group, candidate) pairs."""
+    """Boxes as [B, rows, 4]: rows are boxes shared by all groups, or (group, candidate) pairs."""
     pairs = spec.classes * spec.num_boxes
+    in_one_list = spec.class_agnostic and spec.box_major_ties
     if not spec.shared_boxes:
-        by_class = _without_background(b, spec, b.transpose(boxes, 0, 2, 1, 3), 1)
-        return b.reshape(by_class, 0, pairs, 4), False
+        wanted = _without_background(b, spec, boxes, 2)
+        listed = wanted if in_one_list else b.transpose(wanted, 0, 2, 1, 3)
+        return b.reshape(listed, 0, pairs, 4), False
     if spec.class_agnostic and spec.classes > 1:
-        return b.reshape(b.expand(b.unsqueeze(boxes, 1), 1, spec.classes, 1, 1), 0, pairs, 4), False
+        wide = (1, 1, spec.classes, 1) if in_one_list else (1, spec.classes, 1, 1)
+        return b.reshape(b.expand(b.unsqueeze(boxes, 2 if in_one_list else 1), *wide), 0, pairs, 4), False
     return boxes, True
 
 
 def _candidates(b: Body, spec: NmsSpec, scores: str) -> str:
     """Scores as [B, G, N] with everything that takes no part set to `SMALLEST`."""
-    by_class = _without_background(b, spec, b.transpose(scores, 0, 2, 1), 1)
+    by_box = _without_background(b, spec, scores, 2)
     limit = b.scalar(spec.score_threshold)
-    passes = (b.greater_equal if spec.keep_at_equal else b.greater)(by_class, limit)
-    value = b.where(passes, by_class, b.scalar(SMALLEST))
+    passes = (b.greater_equal if spec.keep_at_equal else b.greater)(by_box, limit)
+    value = b.transpose(b.where(passes, by_box, b.scalar(SMALLEST)), 0, 2, 1)
+    boxes, classes = spec.num_boxes, spec.classes
     if spec.candidates_per_class is not None:
-        value = best_only(b, value, spec.num_boxes, spec.candidates_per_class)
-    pairs = spec.classes * spec.num_boxes
-    if spec.candidates_per_image is not None and spec.candidates_per_image < pairs:
-        value = best_only(b, b.reshape(value, 0, 1, pairs), pairs, spec.candidates_per_image)
+        value = best_only(b, value, boxes, spec.candidates_per_class)
+    if spec.box_major_ties:
+        value = b.transpose(value, 0, 2, 1)
+    if spec.candidates_per_image is not None and spec.candidates_per_image < boxes * classes:
+        value = best_only(b, b.reshape(value, 0, 1, boxes * classes), boxes * classes, spec.candidates_per_image)
+    if spec.box_major_ties and not spec.class_agnostic:
+        value = b.transpose(b.reshape(value, 0, boxes, classes), 0, 2, 1)
     return b.reshape(value, 0, spec.groups, spec.group_size)
 
 
@@ -133,7 +140,8 @@ class _Merge:
         if spec.prune_empty:
             scores = self._without_empty(scores, positions)
         if spec.groups > 1 or spec.prune_empty:
-            order = self._best_first(scores, min(spec.max_total, self.length))
+            ties, span = self._tie_positions(scores, positions)
+            order = self._best_first(scores, ties, span, min(spec.max_total, self.length))
             at = b.cast(order, np.int32)
             scores = b.gather_elements(scores, at, 1)
             positions = b.gather_elements(positions, at, 1)
@@ -162,31 +170,43 @@ class _Merge:
         pairs = b.concat([low, low], 0), b.concat([high, high], 0)
         return b.minimum(b.maximum(found, pairs[0]), pairs[1])
 
-    def _best_first(self, scores: str, count: int) -> str:
+    def _tie_positions(self, scores: str, positions: str) -> tuple[str, int]:
+        """What decides between equal scores, [1 or B, L] and distinct within an image, and its upper bound."""
+        b, spec = self.b, self.spec
+        here = np.arange(self.length, dtype=np.float32).reshape(1, -1)
+        if not spec.box_major_ties:
+            return b.const(here), self.length
+        by_class = b.const(np.floor(here / spec.rounds))
+        in_memory = b.add(b.mul(positions, b.scalar(float(spec.classes))), by_class)
+        pairs = spec.num_boxes * spec.classes
+        # Rows without a detection name arbitrary boxes: they get positions of their own, behind all others.
+        valid = b.greater(scores, b.scalar(SMALLEST))
+        return b.where(valid, in_memory, b.const(here + pairs)), pairs + self.length
+
+    def _best_first(self, scores: str, ties: str, span: int, count: int) -> str:
         """Positions [B, count] (as floats) of the best of scores [B, L], in the final order.
 
         TopK finds the threshold and then, among keys that are all distinct, the members; so nothing
         depends on how TopK orders equal values. Their order follows from counting who comes before whom.
         """
-        b, length = self.b, self.length
-        iota = np.arange(length, dtype=np.float32).reshape(1, length)
+        b = self.b
         top, _ = b.topk(scores, count)
         limit = b.slice(top, 1, count - 1, count)
-        in_order = b.const(length - iota)  # lower positions get larger keys
-        tied = b.where(b.equal(scores, limit), in_order, b.scalar(0.0))
-        key = b.where(b.greater(scores, limit), b.const(3.0 * length - iota), tied)
-        _, members = b.topk(key, count)
+        tied = b.where(b.equal(scores, limit), b.sub(b.scalar(float(span)), ties), b.scalar(0.0))
+        key = b.where(b.greater(scores, limit), b.sub(b.scalar(3.0 * span), ties), tied)
+        found_keys, members = b.topk(key, count)
         found = b.gather_elements(scores, members, 1)
         place = b.cast(members, np.float32)
+        # Among equal scores the key falls as the tie position rises, so comparing keys compares positions.
         mine, other = b.unsqueeze(found, 2), b.unsqueeze(found, 1)
-        my_place, other_place = b.unsqueeze(place, 2), b.unsqueeze(place, 1)
+        my_key, other_key = b.unsqueeze(found_keys, 2), b.unsqueeze(found_keys, 1)
         before = b.logical_or(
-            b.greater(other, mine), b.logical_and(b.equal(other, mine), b.less(other_place, my_place))
+            b.greater(other, mine), b.logical_and(b.equal(other, mine), b.greater(other_key, my_key))
         )
         rank = b.reduce("ReduceSum", b.cast(before, np.float32), 2, keepdims=False)
         row = b.const(np.arange(count, dtype=np.float32).reshape(1, count, 1))
         at_row = b.equal(b.unsqueeze(rank, 1), row)
-        return b.reduce("ReduceSum", b.where(at_row, other_place, b.scalar(0.0)), 2, keepdims=False)
+        return b.reduce("ReduceSum", b.where(at_row, b.unsqueeze(place, 1), b.scalar(0.0)), 2, keepdims=False)
 
     def _write(self, scores: str, positions: str, group: str | None) -> NmsOutputs:
         b, spec = self.b, self.spec
@@ -194,9 +214,10 @@ class _Merge:
         count = b.cast(b.reduce("ReduceSum", b.cast(valid, np.float32), 1, keepdims=False), np.int32)
         rows = positions
         if spec.class_agnostic and spec.classes > 1:
-            size = b.const(spec.num_boxes, np.int32)
-            group = b.div(positions, size)
-            index = b.sub(positions, b.mul(group, size))
+            size = b.const(spec.classes if spec.box_major_ties else spec.num_boxes, np.int32)
+            major = b.div(positions, size)
+            minor = b.sub(positions, b.mul(major, size))
+            group, index = (minor, major) if spec.box_major_ties else (major, minor)
         else:
             index = positions
             if group is not None and spec.groups > 1 and not self.shared:

@@ -11,8 +11,9 @@ Form = Literal["select", "fixpoint"]
 TOPK_LIMIT = 3840
 """Largest K that TensorRT's TopK layer takes (TensorRT documentation, ITopKLayer)."""
 
-EXACT_INTEGERS = 2**24
-"""Integers up to this are exact in float32; positions are carried as floats."""
+MAX_PAIRS = 2**24 // 6
+"""Most (box, class) pairs of an image. Positions are carried as float32, exact up to 2**24, and the keys that
+order detections reach six times the number of pairs."""
 
 FIXPOINT_PAIRS = 4 * 1024 * 1024
 """Most (image, class, i, j) pairs the fixpoint form may hold: about 16 MB a matrix in float32, and no more
@@ -42,6 +43,8 @@ class NmsSpec:
         prune_empty: kept boxes that have no area (product of the signed sides, after `clip_window`) are
             removed after suppression and before the best K are taken, as the TensorFlow Object Detection
             API does.
+        box_major_ties: equal scores are ordered by box and then by class (the order of the scores in memory,
+            as EfficientNMS sorts them), not by class and then by order of selection.
         center_point_box: boxes are (x centre, y centre, width, height) and not two corners.
         pad_score: value of the score rows beyond the count.
         pad_class: class of those rows.
@@ -67,6 +70,7 @@ class NmsSpec:
     candidates_per_image: int | None = None
     clip_window: tuple[float, float, float, float] | None = None
     prune_empty: bool = False
+    box_major_ties: bool = False
     center_point_box: bool = False
     pad_score: float = 0.0
     pad_class: int = 0
@@ -93,10 +97,10 @@ class NmsSpec:
             raise ValueError("class_agnostic takes no max_per_class below max_total")
         if not self.classes:
             raise ValueError("the background class is the only class")
-        if self.num_boxes * self.num_classes > EXACT_INTEGERS // 3:
+        if self.num_boxes * self.num_classes > MAX_PAIRS:
             raise ValueError(
-                f"{self.num_boxes} boxes x {self.num_classes} classes: positions beyond {EXACT_INTEGERS // 3} "
-                "are not exact in float32"
+                f"{self.num_boxes} boxes x {self.num_classes} classes: positions beyond "
+                f"{MAX_PAIRS} are not exact in float32"
             )
 
     @property

@@ -58,7 +58,7 @@ class Body:
         self._outer: Body | None = None
 
     def nested(self) -> Body:
-        """A builder for a subgraph: shares the name counter, its constants are written in the outermost body."""
+        """A builder for a subgraph: shares the name counter; its constants go to the outermost body."""
         inner = Body(self.opset)
         inner._counter = self._counter
         inner._outer = self
@@ -120,19 +120,19 @@ class Body:
     # -- elementwise --------------------------------------------------------------------------------
 
     def add(self, a: str, b: str) -> str:
-        """a + b."""
+        """Sum of both."""
         return self.op("Add", a, b)
 
     def sub(self, a: str, b: str) -> str:
-        """a - b."""
+        """First minus second."""
         return self.op("Sub", a, b)
 
     def mul(self, a: str, b: str) -> str:
-        """a * b."""
+        """Product of both."""
         return self.op("Mul", a, b)
 
     def div(self, a: str, b: str) -> str:
-        """a / b; integer operands are truncated."""
+        """First over second; integer operands are truncated."""
         return self.op("Div", a, b)
 
     def minimum(self, a: str, b: str) -> str:
@@ -144,33 +144,33 @@ class Body:
         return self.op("Max", a, b)
 
     def greater(self, a: str, b: str) -> str:
-        """a > b."""
+        """Whether the first is greater."""
         return self.op("Greater", a, b)
 
     def less(self, a: str, b: str) -> str:
-        """a < b."""
+        """Whether the first is less."""
         return self.op("Less", a, b)
 
     def equal(self, a: str, b: str) -> str:
-        """a == b."""
+        """Whether both are equal."""
         return self.op("Equal", a, b)
 
     def greater_equal(self, a: str, b: str) -> str:
-        """a >= b, false where either is NaN (GreaterOrEqual exists from opset 12)."""
+        """Whether the first is not less; false for NaN (GreaterOrEqual exists from opset 12)."""
         if self.opset >= 12:
             return self.op("GreaterOrEqual", a, b)
         return self.op("Or", self.op("Greater", a, b), self.op("Equal", a, b))
 
     def logical_and(self, a: str, b: str) -> str:
-        """a and b."""
+        """Both hold."""
         return self.op("And", a, b)
 
     def logical_or(self, a: str, b: str) -> str:
-        """a or b."""
+        """One or both hold."""
         return self.op("Or", a, b)
 
     def logical_not(self, a: str) -> str:
-        """Not a."""
+        """It does not hold."""
         return self.op("Not", a)
 
     def where(self, condition: str, a: str, b: str) -> str:
@@ -224,7 +224,7 @@ class Body:
         return self.op("GatherElements", a, indices, axis=axis)
 
     def split(self, a: str, axis: int, parts: int) -> tuple[str, ...]:
-        """Equal parts of size 1 or more, by Slice-free Split where every part has the same size."""
+        """So many parts of equal size."""
         attributes: dict[str, Any] = {"axis": axis}
         if self.opset >= 18:
             attributes["num_outputs"] = parts

@@ -85,6 +85,8 @@ def _one_image(spec: NmsSpec, boxes: np.ndarray, scores: np.ndarray) -> list[tup
         boxes = np.repeat(boxes[:, None], spec.num_classes, axis=1)
     wanted = [c for c in range(spec.num_classes) if c != spec.background_class]
     pairs = [(c, n) for c in wanted for n in range(spec.num_boxes)]
+    if spec.box_major_ties:
+        pairs.sort(key=lambda p: (p[1], p[0]))
     if spec.class_agnostic:
         flat_boxes = np.stack([boxes[n, c] for c, n in pairs])
         flat_scores = np.array([scores[n, c] for c, n in pairs], np.float32)
@@ -97,6 +99,8 @@ def _one_image(spec: NmsSpec, boxes: np.ndarray, scores: np.ndarray) -> list[tup
     rows = [(scores[n, c], c, n, _clip(spec, boxes[n, c])) for c, n in picked]
     if spec.prune_empty:
         rows = [r for r in rows if (r[3][2] - r[3][0]) * (r[3][3] - r[3][1]) > 0]
+    if spec.box_major_ties:
+        rows.sort(key=lambda r: (r[2], r[1]))
     order = np.argsort(-np.array([r[0] for r in rows], np.float32), kind="stable")
     return [rows[i] for i in order[: spec.max_total]]
 

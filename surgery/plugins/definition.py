@@ -1,0 +1,404 @@
+"""`PluginDefinition`: one plugin, and everything that follows from its folder."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from surgery.errors import ConfigError, ConversionError
+from surgery.plugins.schema import Available, Input, PluginFile, Sample, version_key
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.plugins.ops import Body
+
+PLUGIN_DOMAIN = "trt.plugins"
+"""Domain of plugin nodes in the portable model, whatever TensorRT namespace they belong to."""
+
+RESERVED = ("plugin_version", "plugin_namespace", "tensorrt_plugin_shape_input_indices")
+"""Attributes that TensorRT's parser reads from any plugin node."""
+
+Dims = tuple["int | str | None", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Numpy dtype name and shape (numbers, symbols, None for unknown; None if even the rank is unknown)."""
+
+    dtype: str
+    shape: Dims | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredNode:
+    """A node as its body sees it: checked attributes with defaults, and the types of what it is given.
+
+    Attributes:
+        definition: What the plugin is.
+        attributes: Every attribute of the definition; None where it is optional and not set.
+        inputs: Types, one per input of the definition that the node has; None for an empty one.
+        outputs: Number of outputs the node has.
+        opset: Default-domain opset of the model.
+        function_name: Name the function has to have.
+        name: The node's name, for messages.
+    """
+
+    definition: PluginDefinition
+    attributes: Mapping[str, Any]
+    inputs: tuple[TensorType | None, ...]
+    outputs: int
+    opset: int
+    function_name: str
+    name: str = ""
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the function's inputs."""
+        return tuple(i.name for i in self.definition.file.inputs[: len(self.inputs)])
+
+    def static(self, index: int, axis: int) -> int:
+        """A dimension of an input that the body needs as a number.
+
+        Raises:
+            ConversionError: it is not known.
+        """
+        value = self.inputs[index]
+        dim = None if value is None or value.shape is None else value.shape[axis]
+        if not isinstance(dim, int):
+            raise self.refuse(
+                f"dimension {axis} of {self.input_names[index]!r} is {dim!r}; the body needs a number",
+                fix="fix that dimension (--shape, or by folding); only the batch may stay open",
+            )
+        return dim
+
+    def batch(self, index: int = 0) -> int | None:
+        """Dimension 0 of an input if it is a number."""
+        value = self.inputs[index]
+        dim = None if value is None or not value.shape else value.shape[0]
+        return dim if isinstance(dim, int) else None
+
+    def refuse(self, message: str, *, fix: str | None = None) -> ConversionError:
+        """An error that names this plugin and node, to be raised by the body."""
+        return ConversionError(
+            f"{self.definition.name}: {message}", code="plugin-body", node=self.name or None, fix=fix
+        )
+
+    def function(self, body: Body, outputs: Sequence[str], *, doc: str = "") -> onnx.FunctionProto:
+        """The function whose results are these values of `body`, in the order of the definition's outputs."""
+        file = self.definition.file
+        if file.outputs[-1].repeated:
+            names = [f"{file.outputs[-1].name}_{i}" for i in range(self.outputs)]
+        else:
+            names = [o.name for o in file.outputs[: self.outputs]]
+        for value, fixed in zip(outputs, names, strict=False):
+            body.alias(value, fixed)
+        function = body.function(PLUGIN_DOMAIN, self.function_name, self.input_names, names, doc=doc)
+        # The body has the attributes baked in; declaring them is what lets a runtime accept the node.
+        function.attribute.extend([*file.attributes, *RESERVED])
+        return function
+
+
+class PluginDefinition:
+    """One plugin: its attributes, types, availability and body.
+
+    Args:
+        file: The content of plugin.yaml.
+        folder: Where it was found.
+        body: Function `body(node: ConfiguredNode) -> onnx.FunctionProto` of body.py.
+        check: Function `check(attributes, input_types) -> list[str]` of body.py, if it has one: problems
+            beyond types and ranges.
+        output_types: Function `output_types(node) -> list[TensorType]` of body.py, if it has one: where
+            the declared shapes do not say it.
+        samples: Configurations the tests run.
+    """
+
+    def __init__(
+        self,
+        file: PluginFile,
+        folder: Path,
+        body: Callable[[ConfiguredNode], onnx.FunctionProto],
+        *,
+        check: Callable[..., list[str]] | None = None,
+        output_types: Callable[[ConfiguredNode], list[TensorType]] | None = None,
+        samples: tuple[Sample, ...] = (),
+    ) -> None:
+        self.file = file
+        self.folder = folder
+        self.samples = samples
+        self._body = body
+        self._check = check
+        self._output_types = output_types
+        if file.outputs[-1].repeated and output_types is None:
+            raise ConfigError(
+                "an output is repeated, but body.py does not define output_types(node)",
+                code="bad-definition",
+                where=str(folder / "plugin.yaml"),
+            )
+
+    def __repr__(self) -> str:
+        return f"<plugin {self.name} version {self.version} from {self.folder}>"
+
+    @property
+    def name(self) -> str:
+        """Operator type of the node."""
+        return self.file.name
+
+    @property
+    def version(self) -> str:
+        """Value of the node's attribute plugin_version."""
+        return self.file.version
+
+    @property
+    def namespace(self) -> str:
+        """Value of the node's attribute plugin_namespace."""
+        return self.file.namespace
+
+    # -- availability -------------------------------------------------------------------------------
+
+    def available(self, flavour: str, version: str) -> bool:
+        """Whether that TensorRT ("tensorrt" or "tensorrt-rtx") ships this version of the plugin."""
+        return self.availability(flavour, version) is not None
+
+    def availability(self, flavour: str, version: str) -> Available | None:
+        """The entry that covers a TensorRT version, with interface and deprecation."""
+        entries = self.file.availability.tensorrt if flavour == "tensorrt" else ()
+        if flavour == "tensorrt-rtx":
+            entries = self.file.availability.tensorrt_rtx
+        return next((e for e in entries if e.plugin_version == self.version and e.covers(version)), None)
+
+    def interface(self, flavour: str, version: str) -> str | None:
+        """The TensorRT plugin interface there, None where it is not available."""
+        entry = self.availability(flavour, version)
+        return entry.interface if entry else None
+
+    def deprecated(self, flavour: str, version: str) -> bool:
+        """Whether it is available but deprecated there."""
+        entry = self.availability(flavour, version)
+        if entry is None or entry.deprecated is None:
+            return False
+        return version_key(version) >= version_key(entry.deprecated)
+
+    # -- checking -----------------------------------------------------------------------------------
+
+    def check(
+        self, attributes: Mapping[str, Any], input_types: Sequence[TensorType | None] = ()
+    ) -> list[str]:
+        """Problems with a configuration, empty if there are none.
+
+        Args:
+            attributes: Values by name, reserved ones allowed.
+            input_types: Types of the inputs; an empty sequence checks the attributes alone.
+        """
+        problems = self._attribute_problems(attributes)
+        if input_types or not self.file.inputs:
+            problems += self._type_problems(input_types)
+        if not problems and self._check is not None:
+            problems += self._check(self._filled(attributes), tuple(input_types))
+        return problems
+
+    def _attribute_problems(self, attributes: Mapping[str, Any]) -> list[str]:
+        known = self.file.attributes
+        problems = []
+        for name, value in attributes.items():
+            if name in RESERVED:
+                continue
+            if name not in known:
+                near = difflib.get_close_matches(name, list(known), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                problems.append(f"unknown attribute {name!r}{hint}")
+            elif problem := known[name].problem(value):
+                problems.append(f"attribute {name!r} {problem}")
+        missing = [n for n, a in known.items() if a.required and n not in attributes]
+        problems += [f"required attribute {n!r} ({known[n].type}) is missing" for n in missing]
+        return problems
+
+    def _type_problems(self, types: Sequence[TensorType | None]) -> list[str]:
+        inputs = self.file.inputs
+        required = sum(not i.optional for i in inputs)
+        if not required <= len(types) <= len(inputs):
+            most = f" to {len(inputs)}" if len(inputs) > required else ""
+            return [f"{len(types)} inputs given; it takes {required}{most}"]
+        problems = []
+        for declared, given in zip(inputs, types, strict=False):
+            if given is None:
+                if not declared.optional:
+                    problems.append(f"input {declared.name!r} is required")
+            elif given.dtype not in declared.dtypes:
+                expected = " or ".join(declared.dtypes)
+                problems.append(f"input {declared.name!r} is {given.dtype}; expected {expected}")
+        if not problems and self._bind(types) is None:
+            problems.append(_shape_text(inputs, types))
+        return problems
+
+    def _bind(self, types: Sequence[TensorType | None]) -> dict[str, int | str | None] | None:
+        """Values of the shapes' symbols, or None if no choice of declared shapes fits."""
+        present = [
+            (i.shapes, t.shape)
+            for i, t in zip(self.file.inputs, types, strict=False)
+            if t is not None and t.shape is not None
+        ]
+        for choice in itertools.product(*(shapes for shapes, _ in present)):
+            bound: dict[str, int | str | None] = {}
+            if all(_fits(d, g, bound) for d, (_, g) in zip(choice, present, strict=True)):
+                return bound
+        return None
+
+    def _filled(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: attributes.get(n, a.default) for n, a in self.file.attributes.items()}
+
+    # -- nodes --------------------------------------------------------------------------------------
+
+    def make_node(
+        self, name: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, Any]
+    ) -> onnx.NodeProto:
+        """A node for the portable model.
+
+        Raises:
+            ConversionError: an attribute is wrong or missing.
+        """
+        import onnx.helper
+
+        problems = self.check(attributes)
+        if problems:
+            raise ConversionError(f"{self.name}: {'; '.join(problems)}", code="plugin-attributes", node=name)
+        node = onnx.helper.make_node(self.name, list(inputs), list(outputs), name=name, domain=PLUGIN_DOMAIN)
+        for key, attribute in self.file.attributes.items():
+            value = attributes.get(key)
+            if value is not None:
+                # The declared type decides: TensorRT reads a float field only from a FLOAT attribute.
+                floats = {"float": float, "floats": lambda v: [float(x) for x in v]}
+                plain = {"ints": list, "int": int, "bool": int, "string": str}
+                convert = cast("Callable[[Any], Any]", {**floats, **plain}[attribute.type])
+                node.attribute.append(onnx.helper.make_attribute(key, convert(value)))
+        node.attribute.append(onnx.helper.make_attribute("plugin_version", self.version))
+        node.attribute.append(onnx.helper.make_attribute("plugin_namespace", self.namespace))
+        return node
+
+    def configure(
+        self,
+        node: onnx.NodeProto,
+        input_types: Sequence[TensorType | None],
+        *,
+        opset: int = 17,
+        function_name: str | None = None,
+    ) -> ConfiguredNode:
+        """A checked node.
+
+        Raises:
+            ConversionError: its attributes or input types are not what the definition allows.
+        """
+        attributes = node_attributes(node)
+        problems = self.check(attributes, input_types)
+        if problems:
+            raise ConversionError(
+                f"{self.name}: {'; '.join(problems)}", code="plugin-configuration", node=node.name or None
+            )
+        return ConfiguredNode(
+            self,
+            self._filled(attributes),
+            tuple(input_types),
+            len(node.output),
+            opset,
+            function_name or self.name,
+            node.name,
+        )
+
+    def body(
+        self,
+        node: onnx.NodeProto,
+        input_shapes: Sequence[Dims | None],
+        input_dtypes: Sequence[str],
+        opset: int,
+        function_name: str | None = None,
+    ) -> onnx.FunctionProto:
+        """The computation of this node in standard operators, with the node's inputs and outputs.
+
+        Args:
+            node: The plugin node.
+            input_shapes: Shape of each input; batch dims may be symbols or None.
+            input_dtypes: Numpy dtype name of each input; "" for an input left empty.
+            opset: Default-domain opset of the model.
+            function_name: Name of the function; the plugin's if None.
+
+        Raises:
+            ConversionError: the configuration is wrong, or one that the body does not cover.
+        """
+        pairs = zip(input_dtypes, input_shapes, strict=True)
+        types = [TensorType(d, tuple(s) if s is not None else None) if d else None for d, s in pairs]
+        return self._body(self.configure(node, types, opset=opset, function_name=function_name))
+
+    def output_types(
+        self, node: onnx.NodeProto, input_types: Sequence[TensorType | None]
+    ) -> list[TensorType]:
+        """Types of the node's outputs.
+
+        Raises:
+            ConversionError: the configuration is wrong.
+        """
+        configured = self.configure(node, input_types)
+        if self._output_types is not None:
+            return self._output_types(configured)
+        bound = self._bind(input_types) or {}
+        result = []
+        for output in self.file.outputs[: len(node.output)]:
+            dims: list[int | str | None] = []
+            for dim in output.shape:
+                if isinstance(dim, str) and dim.startswith("@"):
+                    dims.append(configured.attributes[dim[1:]])
+                else:
+                    dims.append(bound.get(dim) if isinstance(dim, str) else dim)
+            result.append(TensorType(output.dtype, tuple(dims)))
+        return result
+
+
+def node_attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes of a node as plain Python values (text decoded, integers, floats, lists).
+
+    Floats come back as the shortest decimal that gives the stored float32, so that 0.1 stays 0.1.
+    """
+    import numpy as np
+    import onnx.helper
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode("utf-8", errors="replace")
+        if isinstance(value, float) and math.isfinite(value):
+            return float(str(np.float32(value)))
+        if isinstance(value, (list, tuple)) or hasattr(value, "_values"):
+            return [plain(v) for v in value]
+        return value
+
+    return {a.name: plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+
+
+def _fits(declared: Sequence[int | str], given: Dims, bound: dict[str, int | str | None]) -> bool:
+    if len(declared) != len(given):
+        return False
+    for want, have in zip(declared, given, strict=True):
+        if isinstance(want, int):
+            if isinstance(have, int) and have != want:
+                return False
+        else:
+            known = bound.get(want)
+            if isinstance(known, int) and isinstance(have, int) and known != have:
+                return False
+            if known is None or isinstance(have, int):
+                bound[want] = have
+    return True
+
+
+def _shape_text(inputs: Sequence[Input], types: Sequence[TensorType | None]) -> str:
+    given, wanted = [], []
+    for declared, have in zip(inputs, types, strict=False):
+        if have is not None:
+            dims = "?" if have.shape is None else ", ".join("?" if d is None else str(d) for d in have.shape)
+            given.append(f"{declared.name} [{dims}]")
+            shapes = (f"[{', '.join(map(str, s))}]" for s in declared.shapes)
+            wanted.append(f"{declared.name} {' or '.join(shapes)}")
+    return f"shapes {', '.join(given)} do not fit {', '.join(wanted)}"

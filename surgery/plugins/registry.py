@@ -1,0 +1,155 @@
+"""The registry: plugin folders, shipped ones and a user's own, read by the same code."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from surgery._data_dirs import shipped_dir
+from surgery.errors import ConfigError
+from surgery.plugins.definition import PluginDefinition
+from surgery.plugins.positions import load_yaml, validate
+from surgery.plugins.schema import PluginFile, SampleFile, version_key
+
+
+class Registry:
+    """Definitions by name and version.
+
+    Args:
+        definitions: What it holds; a later definition of the same name and version replaces an earlier one.
+    """
+
+    def __init__(self, definitions: Iterable[PluginDefinition] = ()) -> None:
+        self._by_name: dict[str, dict[str, PluginDefinition]] = {}
+        for definition in definitions:
+            self._by_name.setdefault(definition.name, {})[definition.version] = definition
+
+    @classmethod
+    def load(cls, paths: Sequence[Path] = (), *, shipped: bool = True) -> Registry:
+        """Read the shipped plugins and then a user's folders, which win over shipped ones.
+
+        Args:
+            paths: Folders that hold plugin folders, or are one.
+            shipped: Include the plugins that come with the package.
+
+        Raises:
+            ConfigError: a folder is missing or a definition is wrong; with file, line and column.
+        """
+        roots = [shipped_dir("plugins")] if shipped else []
+        definitions = []
+        for root in (*roots, *paths):
+            folders = _plugin_folders(Path(root))
+            if not folders and Path(root) not in roots:
+                raise ConfigError(
+                    "holds no plugin: no plugin.yaml in it or in a folder of it",
+                    code="no-plugin",
+                    where=str(root),
+                )
+            definitions += [load_plugin(folder) for folder in folders]
+        return cls(definitions)
+
+    def names(self) -> list[str]:
+        """All plugin names, sorted."""
+        return sorted(self._by_name)
+
+    def definitions(self) -> list[PluginDefinition]:
+        """All definitions, sorted by name and version."""
+        return [
+            versions[v]
+            for _, versions in sorted(self._by_name.items())
+            for v in sorted(versions, key=version_key)
+        ]
+
+    def find(self, name: str, version: str | None = None) -> PluginDefinition | None:
+        """The definition, the newest version if none is named; None if there is none."""
+        versions = self._by_name.get(name, {})
+        if version is not None:
+            return versions.get(version)
+        return versions[max(versions, key=version_key)] if versions else None
+
+    def get(self, name: str, version: str | None = None) -> PluginDefinition:
+        """The definition, the newest version if none is named.
+
+        Raises:
+            ConfigError: there is none; near names are suggested.
+        """
+        found = self.find(name, version)
+        if found is not None:
+            return found
+        if name in self._by_name:
+            have = ", ".join(sorted(self._by_name[name]))
+            raise ConfigError(f"plugin {name!r} has no version {version!r}, only {have}", code="no-plugin")
+        near = difflib.get_close_matches(name, self.names(), n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`surgery list plugins` has all"
+        raise ConfigError(f"no plugin named {name!r}", code="no-plugin", fix=hint)
+
+
+def _plugin_folders(root: Path) -> list[Path]:
+    if (root / "plugin.yaml").is_file():
+        return [root]
+    if not root.is_dir():
+        raise ConfigError("no such folder", code="no-plugin", where=str(root))
+    return sorted(p.parent for p in root.glob("*/plugin.yaml"))
+
+
+def load_plugin(folder: Path) -> PluginDefinition:
+    """Read one plugin folder: plugin.yaml, body.py, samples.yaml, README.md.
+
+    body.py is executed: a plugin folder is code, to be trusted like any Python package.
+
+    Raises:
+        ConfigError: a file is missing or wrong.
+    """
+    path = folder / "plugin.yaml"
+    file = validate(PluginFile, load_yaml(path), path)
+    for needed in ("body.py", "samples.yaml", "README.md"):
+        if not (folder / needed).is_file():
+            raise ConfigError(f"the folder has no {needed}", code="bad-definition", where=str(folder))
+    samples = validate(SampleFile, load_yaml(folder / "samples.yaml"), folder / "samples.yaml")
+    module = _load_module(folder / "body.py")
+    body: Any = getattr(module, "body", None)
+    if not callable(body):
+        raise ConfigError(
+            "does not define a function body(node)", code="bad-definition", where=str(folder / "body.py")
+        )
+    definition = PluginDefinition(
+        file,
+        folder,
+        body,
+        check=getattr(module, "check", None),
+        output_types=getattr(module, "output_types", None),
+        samples=samples.samples,
+    )
+    for sample in samples.samples:
+        problems = definition.check(sample.attributes)
+        if problems:
+            raise ConfigError(
+                f"sample {sample.name!r}: {'; '.join(problems)}",
+                code="bad-definition",
+                where=str(folder / "samples.yaml"),
+            )
+    return definition
+
+
+def _load_module(path: Path) -> ModuleType:
+    name = f"surgery_plugin_{path.parent.name}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError("cannot be loaded", code="bad-definition", where=str(path))
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickling in the file look their module up here.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(
+            f"raised {type(error).__name__}: {error}", code="bad-definition", where=str(path)
+        ) from error
+    return module

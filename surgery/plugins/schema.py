@@ -1,0 +1,237 @@
+"""The schema of `plugin.yaml` and `samples.yaml`: what a plugin's definition says, as Pydantic models."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+AttributeType = Literal["int", "bool", "float", "string", "ints", "floats"]
+"""`bool` is 0 or 1, written as an ONNX INT, as TensorRT's plugin fields have it."""
+
+Interface = Literal["IPluginV2", "IPluginV2Ext", "IPluginV2IOExt", "IPluginV2DynamicExt", "IPluginV3"]
+PER_SAMPLE_INTERFACES: frozenset[str] = frozenset({"IPluginV2", "IPluginV2Ext", "IPluginV2IOExt"})
+"""Interfaces whose plugins declare shapes without the batch dimension."""
+
+_VERSION = re.compile(r"\d+(\.\d+)*")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Attribute(_Model):
+    """One attribute of the node.
+
+    Attributes:
+        type: `int`, `bool` (0 or 1), `float`, `string`, `ints` or `floats`.
+        required: The node has to carry it.
+        default: What its absence means; None with `required: false` means "not set".
+        min: Smallest value (of each element).
+        max: Largest value (of each element).
+        above: Value that it (each element) has to exceed.
+        length: Number of elements of a list.
+        choices: The values allowed.
+        meaning: What it does, for people.
+    """
+
+    type: AttributeType
+    required: bool = False
+    default: Any = None
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    length: int | None = None
+    choices: tuple[Any, ...] = ()
+    meaning: str
+
+    @model_validator(mode="after")
+    def _default_fits(self) -> Attribute:
+        if self.required and self.default is not None:
+            raise ValueError("a required attribute has no default")
+        if self.default is not None and (problem := self.problem(self.default)):
+            raise ValueError(f"the default {problem}")
+        return self
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value ("is 3; ..."), or None."""
+        is_list = self.type in ("ints", "floats")
+        if is_list != isinstance(value, (list, tuple)):
+            return f"is {value!r}; expected {self.type}"
+        items = list(value) if is_list else [value]
+        if self.length is not None and is_list and len(items) != self.length:
+            return f"has {len(items)} elements; expected {self.length}"
+        for item in items:
+            if text := self._item_problem(item):
+                return text
+        return None
+
+    def _item_problem(self, item: Any) -> str | None:
+        kind = self.type.removesuffix("s") if self.type in ("ints", "floats") else self.type
+        if kind == "string":
+            right = isinstance(item, str)
+        elif kind == "float":
+            right = isinstance(item, (int, float)) and not isinstance(item, bool) and math.isfinite(item)
+        else:
+            right = isinstance(item, int)
+        if not right:
+            return f"is {item!r}; expected {self.type}"
+        if kind == "bool" and item not in (0, 1):
+            return f"is {item!r}; expected 0 or 1"
+        if self.choices and item not in self.choices:
+            return f"is {item!r}; expected one of {', '.join(map(repr, self.choices))}"
+        if kind != "string":
+            if self.min is not None and item < self.min:
+                return f"is {item!r}; the minimum is {self.min:g}"
+            if self.max is not None and item > self.max:
+                return f"is {item!r}; the maximum is {self.max:g}"
+            if self.above is not None and item <= self.above:
+                return f"is {item!r}; it has to be above {self.above:g}"
+        return None
+
+
+Dim = int | str
+
+
+class Input(_Model):
+    """One input: symbols in shapes stand for the same number wherever they occur."""
+
+    name: str
+    dtypes: tuple[str, ...] = ("float32",)
+    shapes: tuple[tuple[Dim, ...], ...]
+    optional: bool = False
+    meaning: str = ""
+
+
+class Output(_Model):
+    """One output; a dim is a number, a symbol of the inputs, or ``@attribute``.
+
+    `repeated` stands for any number of outputs; then body.py has to define `output_types`.
+    """
+
+    name: str
+    dtype: str = "float32"
+    shape: tuple[Dim, ...] = ()
+    repeated: bool = False
+    meaning: str = ""
+
+
+class Available(_Model):
+    """One registered version of the plugin in a range of TensorRT versions, `removed` excluded."""
+
+    plugin_version: str = "1"
+    interface: Interface
+    since: str
+    deprecated: str | None = None
+    removed: str | None = None
+
+    @field_validator("since", "deprecated", "removed")
+    @classmethod
+    def _is_version(cls, value: str | None) -> str | None:
+        if value is not None and not _VERSION.fullmatch(value):
+            raise ValueError(f"{value!r} is not a version number in quotes")
+        return value
+
+    def covers(self, version: str) -> bool:
+        """Whether this TensorRT version has it."""
+        at = version_key(version)
+        if at < version_key(self.since):
+            return False
+        return self.removed is None or at < version_key(self.removed)
+
+
+class Availability(_Model):
+    """Which TensorRT versions ship the plugin; an empty list means none ever did."""
+
+    tensorrt: tuple[Available, ...] = ()
+    tensorrt_rtx: tuple[Available, ...] = Field(default=(), alias="tensorrt-rtx")
+
+
+class CompareDetections(_Model):
+    """The outputs are a set of detections per image: order among equal scores and padding do not count.
+
+    Each field names an output; `packed` is one tensor of (image, label, score, x0, y0, x1, y1) rows.
+    """
+
+    kind: Literal["detections"]
+    boxes: str | None = None
+    scores: str | None = None
+    classes: str | None = None
+    count: str | None = None
+    packed: str | None = None
+
+
+class CompareValues(_Model):
+    """The outputs are compared element by element."""
+
+    kind: Literal["values"]
+    atol: float = 1e-5
+    rtol: float = 1e-5
+
+
+class PluginFile(_Model):
+    """The whole of `plugin.yaml`."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    version: str = "1"
+    namespace: str = ""
+    summary: str
+    attributes: dict[str, Attribute] = {}
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[Output, ...]
+    availability: Availability = Availability()
+    replaced_by: tuple[str, ...] = ()
+    compare: CompareDetections | CompareValues = Field(discriminator="kind")
+    sources: tuple[str, ...] = ()
+    unconfirmed: tuple[str, ...] = ()
+
+    @field_validator("name")
+    @classmethod
+    def _no_suffix(cls, value: str) -> str:
+        if re.search(r"__\d+$", value):
+            raise ValueError("a name may not end in __<number>: that tells configurations apart")
+        return value
+
+
+class SampleInput(_Model):
+    """How one input of a sample is filled.
+
+    Attributes:
+        shape: Its shape.
+        fill: `uniform` in low..high, `normal` with mean low and deviation high, `corners` (boxes (a0, a1,
+            b0, b1) inside low..high), `center` (centre and size), `prior` ([2, 4N] boxes over variances).
+        low: See fill.
+        high: See fill.
+        levels: Round to so many steps between low and high, so that equal values occur.
+        duplicates: Repeat rows (the second axis), so that equal boxes occur.
+    """
+
+    shape: tuple[int, ...]
+    fill: Literal["uniform", "normal", "corners", "center", "prior"] = "uniform"
+    low: float = 0.0
+    high: float = 1.0
+    levels: int | None = None
+    duplicates: bool = False
+
+
+class Sample(_Model):
+    """One configuration with inputs for which the body is compared with a reference."""
+
+    name: str
+    attributes: dict[str, Any] = {}
+    inputs: tuple[SampleInput, ...] = ()
+    outputs: int | None = None
+
+
+class SampleFile(_Model):
+    """The whole of `samples.yaml`."""
+
+    samples: tuple[Sample, ...] = Field(min_length=1)
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """A version number as a tuple that compares; text after the numbers is ignored."""
+    match = _VERSION.match(version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()

@@ -1,0 +1,225 @@
+"""substitute: parts of the graph become plugin nodes, or what the target computes natively in their place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from surgery.errors import ConversionError
+from surgery.pipeline import State, StageResult
+from surgery.report import CutEntry, Edit
+
+if TYPE_CHECKING:
+    from surgery.heads.identify import DetectionHead
+
+FORBID = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=FORBID)
+class Detections:
+    """A detection head to replace.
+
+    Everything about it is read off the graph. The thresholds given here override the graph's; the model that
+    verification compares with is then the original with these values.
+
+    Attributes:
+        cut: Name of the cut that holds the head.
+        plugin: Plugin to use; ``auto`` takes the best that the target ships, else the native form.
+        score_threshold: Score that a detection has to exceed.
+        iou_threshold: IoU above which a box is suppressed.
+        max_per_class: Most detections of one class.
+    """
+
+    cut: str
+    plugin: str = "auto"
+    score_threshold: float | None = None
+    iou_threshold: float | None = Field(default=None, ge=0, le=1)
+    max_per_class: int | None = Field(default=None, gt=0)
+
+
+@dataclass(frozen=True, config=FORBID)
+class Anchors:
+    """Anchors (prior boxes) of the head.
+
+    Attributes:
+        emit: ``constant``: as the graph has them, folded. ``plugin``: GridAnchor_TRT or GridAnchorRect_TRT
+            where the target has it and it makes the same boxes.
+    """
+
+    emit: Literal["constant", "plugin"] = "constant"
+
+
+@dataclass(frozen=True, config=FORBID)
+class Substitute:
+    """Put plugin nodes or native forms in the place of parts of the graph.
+
+    Attributes:
+        detections: Detection head to replace, or nothing.
+        anchors: What to do with the head's anchors.
+    """
+
+    name: ClassVar[str] = "substitute"
+    detections: Detections | None = None
+    anchors: Anchors = Field(default_factory=Anchors)
+
+    def run(self, state: State) -> StageResult:
+        """Apply in place, then make the portable model and the one for the target's parser."""
+        texts = []
+        if self.detections is not None:
+            head = self._detections(state, self.detections)
+            if head is not None:
+                texts.append(
+                    f"{len(head.nms_nodes)} NonMaxSuppression nodes over {head.num_boxes} boxes x "
+                    f"{head.num_classes} classes -> {state.report.edits[-1].details['plugin']}"
+                )
+                texts.extend(self._anchors(state, head))
+        finish(state)
+        return StageResult(bool(texts), "; ".join(texts) or "nothing to do")
+
+    def _detections(self, state: State, options: Detections) -> DetectionHead | None:
+        from surgery.graph.editor import Editor
+        from surgery.heads.identify import identify
+        from surgery.heads.overrides import override_nms
+        from surgery.heads.prove import prove
+        from surgery.heads.replace import build, choose_plugin
+        from surgery.stages.cuts import find_cut
+        from surgery.verify.detections import DetectionPolicy
+        from surgery.verify.runner import DetectionOutputs
+
+        values = {
+            "score_threshold": options.score_threshold,
+            "iou_threshold": options.iou_threshold,
+            "max_per_class": options.max_per_class,
+        }
+        given = {k: v for k, v in values.items() if v is not None}
+        if given:
+            override_nms(state, given)
+        found = find_cut(state, options.cut)
+        if found is None:
+            return None
+        view, cut = found
+        state.record_cut(
+            CutEntry(
+                cut.name, tuple(n.name for n in cut.nodes(view)), cut.inputs, cut.outputs, cut.found_by
+            )
+        )
+        state.say("reading the detection head")
+        head = identify(state.graph, cut, _sample(state), seed=state.options.seed)
+        plugin = choose_plugin(state.target, state.registry) if options.plugin == "auto" else options.plugin
+        replacement = build(head, plugin, state.registry, _opset(state))
+        state.say(f"proving {plugin} against the graph")
+        from surgery.plugins.bodies import attach_bodies
+
+        runnable = attach_bodies(replacement.model, state.registry)
+        proof = prove(state.graph, head, replacement, runnable, seed=state.options.seed)
+        before = tuple(view.nodes[k].name for k in head.cut.keys)
+        editor = Editor(state.graph, state.provenance)
+        made = editor.replace(
+            head.cut, replacement.model, rule="detection-head", prefix=f"surgery/{cut.name}"
+        )
+        roles = {o.role: o.name for o in head.outputs}
+        state.detections = DetectionOutputs(
+            boxes=roles["boxes"],
+            scores=roles["scores"],
+            classes=roles.get("classes"),
+            count=roles.get("count"),
+            extras=tuple(o.name for o in head.outputs if o.role in ("anchors", "rows")),
+            policy=DetectionPolicy(
+                iou_threshold=head.parameters.iou_threshold, capacity=head.max_total
+            ),
+        )
+        assumptions = list(replacement.assumptions)
+        assumptions += [f"differs from the graph on probes of kind {k!r}" for k in proof.differs]
+        state.report.edits.append(
+            Edit(
+                "detection-head",
+                "plugin" if not replacement.exact else "native",
+                before,
+                tuple(made),
+                "passed",
+                proof.max_abs_error,
+                tuple(assumptions),
+                _details(state, head, replacement.plugin, replacement.attributes, proof.cases, given),
+            )
+        )
+        return head
+
+    def _anchors(self, state: State, head: DetectionHead) -> list[str]:
+        from surgery.heads.anchors import place_anchors
+
+        return place_anchors(state, head, emit=self.anchors.emit)
+
+
+def _details(
+    state: State,
+    head: DetectionHead,
+    plugin: str,
+    attributes: dict[str, Any],
+    cases: int,
+    overridden: dict[str, Any],
+) -> dict[str, Any]:
+    p = head.parameters
+    return {
+        "plugin": plugin,
+        "attributes": attributes,
+        "boxes": head.boxes,
+        "scores": head.scores,
+        "num_boxes": head.num_boxes,
+        "num_classes": head.num_classes,
+        "score_threshold": p.score_threshold,
+        "iou_threshold": p.iou_threshold,
+        "max_per_class": p.max_per_class,
+        "max_total": head.max_total,
+        "clip_window": head.clip_window,
+        "prune_empty": head.prune_empty,
+        "outputs": {
+            o.name: {"role": o.role, "offset": o.offset, "pad": o.pad, "source": o.source}
+            for o in head.outputs
+        },
+        "overridden": overridden,
+        "proof_cases": cases,
+    }
+
+
+def _opset(state: State) -> int:
+    from surgery.plugins.ops import MAX_OPSET, MIN_OPSET
+
+    opset = int(state.graph.opset)
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ConversionError(
+            f"the model uses opset {opset}; detection heads can be written for {MIN_OPSET} to {MAX_OPSET}",
+            code="opset",
+            fix=f"export the model with opset {max(MIN_OPSET, 17)}",
+        )
+    return opset
+
+
+def _sample(state: State) -> dict[str, Any]:
+    """One image for each input of the graph; free dims are the batch (1) or a middling size."""
+    rng = np.random.default_rng(state.options.seed)
+    feeds = {}
+    for tensor in state.graph.inputs:
+        shape = [
+            d if isinstance(d, int) and d > 0 else 1 if axis == 0 else 320
+            for axis, d in enumerate(tensor.shape or ())
+        ]
+        dtype = np.dtype(tensor.dtype)
+        value = rng.integers(0, 256, shape) if dtype.kind in "ui" else rng.uniform(-1, 1, shape)
+        feeds[tensor.name] = value.astype(dtype)
+    return feeds
+
+
+def finish(state: State) -> None:
+    """Export: the portable model with bodies, and the model for the target's parser."""
+    from surgery.graph.convert import export_graph
+    from surgery.graph.infer import infer_types
+    from surgery.plugins.bodies import attach_bodies, target_model
+
+    infer_types(state.graph)
+    exported = export_graph(state.graph, state.header, provenance=state.provenance)
+    state.portable = attach_bodies(exported, state.registry)
+    state.target_model = target_model(state.portable, state.registry, state.target)
+    state.report.model = state.portable
