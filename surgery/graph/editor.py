@@ -8,7 +8,7 @@ from surgery.errors import ConversionError
 from surgery.graph.convert import import_graph
 from surgery.graph.cut import Cut
 from surgery.graph.fold import drop_dead, replace_uses
-from surgery.graph.view import View
+from surgery.graph.view import View, body_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -54,14 +54,7 @@ class Editor:
         from_nodes = sorted(view.nodes[k].name for k in cut.keys)
         origin = ", ".join(from_nodes[:8]) + (f" and {len(from_nodes) - 8} more" if len(from_nodes) > 8 else "")
 
-        renamed: set[int] = set()
-        for node in piece.nodes:
-            node.name = f"{prefix}/{node.name}"
-            for tensor in (*node.inputs, *node.outputs):
-                if tensor.name and tensor.name not in inputs and tensor.name not in outputs:
-                    if id(tensor) not in renamed:
-                        renamed.add(id(tensor))
-                        tensor.name = f"{prefix}/{tensor.name}"
+        self._prefix(piece, {*inputs, *outputs}, prefix)
         made: dict[str, Any] = {}
         for node in piece.nodes:
             for i, tensor in enumerate(node.inputs):
@@ -80,16 +73,53 @@ class Editor:
                 if tensor.name == name:
                     self.graph.outputs[i] = new
             old.name = f"{name}__replaced"
-        for node in piece.nodes:
-            key = next((t.name for t in node.outputs if t.name), "")
-            self.provenance[key] = {"surgery.rule": rule, "surgery.from": origin}
+        self._stamp(piece, rule, origin)
         self.graph.nodes.extend(piece.nodes)
-        for domain in piece.import_domains or ():
-            known = {d.domain for d in self.graph.import_domains or ()}
-            if domain.domain not in known:
-                self.graph.import_domains = [*(self.graph.import_domains or ()), domain]
+        self._import_domains(piece)
         drop_dead(self.graph)
         return [n.name for n in piece.nodes]
+
+    def insert(self, piece_model: onnx.ModelProto, *, rule: str, prefix: str) -> list[str]:
+        """Add a model that reads nothing of the graph; its outputs become tensors of the graph by name.
+
+        Nothing is removed and nothing reads the new tensors yet; :meth:`tidy` ends the edit.
+
+        Returns:
+            Names of the new nodes.
+        """
+        piece, _ = import_graph(piece_model)
+        outputs = {t.name for t in piece.outputs}
+        self._prefix(piece, outputs, prefix)
+        self._stamp(piece, rule, "")
+        self.graph.nodes.extend(piece.nodes)
+        self._import_domains(piece)
+        return [n.name for n in piece.nodes]
+
+    def tidy(self) -> None:
+        """Remove what no output depends on and restore topological order."""
+        drop_dead(self.graph)
+
+    @staticmethod
+    def _prefix(piece: gs.Graph, keep: set[str], prefix: str) -> None:
+        renamed: set[int] = set()
+        for node in piece.nodes:
+            node.name = f"{prefix}/{node.name}"
+            for inner in (node, *body_nodes(node)):
+                for tensor in (*inner.inputs, *inner.outputs):
+                    if tensor.name and tensor.name not in keep and id(tensor) not in renamed:
+                        renamed.add(id(tensor))
+                        tensor.name = f"{prefix}/{tensor.name}"
+
+    def _stamp(self, piece: gs.Graph, rule: str, origin: str) -> None:
+        for node in piece.nodes:
+            key = next((t.name for t in node.outputs if t.name), "")
+            self.provenance[key] = {"surgery.rule": rule, **({"surgery.from": origin} if origin else {})}
+
+    def _import_domains(self, piece: gs.Graph) -> None:
+        known = {d.domain for d in self.graph.import_domains or ()}
+        fresh = [d for d in piece.import_domains or () if d.domain not in known]
+        if fresh:
+            self.graph.import_domains = [*(self.graph.import_domains or ()), *fresh]
 
     def _check(
         self, view: View, cut: Cut, replacement: onnx.ModelProto, tensors: dict[str, Any]

@@ -120,7 +120,9 @@ def _candidates(b: Body, spec: NmsSpec, scores: str) -> str:
     if spec.box_major_ties:
         value = b.transpose(value, 0, 2, 1)
     if spec.candidates_per_image is not None and spec.candidates_per_image < boxes * classes:
-        value = best_only(b, b.reshape(value, 0, 1, boxes * classes), boxes * classes, spec.candidates_per_image)
+        value = best_only(
+            b, b.reshape(value, 0, 1, boxes * classes), boxes * classes, spec.candidates_per_image
+        )
     if spec.box_major_ties and not spec.class_agnostic:
         value = b.transpose(b.reshape(value, 0, boxes, classes), 0, 2, 1)
     return b.reshape(value, 0, spec.groups, spec.group_size)
@@ -173,10 +175,10 @@ class _Merge:
     def _tie_positions(self, scores: str, positions: str) -> tuple[str, int]:
         """What decides between equal scores, [1 or B, L] and distinct within an image, and its upper bound."""
         b, spec = self.b, self.spec
-        here = np.arange(self.length, dtype=np.float32).reshape(1, -1)
+        here = np.arange(self.length).reshape(1, -1)
         if not spec.box_major_ties:
             return b.const(here), self.length
-        by_class = b.const(np.floor(here / spec.rounds))
+        by_class = b.const(here // spec.rounds)
         in_memory = b.add(b.mul(positions, b.scalar(float(spec.classes))), by_class)
         pairs = spec.num_boxes * spec.classes
         # Rows without a detection name arbitrary boxes: they get positions of their own, behind all others.

@@ -111,7 +111,7 @@ class Substitute:
         plugin = choose_plugin(state.target, state.registry) if options.plugin == "auto" else options.plugin
         replacement = build(head, plugin, state.registry, _opset(state))
         state.say(f"proving {plugin} against the graph")
-        from surgery.plugins.bodies import attach_bodies
+        from surgery.plugins.attach import attach_bodies
 
         runnable = attach_bodies(replacement.model, state.registry)
         proof = prove(state.graph, head, replacement, runnable, seed=state.options.seed)
@@ -150,7 +150,7 @@ class Substitute:
     def _anchors(self, state: State, head: DetectionHead) -> list[str]:
         from surgery.heads.anchors import place_anchors
 
-        return place_anchors(state, head, emit=self.anchors.emit)
+        return place_anchors(state, head, _sample(state), emit=self.anchors.emit)
 
 
 def _details(
@@ -216,7 +216,7 @@ def finish(state: State) -> None:
     """Export: the portable model with bodies, and the model for the target's parser."""
     from surgery.graph.convert import export_graph
     from surgery.graph.infer import infer_types
-    from surgery.plugins.bodies import attach_bodies, target_model
+    from surgery.plugins.attach import attach_bodies, target_model
 
     infer_types(state.graph)
     exported = export_graph(state.graph, state.header, provenance=state.provenance)

@@ -16,19 +16,25 @@ from surgery.plugins.native_nms import NmsSpec
 @lru_cache(maxsize=64)
 def _session(per_class: int, iou: float, score: float, center: bool) -> ort.InferenceSession:
     """boxes [1,N,4], scores [1,1,N] -> selected [D,3]."""
+
     def const(name: str, value: np.ndarray) -> onnx.NodeProto:
         return helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value, name))
+
     nodes = [
         const("m", np.array([per_class], np.int64)),
         const("t", np.array([iou], np.float32)),
         const("s", np.array([score], np.float32)),
-        helper.make_node("NonMaxSuppression", ["boxes", "scores", "m", "t", "s"], ["picked"],
-                         center_point_box=int(center)),
+        helper.make_node(
+            "NonMaxSuppression", ["boxes", "scores", "m", "t", "s"], ["picked"], center_point_box=int(center)
+        ),
     ]
     graph = helper.make_graph(
-        nodes, "nms",
-        [helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, None, 4]),
-         helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 1, None])],
+        nodes,
+        "nms",
+        [
+            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, None, 4]),
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 1, None]),
+        ],
         [helper.make_tensor_value_info("picked", TensorProto.INT64, [None, 3])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
@@ -75,11 +81,16 @@ def reference(spec: NmsSpec, boxes: np.ndarray, scores: np.ndarray) -> Result:
 def _clip(spec: NmsSpec, box: np.ndarray) -> np.ndarray:
     if spec.clip_window is None:
         return box
-    low, high = np.array(spec.clip_window, np.float32)[[0, 1, 0, 1]], np.array(spec.clip_window, np.float32)[[2, 3, 2, 3]]
+    low, high = (
+        np.array(spec.clip_window, np.float32)[[0, 1, 0, 1]],
+        np.array(spec.clip_window, np.float32)[[2, 3, 2, 3]],
+    )
     return np.minimum(np.maximum(box, low), high)
 
 
-def _one_image(spec: NmsSpec, boxes: np.ndarray, scores: np.ndarray) -> list[tuple[float, int, int, np.ndarray]]:
+def _one_image(
+    spec: NmsSpec, boxes: np.ndarray, scores: np.ndarray
+) -> list[tuple[float, int, int, np.ndarray]]:
     """Rows (score, class, index, box) of one image."""
     if spec.shared_boxes:
         boxes = np.repeat(boxes[:, None], spec.num_classes, axis=1)
@@ -105,8 +116,16 @@ def _one_image(spec: NmsSpec, boxes: np.ndarray, scores: np.ndarray) -> list[tup
     return [rows[i] for i in order[: spec.max_total]]
 
 
-def make_inputs(rng: np.random.Generator, spec: NmsSpec, batch: int, *, levels: int | None = None,
-                duplicates: bool = False, swapped: bool = False, flat: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def make_inputs(
+    rng: np.random.Generator,
+    spec: NmsSpec,
+    batch: int,
+    *,
+    levels: int | None = None,
+    duplicates: bool = False,
+    swapped: bool = False,
+    flat: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes that overlap a lot and scores; `levels` quantises the scores into so many steps."""
     n, c = spec.num_boxes, spec.num_classes
     centre = rng.uniform(0.1, 0.9, (batch, n, c, 2))

@@ -1,0 +1,29 @@
+"""Body of GridAnchor_TRT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgery.plugins import grid_anchor
+from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.ops import Body
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
+    """Problems beyond types and ranges."""
+    return grid_anchor.problems(attributes, rectangular=False)
+
+
+def output_types(node: ConfiguredNode) -> list[TensorType]:
+    """Types of the outputs, one per feature map."""
+    return grid_anchor.output_types(node, rectangular=False)
+
+
+def body(node: ConfiguredNode) -> onnx.FunctionProto:
+    """The function of a configured node."""
+    b = Body(node.opset)
+    return node.function(b, grid_anchor.emit(b, node, rectangular=False))

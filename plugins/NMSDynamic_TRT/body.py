@@ -1,0 +1,29 @@
+"""Body of NMSDynamic_TRT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.detection_output import detection_problems, detection_types, emit_detection_output
+from surgery.plugins.ops import Body
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
+    """Problems beyond types and ranges."""
+    return detection_problems(attributes, types)
+
+
+def output_types(node: ConfiguredNode) -> list[TensorType]:
+    """Types of the two outputs."""
+    return detection_types(node)
+
+
+def body(node: ConfiguredNode) -> onnx.FunctionProto:
+    """The function of a configured node."""
+    b = Body(node.opset)
+    return node.function(b, emit_detection_output(b, node))

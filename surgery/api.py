@@ -1,0 +1,333 @@
+"""The Python interface: run a pipeline, build a model, verify a finished run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import ConfigError, MissingEnvironmentError, SurgeryError
+from surgery.pipeline import Event, Listener, Require, RunOptions, Stage, State, run_stages
+from surgery.report import Failure, Report
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.config import PipelineConfig
+    from surgery.targets import Target
+
+Shapes = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
+
+
+def run(
+    pipeline: str | Path | PipelineConfig,
+    model: str | Path | bytes | onnx.ModelProto | None = None,
+    *,
+    target: str | None = None,
+    output: str | Path | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    shapes: Shapes | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    require: Require = "graph",
+    stages: str | None = None,
+    plugin_paths: Sequence[str | Path] = (),
+    seed: int = 0,
+    listener: Listener | None = None,
+) -> Report:
+    """Run a pipeline on a model.
+
+    A model that cannot be converted is a result, not an exception: see ``exit_code`` and ``failure``.
+
+    Args:
+        pipeline: A YAML file, the name of a shipped pipeline, or a loaded one.
+        model: Path, bytes or ModelProto; None takes ``model:`` from the YAML.
+        target: Name of a TensorRT flavour and version (``tensorrt-rtx-1.7``, ``tensorrt-10.16``); None takes
+            the pipeline's, else what is installed.
+        output: Folder that receives the artifacts; None writes nothing.
+        inputs: Values for the original model's inputs, used as one more case of verification.
+        constants: Values for inputs that become constants.
+        shapes: Per input of the network (minimum, optimum, maximum) shape.
+        overrides: Options of the pipeline by ``stage.option``.
+        require: ``graph``, or ``engine`` to succeed only if a GPU has run the engine.
+        stages: ``FIRST..LAST`` to run a part of the pipeline; further names may follow after commas.
+        plugin_paths: Folders with the user's own plugin definitions.
+        seed: Seed of every random choice.
+        listener: Called with every event of the run.
+
+    Returns:
+        The report; ``report.model`` is the portable ModelProto, ``report.engine`` the engine's bytes.
+    """
+    report = Report(seed=seed)
+    state: State | None = None
+    folder = Path(output) if output is not None else None
+    try:
+        config, chosen = _configure(pipeline, overrides, stages)
+        report.pipeline = {"name": config.name, "sha256": config.sha256}
+        if folder is not None:
+            from surgery.report.write import check_writable
+
+            check_writable(folder)
+        options = RunOptions(
+            output=folder,
+            inputs=inputs,
+            constants=dict(constants or {}),
+            shapes={k: _triple(v) for k, v in (shapes or {}).items()},
+            require=require,
+            seed=seed,
+        )
+        state = _begin(config, model, target, options, plugin_paths, report, listener or _silent)
+        if require == "engine":
+            _need_gpu(state)
+        run_stages(chosen, state)
+        _conclude(state, chosen)
+    except SurgeryError as error:
+        _fail(report, state, error)
+    finally:
+        if state is not None and state.worker is not None:
+            state.worker.close()
+    _write_report(report, state, folder)
+    return report
+
+
+def build(
+    model: str | Path | bytes | onnx.ModelProto,
+    *,
+    target: str | None = None,
+    output: str | Path | None = None,
+    shapes: Shapes | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    plugin_paths: Sequence[str | Path] = (),
+    listener: Listener | None = None,
+) -> Report:
+    """Parse and build a model as it is: the stages parse, build and save alone, nothing verified."""
+    from surgery.config import PipelineConfig
+
+    config = PipelineConfig.model_validate(
+        {"schema": 1, "name": "build", "stages": ["parse", "build", "save"]}
+    )
+    return run(
+        config,
+        model,
+        target=target,
+        output=output,
+        shapes=shapes,
+        overrides=overrides,
+        plugin_paths=plugin_paths,
+        listener=listener,
+    )
+
+
+def _silent(event: Event) -> None:
+    pass
+
+
+def _triple(value: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    low, opt, high = value
+    return tuple(low), tuple(opt), tuple(high)
+
+
+def _configure(
+    pipeline: str | Path | PipelineConfig, overrides: Mapping[str, Any] | None, stages: str | None
+) -> tuple[PipelineConfig, list[Stage]]:
+    from surgery.config import PipelineConfig, apply_overrides, load_pipeline
+
+    config = pipeline if isinstance(pipeline, PipelineConfig) else load_pipeline(pipeline)
+    if overrides:
+        config = apply_overrides(config, overrides)
+    chosen = config.build_stages()
+    return config, _select(chosen, stages) if stages else chosen
+
+
+def _select(stages: list[Stage], wanted: str) -> list[Stage]:
+    """The part of the pipeline that ``FIRST..LAST,NAME`` names; ``load`` stands for the beginning."""
+    from surgery.stages import STAGES
+
+    order = ["load", *STAGES]
+    names: set[str] = set()
+    for part in wanted.split(","):
+        first, dots, last = part.strip().partition("..")
+        first = first or "load"
+        last = (last or order[-1]) if dots else first
+        for name in (first, last):
+            if name not in order:
+                raise ConfigError(
+                    f"unknown stage {name!r} in --stages",
+                    code="unknown-stage",
+                    where=f"--stages {wanted}",
+                    fix=f"stages: {', '.join(order)}",
+                )
+        if order.index(first) > order.index(last):
+            raise ConfigError(
+                f"{first} comes after {last}",
+                code="stage-order",
+                where=f"--stages {wanted}",
+                fix=f"stages in order: {', '.join(order)}",
+            )
+        names.update(order[order.index(first) : order.index(last) + 1])
+    return [s for s in stages if s.name in names]
+
+
+def _begin(
+    config: PipelineConfig,
+    model: str | Path | bytes | onnx.ModelProto | None,
+    target: str | None,
+    options: RunOptions,
+    plugin_paths: Sequence[str | Path],
+    report: Report,
+    listener: Listener,
+) -> State:
+    from surgery.graph.convert import import_graph
+    from surgery.graph.load import load_model
+    from surgery.plugins.registry import Registry
+    from surgery.targets import resolve_target
+
+    chosen = resolve_target(target or config.target)
+    report.target = {"name": chosen.name, "installed": chosen.installed, "table": chosen.table}
+    report.versions = versions(chosen)
+    if not chosen.table_exact:
+        report.warnings.append(
+            f"{chosen.name} has no table of its own; the one of {chosen.table} is used"
+        )
+    given = model if model is not None else config.model_path()
+    if given is None:
+        raise ConfigError(
+            "no MODEL given, and the pipeline names none",
+            code="no-model",
+            where=config.name,
+            fix="give the model after the pipeline: surgery run PIPELINE MODEL",
+        )
+    source = load_model(given)
+    report.model_info = describe(source)
+    graph, header = import_graph(source.proto)
+    paths = [*config.plugin_folders(), *(Path(p) for p in plugin_paths)]
+    state = State(
+        source=source,
+        graph=graph,
+        header=header,
+        target=chosen,
+        config=config,
+        options=options,
+        report=report,
+        registry=Registry.load(paths),
+        reference=source.proto,
+        listener=listener,
+    )
+    if options.constants:
+        from surgery.stages.constants import bind_constants
+
+        bind_constants(state)
+    return state
+
+
+def describe(source: Any) -> dict[str, Any]:
+    """The ``model`` entry of the report."""
+    import onnx
+
+    from surgery.graph.infer import dims_of
+
+    def value(v: onnx.ValueInfoProto) -> dict[str, Any]:
+        kind = onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type).lower()
+        return {"name": v.name, "dtype": kind, "shape": dims_of(v)}
+
+    initial = {i.name for i in source.proto.graph.initializer}
+    return {
+        "path": str(source.path) if source.path else None,
+        "sha256": source.sha256,
+        "nodes": len(source.proto.graph.node),
+        "opset": source.opset,
+        "inputs": [value(v) for v in source.proto.graph.input if v.name not in initial],
+        "outputs": [value(v) for v in source.proto.graph.output],
+    }
+
+
+def versions(target: Target) -> dict[str, str]:
+    """Versions of what a run depends on; the target's TensorRT only if it is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("surgery", "onnx", "onnxruntime", "onnx-graphsurgeon", "polygraphy", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    if target.installed and target.installed_version:
+        found[target.flavour] = target.installed_version
+    return found
+
+
+def _need_gpu(state: State) -> None:
+    if not state.target.installed:
+        raise MissingEnvironmentError(
+            f"--require engine needs {state.target.name}, which is not installed",
+            code="target-not-installed",
+            fix="install it, or drop --require engine to prepare the ONNX",
+        )
+    from surgery.stages.trt_model import worker_for
+
+    found = worker_for(state).environment()
+    if found.gpu is None:
+        raise MissingEnvironmentError(
+            "--require engine needs a GPU that can run the engine",
+            code="no-gpu",
+            cause=found.reason_no_gpu,
+            fix="run on a GPU machine, or drop --require engine and run `surgery verify DIR` there later",
+        )
+
+
+def _conclude(state: State, stages: Sequence[Stage]) -> None:
+    report = state.report
+    report.engine = state.engine
+    report.model = state.portable
+    report.exit_code = 0
+    if state.engine is None:
+        report.status = "prepared"
+    elif report.verification["engine"]["status"] == "passed":
+        report.status = "ok"
+    else:
+        report.status = "ok-unverified-engine"
+    if report.status == "prepared" and not state.target.installed:
+        state.warn(f"no engine was built: {state.target.name} is not installed here")
+
+
+def _fail(report: Report, state: State | None, error: SurgeryError) -> None:
+    report.status, report.exit_code = "failed", error.exit_code
+    report.failure = Failure.of(error)
+    report.engine = report.engine_info = None
+    if state is not None:
+        report.model = state.portable
+
+
+def _write_report(report: Report, state: State | None, folder: Path | None) -> None:
+    from surgery.report.write import dump_json, write_whole
+
+    if folder is None or report.exit_code in (2, 3, 7) or state is None:
+        return
+    if report.exit_code == 0:
+        if report.artifacts["onnx"] is None:
+            return  # the save stage was not asked for: nothing is written
+        write_whole(folder / "report.json", dump_json(report.to_dict()))
+        return
+    name = state.source.name
+    left = sorted(p.name for p in folder.glob("*") if p.name != "report.json") if folder.is_dir() else []
+    if left:
+        report.previous = {"files": left, "note": "left by an earlier run and not touched by this one"}
+        state.warn(f"files of an earlier run were left as they are: {', '.join(left)}")
+    failed = state.target_model or state.portable or _export(state)
+    write_whole(folder / f"{name}.failed.onnx", failed.SerializeToString(deterministic=True))
+    if state.log:
+        text = "".join(f"[{line.severity}] {line.text}\n" for line in state.log).encode()
+        write_whole(folder / f"{name}.failed.log", text)
+        report.artifacts = {**dict.fromkeys(report.artifacts), "log": {
+            "path": f"{name}.failed.log", "sha256": hashlib.sha256(text).hexdigest()
+        }}  # fmt: skip
+    write_whole(folder / "report.json", dump_json(report.to_dict()))
+
+
+def _export(state: State) -> onnx.ModelProto:
+    from surgery.graph.convert import export_graph
+
+    return export_graph(state.graph, state.header, provenance=state.provenance)
+
+

@@ -1,0 +1,138 @@
+"""The bodies of the EfficientNMS family, shared by its plugin folders.
+
+Source: plugin/efficientNMSPlugin of NVIDIA/TensorRT, release/10.16.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from surgery.plugins.definition import ConfiguredNode
+from surgery.plugins.native_nms import NmsSpec, choose_form, emit_nms
+from surgery.plugins.ops import Body
+
+CANDIDATES = 5000
+"""Candidates per image that the kernel looks at on GPUs with 65536 registers a block (2000 on smaller ones)."""
+
+REJECTED = -32768.0
+"""Score that the dense filter writes over rejected entries, which then stay candidates."""
+
+DENSE_BELOW = 0.007
+"""Score threshold below which the kernel uses the dense filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class EfficientNms:
+    """Parameters of the kernel under its own names, as far as the bodies use them."""
+
+    score_threshold: float
+    iou_threshold: float
+    output_boxes: int
+    background_class: int = -1
+    score_activation: bool = False
+    box_coding: int = 0
+    class_agnostic: bool = False
+    output_boxes_per_class: int = -1
+    clip_boxes: bool = False
+
+    def threshold(self) -> float:
+        """The threshold on the raw scores: its inverse sigmoid where the kernel applies the sigmoid."""
+        if not self.score_activation:
+            return self.score_threshold
+        return logit(self.score_threshold) if self.score_threshold > 0 else REJECTED
+
+    @property
+    def dense(self) -> bool:
+        """Whether the kernel uses the dense filter, which does not drop rejected entries."""
+        return self.threshold() < (logit(DENSE_BELOW) if self.score_activation else DENSE_BELOW)
+
+
+def logit(p: float) -> float:
+    """Inverse of the sigmoid."""
+    return math.log(p / (1.0 - p))
+
+
+def emit(b: Body, node: ConfiguredNode, p: EfficientNms) -> tuple[str, str, str, str]:
+    """num_detections [B, 1], boxes [B, K, 4], scores [B, K] and classes [B, K] of a node of the family."""
+    boxes_type = node.inputs[0]
+    shape = () if boxes_type is None or boxes_type.shape is None else boxes_type.shape
+    per_class = len(shape) == 4 and node.static(0, 2) != 1
+    number, classes = node.static(1, 1), node.static(1, 2)
+    names = node.input_names
+    scores = b.reshape(names[1], 0, number, classes)  # a trailing 1 is allowed
+    boxes = b.reshape(names[0], 0, number, classes, 4) if per_class else b.reshape(names[0], 0, number, 4)
+    boxes = _corners(b, p, boxes, names[2] if len(names) > 2 else None, per_class)
+
+    threshold, background = p.threshold(), p.background_class
+    if p.dense:
+        # What the filter rejects is not dropped but sorted to the back with this score.
+        passes = b.greater_equal(scores, b.scalar(threshold))
+        if 0 <= background < classes:
+            wanted = np.arange(classes).reshape(1, 1, classes) != background
+            passes = b.logical_and(passes, b.const(wanted, np.bool_))
+        scores = b.where(passes, scores, b.scalar(REJECTED))
+        threshold, background = -3.0e38, -1
+    k = p.output_boxes
+    try:
+        spec = NmsSpec(
+            num_boxes=number,
+            num_classes=classes,
+            max_total=k,
+            max_per_class=k if p.output_boxes_per_class < 0 else p.output_boxes_per_class,
+            iou_threshold=p.iou_threshold,
+            score_threshold=threshold,
+            shared_boxes=not per_class,
+            class_agnostic=p.class_agnostic,
+            suppress_at_equal=True,
+            keep_at_equal=True,
+            background_class=background,
+            candidates_per_image=CANDIDATES,
+            clip_window=(0.0, 0.0, 1.0, 1.0) if p.clip_boxes else None,
+            box_major_ties=True,
+        )
+    except ValueError as error:
+        raise node.refuse(str(error)) from error
+    r = emit_nms(b, spec, boxes, scores, form=choose_form(spec, node.batch(1)))
+    count = b.unsqueeze(r.count, 1)
+    found = r.scores
+    if p.score_activation:
+        row = b.const(np.arange(k).reshape(1, k))
+        written = b.less(row, b.cast(count, np.float32))
+        found = b.where(written, b.op("Sigmoid", r.scores), b.scalar(0.0))
+    return count, r.boxes, found, r.classes
+
+
+def _corners(b: Body, p: EfficientNms, boxes: str, anchors: str | None, per_class: bool) -> str:
+    """Boxes as corners, decoded against the anchors where there are any."""
+    if anchors is not None:
+        if per_class:
+            anchors = b.unsqueeze(anchors, 2)
+        boxes = _add_anchors(b, boxes, anchors) if p.box_coding == 0 else _scale_anchors(b, boxes, anchors)
+    if p.box_coding == 0:
+        return boxes
+    y, x, h, w = b.split(boxes, -1, 4)
+    half = b.scalar(0.5)
+    half_h, half_w = b.mul(h, half), b.mul(w, half)
+    return b.concat([b.sub(y, half_h), b.sub(x, half_w), b.add(y, half_h), b.add(x, half_w)], -1)
+
+
+def _add_anchors(b: Body, boxes: str, anchors: str) -> str:
+    """Corner coding: both are sorted into (low, high) corners and added."""
+    ordered = []
+    for value in (boxes, anchors):
+        c0, c1, c2, c3 = b.split(value, -1, 4)
+        low, high = (b.minimum(c0, c2), b.minimum(c1, c3)), (b.maximum(c0, c2), b.maximum(c1, c3))
+        ordered.append(b.concat([*low, *high], -1))
+    return b.add(*ordered)
+
+
+def _scale_anchors(b: Body, boxes: str, anchors: str) -> str:
+    """Centre and size coding, without variances."""
+    y, x, h, w = b.split(boxes, -1, 4)
+    ya, xa, ha, wa = b.split(anchors, -1, 4)
+    centre = b.add(b.mul(y, ha), ya), b.add(b.mul(x, wa), xa)
+    size = b.mul(ha, b.op("Exp", h)), b.mul(wa, b.op("Exp", w))
+    return b.concat([*centre, *size], -1)

@@ -1,0 +1,80 @@
+"""The bodies of GridAnchor_TRT and GridAnchorRect_TRT: prior boxes as constants.
+
+Source: plugin/gridAnchorPlugin and plugin/common/kernels/gridAnchorLayer.cu of NVIDIA/TensorRT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.ops import Body
+
+
+def grids(a: Mapping[str, Any], *, rectangular: bool) -> list[tuple[int, int]]:
+    """(H, W) of each feature map."""
+    sizes = a["featureMapShapes"]
+    if rectangular:
+        return list(zip(sizes[0::2], sizes[1::2], strict=True))
+    return [(s, s) for s in sizes]
+
+
+def problems(a: Mapping[str, Any], *, rectangular: bool) -> list[str]:
+    """Problems that the attributes have with each other."""
+    expected = a["numLayers"] * (2 if rectangular else 1)
+    found = []
+    if len(a["featureMapShapes"]) != expected:
+        found.append(f"featureMapShapes has {len(a['featureMapShapes'])} entries; expected {expected}")
+    if len(a["aspectRatios"]) < 3:
+        found.append("aspectRatios has fewer than the 3 entries that layer 0 uses")
+    return found
+
+
+def prior_shapes(a: Mapping[str, Any], layer: int) -> list[tuple[float, float]]:
+    """(width, height) of the prior boxes of one cell, in parts of the image."""
+    low, high, layers = a["minSize"], a["maxSize"], a["numLayers"]
+    ratios: Sequence[float] = a["aspectRatios"]
+
+    def scale(k: int) -> float:
+        return float(low + (high - low) * k / (layers - 1))
+
+    if layer == 0:
+        pairs = list(zip(ratios[:3], (0.1, scale(0), scale(0)), strict=True))
+    else:
+        following = 1.0 if layer == layers - 1 else scale(layer + 1)
+        pairs = [(r, scale(layer)) for r in ratios]
+        pairs.append((1.0, math.sqrt(scale(layer) * following)))
+    return [(s * math.sqrt(r), s / math.sqrt(r)) for r, s in pairs]
+
+
+def priors(a: Mapping[str, Any], layer: int, height: int, width: int) -> NDArray[np.float32]:
+    """The output of one layer: [2, H * W * P * 4, 1], boxes (xmin, ymin, xmax, ymax) over variances.
+
+    Computed in double precision and rounded once; the kernel computes in single precision.
+    """
+    shapes = np.array(prior_shapes(a, layer), np.float64)
+    y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+    centre = np.stack([x, y], axis=-1)[:, :, None, :]
+    boxes = np.concatenate([centre - shapes / 2, centre + shapes / 2], axis=-1).reshape(-1)
+    variances = np.tile(np.array(a["variance"], np.float64), len(boxes) // 4)
+    return np.stack([boxes, variances]).astype(np.float32)[:, :, None]
+
+
+def emit(b: Body, node: ConfiguredNode, *, rectangular: bool) -> list[str]:
+    """One value per feature map."""
+    maps = grids(node.attributes, rectangular=rectangular)
+    return [b.const(priors(node.attributes, i, h, w)) for i, (h, w) in enumerate(maps)]
+
+
+def output_types(node: ConfiguredNode, *, rectangular: bool) -> list[TensorType]:
+    """Types of the outputs, one per feature map."""
+    a = node.attributes
+    return [
+        TensorType("float32", (2, h * w * len(prior_shapes(a, i)) * 4, 1))
+        for i, (h, w) in enumerate(grids(a, rectangular=rectangular))
+    ]

@@ -1,0 +1,66 @@
+"""parse: the target's real parser reads the model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from surgery.errors import ConversionError
+from surgery.pipeline import State, StageResult
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Parse:
+    """Ask the target's parser; skipped where that TensorRT is not installed."""
+
+    name: ClassVar[str] = "parse"
+
+    def run(self, state: State) -> StageResult:
+        """Parse in a child process; fill ``unsupported.after``."""
+        from surgery.stages.inspect import unsupported
+        from surgery.stages.substitute import finish
+        from surgery.stages.trt_model import handed_over, worker_for
+
+        if state.target_model is None:
+            finish(state)
+        assert state.target_model is not None
+        if not state.target.installed:
+            state.report.unsupported["after"] = unsupported(state.target_model, state.target)
+            return StageResult(False, f"not run: {state.target.name} is not installed")
+        worker = worker_for(state)
+        with handed_over(state) as model:
+            outcome = worker.parse(model)
+        if outcome.ok:
+            return StageResult(False, f"{state.target.name} takes the model")
+        if outcome.aborted or outcome.timed_out or outcome.out_of_memory:
+            how = (
+                "ran out of time" if outcome.timed_out
+                else "ran out of memory" if outcome.out_of_memory
+                else "aborted"
+            )  # fmt: skip
+            raise ConversionError(
+                f"the parser {how}" + (f" at node {outcome.last_node!r}" if outcome.last_node else ""),
+                code="parser-aborted" if outcome.aborted else "parser-limit",
+                where=state.source.name,
+                node=outcome.last_node,
+                cause="TensorRT ended the process; nothing else is lost",
+                fix="replace that node by standard operators, or try another target",
+            )
+        state.report.unsupported["after"] = [
+            {"node": e.node_name, "op": e.node_op, "reason": f"{e.code}: {e.description}", "fix": None}
+            for e in outcome.errors
+        ]
+        first = outcome.errors[0] if outcome.errors else None
+        text = f"{first.code} in {first.function}: {first.description}" if first else "no message"
+        raise ConversionError(
+            f"the parser refuses {len(outcome.errors)} nodes, first {first.node_name!r} ({first.node_op})"
+            if first
+            else "the parser refuses the model",
+            code="parser-refused",
+            where=state.source.name,
+            node=first.node_name if first else None,
+            cause=text,
+            fix="see unsupported.after in report.json; the model as handed over is in <model>.failed.onnx",
+        )

@@ -1,0 +1,81 @@
+"""save: the artifacts, each whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from surgery.errors import ConfigError
+from surgery.pipeline import State, StageResult
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Save:
+    """Write the portable ONNX, the one for the target's parser, the engine, the cut prefix and the log."""
+
+    name: ClassVar[str] = "save"
+
+    def run(self, state: State) -> StageResult:
+        """Write to the output folder, if the run has one."""
+        from surgery.report.write import link_or_copy, write_whole
+        from surgery.stages.substitute import finish
+        from surgery.stages.trt_model import external_files
+
+        if state.portable is None or state.target_model is None:
+            finish(state)
+        assert state.portable is not None and state.target_model is not None
+        folder = state.options.output
+        if folder is None:
+            return StageResult(False, "nothing to write: no output folder")
+        name = state.source.name
+        files: dict[str, tuple[str, bytes]] = {
+            "onnx": (f"{name}.onnx", state.portable.SerializeToString(deterministic=True)),
+            "onnx_target": (
+                f"{name}.{state.target.name}.onnx",
+                state.target_model.SerializeToString(deterministic=True),
+            ),
+        }
+        if state.pre is not None:
+            files["pre"] = (f"{name}.pre.onnx", state.pre.SerializeToString(deterministic=True))
+        if state.log:
+            text = "".join(f"[{line.severity}] {line.text}\n" for line in state.log)
+            files["log"] = ("build.log", text.encode())
+        if state.engine is not None:
+            files["engine"] = (f"{name}.engine", state.engine)
+        source = state.source.path
+        try:
+            for key, (file, data) in files.items():
+                path = folder / file
+                if source is not None and path.exists() and path.samefile(source):
+                    raise ConfigError(
+                        "the output folder would overwrite the original model",
+                        code="output-is-input",
+                        where=str(path),
+                        fix="give another --output",
+                    )
+                write_whole(path, data)
+                state.report.artifacts[key] = {
+                    "path": file, "sha256": hashlib.sha256(data).hexdigest()
+                }  # fmt: skip
+            for weight in external_files(state.portable):
+                assert state.source.base_dir is not None
+                link_or_copy(state.source.base_dir / weight, folder / weight)
+            if state.engine is None:
+                _remove_stale(folder / f"{name}.engine")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the artifacts: {error.strerror}",
+                code="output-not-writable",
+                where=str(folder),
+                fix="free space or give another --output",
+            ) from error
+        return StageResult(True, ", ".join(f for f, _ in files.values()))
+
+
+def _remove_stale(path: Path) -> None:
+    """An engine of an earlier run does not belong to the model written now."""
+    path.unlink(missing_ok=True)

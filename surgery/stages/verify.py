@@ -1,0 +1,105 @@
+"""verify: the original against the result, and against the engine where a GPU can run it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from surgery.errors import VerificationError
+from surgery.pipeline import State, StageResult
+
+if TYPE_CHECKING:
+    from surgery.verify.runner import Case
+
+IMAGE_SIZES = ((300, 300), (240, 400), (416, 312))
+"""Sizes (height, width) of images fed to models that take any size; one is square."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Verify:
+    """Compare the original with the result on seeded inputs.
+
+    Attributes:
+        cases: Inputs per profile point (minimum, optimum, maximum); at least three in all.
+        atol: Absolute tolerance of plain float outputs, and of scores and boxes of detections.
+        rtol: Relative tolerance of plain float outputs.
+    """
+
+    name: ClassVar[str] = "verify"
+    cases: int = Field(default=2, ge=1)
+    atol: float = Field(default=1e-4, ge=0)
+    rtol: float = Field(default=1e-4, ge=0)
+
+    def run(self, state: State) -> StageResult:
+        """Fill ``verification``; a difference is an error, and no engine is written."""
+        from surgery.stages.profiles import profiles_for
+        from surgery.stages.substitute import finish
+        from surgery.stages.trt_model import on_disk
+        from surgery.verify.cases import make_cases
+        from surgery.verify.runner import verify_graph
+        from surgery.verify.tensors import Tolerance
+
+        if state.portable is None:
+            finish(state)
+        assert state.portable is not None
+        if not state.report.profiles:
+            profiles_for(state, state.portable)
+        cases = make_cases(
+            state.source.proto,
+            state.portable,
+            state.report.profiles,
+            per_point=self.cases,
+            seed=state.options.seed,
+            given=state.options.inputs,
+            constants=state.options.constants,
+        )
+        tolerances = {o.name: Tolerance(atol=self.atol, rtol=self.rtol) for o in state.portable.graph.output}
+        state.say(f"comparing original and result on {len(cases)} inputs in ONNX Runtime")
+        with on_disk(state.reference, state.source) as original, on_disk(state.portable, state.source) as result:
+            outcome = verify_graph(
+                original,
+                result,
+                state.pre,
+                cases,
+                state.detections,
+                tolerances,
+                [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"],
+            )
+        state.report.verification["graph"] = outcome.to_dict()
+        if outcome.status != "passed":
+            raise VerificationError(
+                f"the result does not compute what the original computes: {outcome.reason}",
+                where=state.source.name,
+                fix="see verification.graph in report.json; no engine was written",
+            )
+        text = f"graph passed on {len(cases)} inputs"
+        return StageResult(False, f"{text}; {self._engine(state, cases, tolerances)}")
+
+    def _engine(self, state: State, cases: list[Case], tolerances: dict[str, Any]) -> str:
+        from surgery.stages.trt_model import worker_for
+        from surgery.verify.engine import run_engine_cases
+
+        reason = None
+        if state.engine is None:
+            reason = "no engine was built"
+        else:
+            found = worker_for(state).environment()
+            if found.gpu is None:
+                reason = found.reason_no_gpu or "no GPU"
+        if reason is not None:
+            state.report.verification["engine"] = {
+                "status": f"not run: {reason}", "reason": reason, "cases": []
+            }  # fmt: skip
+            return f"engine not run: {reason}"
+        outcome = run_engine_cases(state, cases, tolerances)
+        state.report.verification["engine"] = outcome.to_dict()
+        if outcome.status != "passed":
+            state.engine = None
+            raise VerificationError(
+                f"the engine does not compute what the original computes: {outcome.reason}",
+                where=state.source.name,
+                fix="see verification.engine in report.json; no engine was written",
+            )
+        return f"engine passed on {len(cases)} inputs"
