@@ -86,8 +86,6 @@ def _native(
     classes, anchors = _role(head, "classes"), _role(head, "anchors")
     scores, boxes = _role(head, "scores"), _role(head, "boxes")
     attributes: dict[str, Any] = {
-        "num_boxes": head.num_boxes,
-        "num_classes": head.num_classes,
         "max_total": head.max_total,
         "max_per_class": max(1, min(p.max_per_class, head.num_boxes)),
         "iou_threshold": p.iou_threshold,
@@ -201,7 +199,7 @@ def _finish(
     classes = _pad_to(b, b.gather_elements(classes, order, 1), taken, total, 2)
     order4 = b.expand(b.unsqueeze(order, 2), 1, 1, 4)
     boxes = _pad_to(b, b.gather_elements(boxes, order4, 1), taken, total, 3)
-    found = b.reduce("Sum", b.cast(valid, np.float32), 1, keepdims=False)
+    found = b.reduce("ReduceSum", b.cast(valid, np.float32), 1, keepdims=False)
     number = b.cast(b.minimum(found, b.scalar(float(total))), np.int32)
     anchors = None
     if any(o.role in ("anchors", "rows") for o in head.outputs):
@@ -218,11 +216,11 @@ def _find_anchors(b: Body, head: DetectionHead, boxes: str, scores: str, classes
     same = b.equal(column, b.unsqueeze(scores, 2))
     all_boxes = b.unsqueeze(_flat_boxes(b, head), 1)  # [B, 1, N, 4]
     difference = b.op("Abs", b.sub(all_boxes, b.unsqueeze(boxes, 2)))
-    same_box = b.equal(b.reduce("Max", difference, 3, keepdims=False), b.scalar(0.0))
+    same_box = b.equal(b.reduce("ReduceMax", difference, 3, keepdims=False), b.scalar(0.0))
     same = b.logical_and(same, same_box)
     iota = b.const(np.arange(head.num_boxes, dtype=np.float32)[None, None])
     place = b.where(same, iota, b.scalar(float(head.num_boxes)))
-    lowest = b.reduce("Min", place, 2, keepdims=False)
+    lowest = b.reduce("ReduceMin", place, 2, keepdims=False)
     return b.cast(b.minimum(lowest, b.scalar(float(head.num_boxes - 1))), np.int32)
 
 
@@ -232,7 +230,7 @@ def _output(b: Body, head: DetectionHead, rows: _Rows, role: OutputRole, *, padd
     if role.role == "count":
         value = b.cast(rows.count, np.dtype(role.dtype))
         return b.reshape(value, -1, 1) if role.ndim == 2 else b.reshape(value, -1)
-    place = b.const(np.arange(total, dtype=np.int32)[None])
+    place = b.const(np.arange(total)[None], np.int32)
     used = b.less(place, b.unsqueeze(rows.count, 1))  # [B, K]
     if role.role == "rows":
         assert rows.anchors is not None and role.source is not None

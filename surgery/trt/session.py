@@ -1,0 +1,282 @@
+"""The parent's side: a warm child process that parses, builds and runs, and may die without harm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from surgery.errors import MissingEnvironmentError
+from surgery.trt.types import (
+    MODULES,
+    BuildOptions,
+    BuildOutcome,
+    Flavour,
+    Limits,
+    LogLine,
+    Outcome,
+    ParseOutcome,
+    RunOutcome,
+    ShapeProfile,
+    WorkerEnvironment,
+)
+from surgery.trt.worker import receive, send
+
+START_SECONDS = 120.0
+MAX_JOBS = 500
+"""Jobs after which a child is replaced: TensorRT never gives all memory back."""
+
+_O = TypeVar("_O", bound=Outcome)
+
+
+def installed_flavours() -> dict[Flavour, str]:
+    """Installed flavours and their versions, without importing them."""
+    found: dict[Flavour, str] = {}
+    for flavour, module in MODULES.items():
+        if find_spec(module) is None:
+            continue
+        names = (module, module.replace("_", "-"), f"{module}_cu13", f"{module}_cu12", f"{module}_bindings")
+        for name in (*names, f"{module}_cu13_bindings", f"{module}_cu12_bindings"):
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[flavour] = metadata.version(name)
+                break
+    return found
+
+
+class _Child:
+    """One child process and the thread that reads from it."""
+
+    def __init__(self, flavour: Flavour, command: Sequence[str]) -> None:
+        to_child, from_parent = os.pipe()
+        from_child, to_parent = os.pipe()
+        self.stderr: list[bytes] = []
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        package_root = str(Path(__file__).resolve().parents[2])
+        path = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{package_root}{os.pathsep}{path}" if path else package_root
+        self.process = subprocess.Popen(
+            [*command, "-m", "surgery.trt.worker", flavour, str(to_child), str(to_parent)],
+            pass_fds=(to_child, to_parent),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+        os.close(to_child)
+        os.close(to_parent)
+        self._sink = os.fdopen(from_parent, "wb")
+        self._source = os.fdopen(from_child, "rb")
+        self.messages: queue.Queue[tuple[str, Any] | None] = queue.Queue()
+        self.jobs = 0
+        threading.Thread(target=self._read, daemon=True).start()
+        self._drain = threading.Thread(target=self._read_stderr, daemon=True)
+        self._drain.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            while (message := receive(self._source)) is not None:
+                self.messages.put(message)
+        self.messages.put(None)
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        with contextlib.suppress(OSError, ValueError):
+            for line in self.process.stderr:
+                self.stderr = [*self.stderr[-99:], line]
+
+    def send(self, kind: str, payload: Any) -> None:
+        self.jobs += 1
+        send(self._sink, kind, payload)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sink.close()
+        self.process.kill()
+        self.process.wait()
+        self._drain.join(timeout=1)
+        for stream in (self._source, self.process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.close()
+
+    @property
+    def resident_bytes(self) -> int:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+            return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return 0
+
+
+class Worker:
+    """A TensorRT process kept warm between jobs and replaced when it dies.
+
+    Args:
+        flavour: ``tensorrt`` or ``tensorrt-rtx``.
+        limits: Default limits of a job.
+        plugin_libraries: Libraries to load before the first job.
+        on_log: Called, from the thread that runs the job, with each line of TensorRT's log as it comes.
+        python: Command that starts a Python with that TensorRT; the running interpreter by default.
+    """
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        *,
+        limits: Limits | None = None,
+        plugin_libraries: Sequence[str] = (),
+        on_log: Callable[[LogLine], None] | None = None,
+        python: Sequence[str] = (sys.executable,),
+    ) -> None:
+        self.flavour = flavour
+        self.limits = limits or Limits()
+        self.version: str | None = None
+        self._libraries = list(plugin_libraries)
+        self._on_log = on_log
+        self._python = tuple(python)
+        self._child: _Child | None = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def parse(self, model: bytes | Path, *, limits: Limits | None = None) -> ParseOutcome:
+        """Let the parser read a model (bytes, or a path if its weights lie beside it)."""
+        return self._twice("parse", _portable(model), ParseOutcome(False), limits)
+
+    def build(
+        self,
+        model: bytes | Path,
+        profiles: Sequence[Sequence[ShapeProfile]] = (),
+        options: BuildOptions | None = None,
+        *,
+        limits: Limits | None = None,
+    ) -> BuildOutcome:
+        """Parse and build a model, with one optimization profile per entry of `profiles`."""
+        job = (_portable(model), [list(p) for p in profiles], options or BuildOptions())
+        return self._twice("build", job, BuildOutcome(False), limits)
+
+    def run(
+        self, engine: bytes, feeds: Sequence[Mapping[str, Any]], *, limits: Limits | None = None
+    ) -> RunOutcome:
+        """Run an engine on each of the feeds; needs a GPU."""
+        return self._once("run", (engine, [dict(f) for f in feeds]), RunOutcome(False), limits)
+
+    def environment(self) -> WorkerEnvironment:
+        """Version of TensorRT and the GPU, as the child sees them."""
+        child = self._started()
+        child.send("environment", None)
+        result = self._wait(child, Limits(seconds=START_SECONDS), [])[0]
+        if isinstance(result, WorkerEnvironment):
+            return result
+        return WorkerEnvironment(self.version or "unknown", None, "the TensorRT process ended unexpectedly")
+
+    def _started(self) -> _Child:
+        child = self._child
+        if child is not None and child.process.poll() is None and child.jobs < MAX_JOBS:
+            return child
+        self.close()
+        child = _Child(self.flavour, self._python)
+        try:
+            message = child.messages.get(timeout=START_SECONDS)
+            while message is not None and message[0] == "log":
+                message = child.messages.get(timeout=START_SECONDS)
+        except queue.Empty:
+            message = None
+        if message is None or message[0] != "ready":
+            child.close()
+            detail = message[1] if message is not None else b"".join(child.stderr[-3:]).decode(errors="replace")
+            raise MissingEnvironmentError(
+                f"{self.flavour} cannot be loaded",
+                code="tensorrt-not-loadable",
+                cause=str(detail).strip() or None,
+                fix=f"check the installation: python -c 'import {MODULES[self.flavour]}'",
+            )
+        self.version = str(message[1])
+        self._child = child
+        if self._libraries:
+            child.send("plugins", self._libraries)
+            self._wait(child, Limits(seconds=START_SECONDS), [])
+        return child
+
+    def _twice(self, kind: str, job: Any, empty: _O, limits: Limits | None) -> _O:
+        """Run a job; an abort is tried once more in a fresh process."""
+        first = self._once(kind, job, empty, limits)
+        if not first.aborted:
+            return first
+        second = self._once(kind, job, empty, limits)
+        if second.aborted:
+            return second
+        return replace(second, flaky=True)
+
+    def _once(self, kind: str, job: Any, empty: _O, limits: Limits | None) -> _O:
+        child = self._started()
+        log: list[LogLine] = []
+        started = time.perf_counter()
+        try:
+            child.send(kind, job)
+            result, why, node = self._wait(child, limits or self.limits, log)
+        except KeyboardInterrupt:
+            self.close()
+            raise
+        except BrokenPipeError:
+            result, why, node = None, "aborted", None
+            self.close()
+        seconds = time.perf_counter() - started
+        if why is not None:
+            return replace(empty, **{why: True}, seconds=seconds, log=tuple(log), last_node=node)
+        if isinstance(result, str):
+            line = LogLine("error", result.splitlines()[0])
+            return replace(empty, seconds=seconds, log=(*log, line), last_node=node)
+        return replace(result, log=tuple(log), last_node=node)  # type: ignore[type-var]
+
+    def _wait(
+        self, child: _Child, limits: Limits, log: list[LogLine]
+    ) -> tuple[Any, str | None, str | None]:
+        """The job's result, or how the child ended, and the node announced last."""
+        deadline = time.monotonic() + limits.seconds
+        node: str | None = None
+        while True:
+            try:
+                message = child.messages.get(timeout=min(0.2, max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= deadline:
+                    self.close()
+                    return None, "timed_out", node
+                if limits.memory_bytes is not None and child.resident_bytes > limits.memory_bytes:
+                    self.close()
+                    return None, "out_of_memory", node
+                continue
+            if message is None:
+                self.close()
+                return None, "aborted", node
+            kind, payload = message
+            if kind == "log":
+                log.append(payload)
+                if self._on_log is not None:
+                    self._on_log(payload)
+            elif kind == "node":
+                node = payload
+            else:
+                return payload, None, node
+
+
+def _portable(model: bytes | Path) -> bytes | str:
+    return str(model.resolve()) if isinstance(model, Path) else model
