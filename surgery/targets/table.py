@@ -123,21 +123,21 @@ class Target:
             return None
         versions: tuple[str, ...] = ()
         if self.flavour == "tensorrt":
-            tables = {_numbers(v): names for v, names in entry["versions"].items()}
+            tables = {_numbers(v): names for v, names in entry.get("versions", {}).items()}
             older = [v for v in tables if v <= _numbers(self.version)]
             versions = tuple(tables[max(older)]) if older else ()
-        fields = tuple(PluginField(a["name"], a["type"], a["meaning"]) for a in entry["attributes"])
+        fields = tuple(PluginField(a["name"], a["type"], a.get("meaning", "")) for a in entry.get("attributes", ()))
         return PluginEntry(
             name,
             versions,
-            entry["interface"],
+            entry.get("interface", {}),
             fields,
-            tuple(entry["inputs"]),
-            tuple(entry["outputs"]),
-            entry["deprecated_in"],
-            entry["removed_in"],
-            entry["replacement"],
-            entry["notes"],
+            tuple(entry.get("inputs", ())),
+            tuple(entry.get("outputs", ())),
+            entry.get("deprecated_in"),
+            entry.get("removed_in"),
+            entry.get("replacement"),
+            entry.get("notes"),
         )
 
     def plugins(self) -> list[PluginEntry]:
