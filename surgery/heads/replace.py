@@ -25,6 +25,10 @@ BATCHED_LIMIT = 4096
 """Most candidates per class that BatchedNMSDynamic_TRT takes (batchedNMSPlugin, topK)."""
 
 
+SPARE = 4
+"""Times K that a plugin keeps where boxes outside the image are dropped afterwards."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replacement:
     """A model that computes the head's outputs, and what it takes for granted.
@@ -109,7 +113,7 @@ def _batched(
 ) -> tuple[_Rows, dict[str, Any], list[str]]:
     p = head.parameters
     top = min(head.num_boxes, BATCHED_LIMIT)
-    keep = min(top, head.max_total * (2 if head.prune_empty else 1))
+    keep = min(top, head.max_total * (SPARE if head.prune_empty else 1))
     attributes: dict[str, Any] = {
         "shareLocation": 1,
         "backgroundLabelId": -1,
@@ -143,7 +147,7 @@ def _efficient(
     b: Body, head: DetectionHead, definition: PluginDefinition
 ) -> tuple[_Rows, dict[str, Any], list[str]]:
     p = head.parameters
-    keep = head.max_total * (2 if head.prune_empty else 1)
+    keep = head.max_total * (SPARE if head.prune_empty else 1)
     attributes: dict[str, Any] = {
         "max_output_size_per_class": p.max_per_class,
         "max_total_size": keep,

@@ -192,7 +192,7 @@ def _type_of(name: str, types: dict[str, TensorType], node: onnx.NodeProto) -> T
 
 
 def _default_opset(model: onnx.ModelProto) -> int:
-    return next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def _set_import(model: onnx.ModelProto, *, present: bool) -> None:

@@ -64,9 +64,7 @@ def ssd_problems(a: Mapping[str, Any]) -> list[str]:
             f"keepTopK is {a['keepTopK']} but topK only {a['topK']}: the kernel would return without output"
         )
     if not a["isNormalized"]:
-        problems.append(
-            "isNormalized is 0: the body does not reproduce boxes in pixels, whose areas the kernel computes with + 1"
-        )
+        problems.append("isNormalized is 0: the body does not reproduce the kernel's + 1 for boxes in pixels")
     return problems
 
 

@@ -15,7 +15,7 @@ from surgery.plugins.native_nms import NmsSpec, choose_form, emit_nms
 from surgery.plugins.ops import Body
 
 CANDIDATES = 5000
-"""Candidates per image that the kernel looks at on GPUs with 65536 registers a block (2000 on smaller ones)."""
+"""Candidates of an image that the kernel looks at on GPUs with 65536 registers a block; else 2000."""
 
 REJECTED = -32768.0
 """Score that the dense filter writes over rejected entries, which then stay candidates."""

@@ -173,7 +173,7 @@ class _Merge:
         return b.minimum(b.maximum(found, pairs[0]), pairs[1])
 
     def _tie_positions(self, scores: str, positions: str) -> tuple[str, int]:
-        """What decides between equal scores, [1 or B, L] and distinct within an image, and its upper bound."""
+        """What decides between equal scores: [1 or B, L], distinct within an image; and its bound."""
         b, spec = self.b, self.spec
         here = np.arange(self.length).reshape(1, -1)
         if not spec.box_major_ties:

@@ -28,7 +28,7 @@ class NmsSpec:
         num_boxes: N, boxes per image.
         num_classes: C, columns of `scores`.
         max_total: K, rows of the outputs.
-        max_per_class: most detections of one class (before `prune_empty`).
+        max_per_class: most detections of one class, or of the image if class-agnostic, before `prune_empty`.
         iou_threshold: IoU above which a lower-ranked box is suppressed, 0 to 1.
         score_threshold: score a candidate has to exceed; any finite number.
         shared_boxes: boxes are [B, N, 4], the same for all classes; else [B, N, C, 4].

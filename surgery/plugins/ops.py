@@ -289,7 +289,7 @@ class Body:
 
         def info(item: tuple[str, Any]) -> onnx.ValueInfoProto:
             dtype = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(item[1]))
-            shape = [] if item[0].startswith(("iteration", "condition")) else None
+            shape: list[int] | None = [] if item[0].startswith(("iteration", "condition")) else None
             return onnx.helper.make_tensor_value_info(item[0], dtype, shape)
 
         return onnx.helper.make_graph(self.nodes, name, [info(i) for i in inputs], [info(o) for o in outputs])

@@ -9,13 +9,18 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter
 
 from surgery._data_dirs import shipped_dir
+from surgery.config_errors import Checker
 from surgery.errors import ConfigError
 from surgery.plugins.definition import PluginDefinition
-from surgery.plugins.positions import load_yaml, validate
 from surgery.plugins.schema import PluginFile, SampleFile, version_key
+from surgery.yaml_source import ConfigProblemsError, load_yaml
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Registry:
@@ -106,12 +111,11 @@ def load_plugin(folder: Path) -> PluginDefinition:
     Raises:
         ConfigError: a file is missing or wrong.
     """
-    path = folder / "plugin.yaml"
-    file = validate(PluginFile, load_yaml(path), path)
+    file = _read(PluginFile, folder / "plugin.yaml")
     for needed in ("body.py", "samples.yaml", "README.md"):
         if not (folder / needed).is_file():
             raise ConfigError(f"the folder has no {needed}", code="bad-definition", where=str(folder))
-    samples = validate(SampleFile, load_yaml(folder / "samples.yaml"), folder / "samples.yaml")
+    samples = _read(SampleFile, folder / "samples.yaml")
     module = _load_module(folder / "body.py")
     body: Any = getattr(module, "body", None)
     if not callable(body):
@@ -135,6 +139,16 @@ def load_plugin(folder: Path) -> PluginDefinition:
                 where=str(folder / "samples.yaml"),
             )
     return definition
+
+
+def _read(model: type[M], path: Path) -> M:
+    """A file as a Pydantic model; everything wrong with it is reported at once, in the file's order."""
+    source = load_yaml(path)
+    checker = Checker(source)
+    result = checker.validate(TypeAdapter(model), source.data, ())
+    if result is None:
+        raise ConfigProblemsError(checker.sorted(), code="bad-definition")
+    return result
 
 
 def _load_module(path: Path) -> ModuleType:

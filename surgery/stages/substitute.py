@@ -108,6 +108,7 @@ class Substitute:
         )
         state.say("reading the detection head")
         head = identify(state.graph, cut, _sample(state), seed=state.options.seed)
+        _fix_shapes(state, head)
         plugin = choose_plugin(state.target, state.registry) if options.plugin == "auto" else options.plugin
         replacement = build(head, plugin, state.registry, _opset(state))
         state.say(f"proving {plugin} against the graph")
@@ -197,19 +198,72 @@ def _opset(state: State) -> int:
     return opset
 
 
-def _sample(state: State) -> dict[str, Any]:
+def _sample(state: State, size: int = 320) -> dict[str, Any]:
     """One image for each input of the graph; free dims are the batch (1) or a middling size."""
     rng = np.random.default_rng(state.options.seed)
     feeds = {}
     for tensor in state.graph.inputs:
         shape = [
-            d if isinstance(d, int) and d > 0 else 1 if axis == 0 else 320
+            d if isinstance(d, int) and d > 0 else 1 if axis == 0 else size
             for axis, d in enumerate(tensor.shape or ())
         ]
         dtype = np.dtype(tensor.dtype)
         value = rng.integers(0, 256, shape) if dtype.kind in "ui" else rng.uniform(-1, 1, shape)
         feeds[tensor.name] = value.astype(dtype)
     return feeds
+
+
+def _fix_shapes(state: State, head: DetectionHead) -> None:
+    """Write the number of boxes into the shapes of the head's inputs, if it is the same for every image.
+
+    Raises:
+        ConversionError: the number of boxes depends on the size of the image.
+    """
+    from surgery.graph.convert import extract
+    from surgery.graph.evaluate import EvaluationError, Evaluator
+    from surgery.graph.view import View
+
+    free = [
+        t.name
+        for t in state.graph.inputs
+        if any(not isinstance(d, int) for d in list(t.shape or ())[1:])
+    ]
+    names = [head.boxes, head.scores, *(n for n in head.row_widths if n != head.scores)]
+    if free:
+        view = View(state.graph)
+        keys = sorted(view.ancestors(view.producer[n] for n in names), key=lambda k: view.order[k])
+        model = extract(
+            state.graph,
+            [view.nodes[k] for k in keys],
+            [t.name for t in state.graph.inputs],
+            names,
+            shapes=dict.fromkeys(names),
+        )
+        try:
+            other = Evaluator(model).run(_sample(state, size=416))
+        except EvaluationError as error:
+            raise ConversionError(
+                "the network does not run at a second image size", code="image-size", cause=str(error)
+            ) from error
+        if other[head.scores].shape[1] != head.num_boxes:
+            raise ConversionError(
+                f"the number of boxes depends on the image size ({head.num_boxes} and "
+                f"{other[head.scores].shape[1]}); a detection head needs a fixed number",
+                code="image-size",
+                where="substitute.detections",
+                fix="export the model for one image size",
+            )
+    images = [t.shape[0] for t in state.graph.inputs if t.shape]
+    batch = head.batch if head.batch is not None else images[0] if images else None
+    tensors = state.graph.tensors()
+    tails = {
+        head.boxes: [head.num_boxes, 1, 4] if head.boxes_ndim == 4 else [head.num_boxes, 4],
+        head.scores: [head.num_boxes, head.num_classes],
+        **{n: [head.num_boxes, w] for n, w in head.row_widths.items() if n != head.scores},
+    }
+    for name, tail in tails.items():
+        tensors[name].shape = [batch, *tail]
+        tensors[name].dtype = np.dtype(np.float32)
 
 
 def finish(state: State) -> None:

@@ -134,8 +134,8 @@ class Target:
             fields,
             tuple(entry.get("inputs", ())),
             tuple(entry.get("outputs", ())),
-            entry.get("deprecated_in"),
-            entry.get("removed_in"),
+            _text(entry.get("deprecated_in")),
+            _text(entry.get("removed_in")),
             entry.get("replacement"),
             entry.get("notes"),
         )
@@ -167,6 +167,13 @@ class Target:
                 for p in plugins
             ),
         }
+
+
+def _text(value: Any) -> str | None:
+    """A version; where plugin versions differ, the one of the last plugin version."""
+    if isinstance(value, dict):
+        value = next((v for v in reversed(list(value.values())) if v), None)
+    return str(value) if value else None
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -60,7 +60,7 @@ class Result:
 
 
 def reference(spec: NmsSpec, boxes: np.ndarray, scores: np.ndarray) -> Result:
-    """What `nms_function` promises, for the fields ONNX NonMaxSuppression can express plus the rest in numpy."""
+    """What `nms_function` promises: NonMaxSuppression by ONNX Runtime, the rest in numpy."""
     batch, k = len(scores), spec.max_total
     out = Result(
         np.zeros(batch, np.int32),
@@ -101,7 +101,7 @@ def _one_image(
     if spec.class_agnostic:
         flat_boxes = np.stack([boxes[n, c] for c, n in pairs])
         flat_scores = np.array([scores[n, c] for c, n in pairs], np.float32)
-        picked = [pairs[i] for i in ort_nms(flat_boxes, flat_scores, len(pairs), spec)]
+        picked = [pairs[i] for i in ort_nms(flat_boxes, flat_scores, spec.max_per_class, spec)]
     else:
         picked = []
         for c in wanted:
@@ -146,8 +146,3 @@ def make_inputs(
     if levels:
         scores = np.round(scores * levels) / levels
     return (boxes[:, :, 0] if spec.shared_boxes else boxes), scores.astype(np.float32)
-
-
-def without_caps(spec: NmsSpec) -> NmsSpec:
-    """The same specification for callers that apply candidate caps themselves."""
-    return replace(spec, candidates_per_class=None, candidates_per_image=None)
