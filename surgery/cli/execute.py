@@ -1,0 +1,71 @@
+"""What run, build and verify have in common: progress while working, then the result and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from surgery.cli.output import (
+    INTERRUPTED,
+    bug_text,
+    print_failure,
+    print_json,
+    print_text,
+    print_warnings,
+)
+from surgery.errors import SurgeryError
+
+if TYPE_CHECKING:
+    from surgery.pipeline import Listener
+    from surgery.report import Report
+
+
+def execute(
+    work: Callable[[Listener | None], Report], *, as_json: bool, folder: Callable[[], Path | None]
+) -> None:
+    """Do the work and print what came of it.
+
+    Args:
+        work: Takes the listener for progress (None for silence) and returns the report.
+        as_json: Print the report as JSON and nothing else on standard output.
+        folder: The output folder, for the summary; asked for after the work.
+
+    Raises:
+        typer.Exit: always, with the report's exit code.
+    """
+    from surgery.report import Failure, Report
+
+    try:
+        if as_json:
+            report = work(None)
+        else:
+            from surgery.progress import progress
+
+            with progress() as listener:
+                report = work(listener)
+    except SurgeryError as error:
+        report = Report(exit_code=error.exit_code, failure=Failure.of(error))
+    except KeyboardInterrupt:
+        report = Report(exit_code=130, failure=Failure(None, "interrupted", None, INTERRUPTED, None, None))
+    except Exception as error:
+        message, fix = bug_text(error)
+        report = Report(exit_code=70, failure=Failure(None, "bug", None, message, None, fix))
+    if as_json:
+        print_json(report.to_dict())
+    elif report.exit_code in (0, 4, 5, 6):
+        from surgery.cli.summary import summary
+
+        print_text(summary(report, folder()))
+    if not as_json:
+        print_warnings(report)
+    if report.failure is not None:
+        print_failure(report.failure)
+    raise typer.Exit(report.exit_code)
+
+
+def default_folder(model: Path | None) -> Path | None:
+    """Where results go without ``--output``: beside where the command runs, named after the model."""
+    return None if model is None else Path(f"{model.stem}.surgery")

@@ -1,0 +1,109 @@
+"""Writing to the terminal: results to standard output, errors to standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from surgery.report import Failure, Report
+
+
+INTERRUPTED = "interrupted; what an earlier run left in the output folder is still there"
+
+
+def bug_text(error: Exception) -> tuple[str, str]:
+    """What to say about an unexpected exception, and what to do; its traceback goes to a temporary file."""
+    import tempfile
+    import traceback
+
+    descriptor, path = tempfile.mkstemp(prefix="surgery-traceback-", suffix=".txt")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.writelines(traceback.format_exception(type(error), error, error.__traceback__))
+    message = f"a bug in surgery: {type(error).__name__}: {error}"
+    return message, f"report it, with the traceback in {path}"
+
+
+def print_text(text: str) -> None:
+    """Print to standard output. A reader that has gone away (``| head``) is not an error."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print JSON, indented, as report.json has it."""
+    print_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_error(
+    code: str,
+    where: str | None,
+    message: str,
+    *,
+    cause: str | None = None,
+    fix: str | None = None,
+    stage: str | None = None,
+    needs_constant: Sequence[str] = (),
+) -> None:
+    """Print an error to standard error: one line, then its cause and fix; coloured only on a terminal."""
+    head = typer.style(f"error[{code}]", fg=typer.colors.RED, bold=True)
+    place = f"{where}: " if where else ""
+    lines = [f"{head} {place}{message}"]
+    if stage:
+        lines.append(f"{typer.style('  stage:', bold=True)} {stage}")
+    if cause:
+        lines.append(f"{typer.style('  cause:', bold=True)} {cause}")
+    if fix:
+        lines.append(f"{typer.style('  fix:', bold=True)} {fix}")
+    lines += [f"{typer.style('  needs:', bold=True)} --constant {n}=VALUE" for n in needs_constant]
+    _to_stderr(lines)
+
+
+_EXITS_WITH_REPORT = (4, 5, 6)
+"""Failures that leave a report.json; the others write nothing."""
+
+
+def print_failure(failure: Failure) -> None:
+    """Print why a run failed."""
+    print_error(
+        failure.code,
+        None,
+        failure.message,
+        cause=failure.cause,
+        fix=failure.fix,
+        stage=failure.stage,
+        needs_constant=failure.needs_constant,
+    )
+
+
+def print_warnings(report: Report) -> None:
+    """Print the report's warnings to standard error."""
+    head = typer.style("warning:", fg=typer.colors.YELLOW, bold=True)
+    _to_stderr([f"{head} {text}" for text in report.warnings])
+
+
+def _to_stderr(lines: Sequence[str]) -> None:
+    colour = None if "NO_COLOR" not in os.environ else False
+    for line in lines:
+        typer.echo(line, err=True, color=colour)
+
+
+def columns(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """Rows as aligned text; the last column is left as long as it is."""
+    table = [list(header), *map(list, rows)] if header else [list(r) for r in rows]
+    if not table:
+        return ""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in table
+    )

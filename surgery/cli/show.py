@@ -1,0 +1,199 @@
+"""surgery show: one pipeline, target, plugin or stage."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from surgery.cli import options
+from surgery.cli.list import Noun
+from surgery.errors import ConfigError
+
+if TYPE_CHECKING:
+    from surgery.plugins.definition import PluginDefinition
+
+
+def show(
+    noun: Annotated[Noun, typer.Argument(metavar="NOUN", help="pipelines, targets, plugins or stages.")],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Name, as `surgery list` has it.")
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of pipeline files, for editors.")
+    ] = False,
+    plugin_path: options.PluginPath = None,
+) -> None:
+    """Show one pipeline, target, plugin or stage."""
+    if schema:
+        if noun != "pipelines" or name is not None:
+            raise ConfigError(
+                "is the format of all pipelines",
+                code="bad-option",
+                where="--schema",
+                fix="write: surgery show pipelines --schema",
+            )
+        from surgery.config_schema import pipeline_schema
+
+        typer.echo(json.dumps(pipeline_schema(), indent=2))
+        return
+    if name is None:
+        raise ConfigError(
+            "no NAME given",
+            code="no-name",
+            where=f"surgery show {noun}",
+            fix=f"`surgery list {noun}` lists the names",
+        )
+    if noun == "pipelines":
+        _pipeline(name)
+    elif noun == "targets":
+        _target(name)
+    elif noun == "stages":
+        _stage(name)
+    else:
+        from surgery.plugins.registry import Registry
+
+        _plugin(Registry.load(plugin_path or ()).get(name))
+
+
+def _pipeline(name: str) -> None:
+    """The file as it is, checked: what it prints is a pipeline file again."""
+    from surgery.config import load_pipeline
+
+    config = load_pipeline(name)
+    assert config.path is not None
+    typer.echo(f"# {config.path}")
+    typer.echo(config.path.read_text(encoding="utf-8-sig"), nl=False)
+
+
+def _stage(name: str) -> None:
+    from surgery.config_schema import stage_schema
+    from surgery.stages import STAGES
+
+    if name not in STAGES:
+        near = difflib.get_close_matches(name, STAGES, n=1)
+        raise ConfigError(
+            f"no stage named {name!r}",
+            code="unknown-stage",
+            fix=f"did you mean {near[0]!r}?" if near else f"stages: {', '.join(STAGES)}",
+        )
+    schema = stage_schema(name)
+    typer.echo(f"{name}: {schema.get('description', '')}")
+    rows = list(_options(schema, schema))
+    if rows:
+        typer.echo("options:")
+        _print(rows)
+
+
+def _options(schema: dict[str, Any], root: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
+    """Name, type, default and meaning of each option; options of options by their dotted path."""
+    required = schema.get("required", ())
+    for name, node in schema.get("properties", {}).items():
+        default = "required" if name in required else _value(node.get("default"))
+        inner = [root["$defs"][ref.rsplit("/", 1)[1]] for ref in _refs(node)]
+        kind = "group" if inner else _kind(node)
+        yield [f"{prefix}{name}", kind, default if not inner else "", node.get("description", "")]
+        for group in inner:
+            yield from _options(group, root, f"{prefix}{name}.")
+
+
+def _refs(node: dict[str, Any]) -> list[str]:
+    return [n["$ref"] for n in (node, *node.get("anyOf", ())) if "$ref" in n]
+
+
+def _kind(node: dict[str, Any]) -> str:
+    if "anyOf" in node:
+        return " or ".join(_kind(n) for n in node["anyOf"] if n.get("type") != "null")
+    if "enum" in node:
+        return " or ".join(map(str, node["enum"]))
+    if node.get("type") == "array":
+        return f"list of {_kind(node.get('items', {}))}"
+    return {"string": "text", "boolean": "true or false"}.get(
+        node.get("type", ""), str(node.get("type", "any"))
+    )
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _target(name: str) -> None:
+    from surgery.targets import resolve_target
+
+    target = resolve_target(name)
+    labels = {
+        "installed": "installed here",
+        "operators": "operators taken",
+        "restricted": "of these restricted",
+        "refused": "operators refused",
+        "deprecated_plugins": "of these deprecated",
+    }
+    rows = [[labels.get(k, k), "no" if v is None else str(v)] for k, v in target.summary().items()]
+    _print(rows, indent=0)
+    operators = target.operators()
+    typer.echo("\noperators:")
+    _print(
+        [n, "taken" if e.supported else "refused", " ".join(e.dtypes), " ".join(e.restrictions.split())]
+        for n, e in operators.items()
+    )
+    plugins = target.plugins()
+    if plugins:
+        typer.echo("\nplugins:")
+        _print(
+            [p.name, f"version {', '.join(p.versions)}", _age(p.deprecated_in, p.replacement)]
+            for p in plugins
+        )
+
+
+def _age(deprecated: str | None, replacement: str | None) -> str:
+    if deprecated is None:
+        return ""
+    return f"deprecated in {deprecated}" + (f"; use {replacement}" if replacement else "")
+
+
+def _plugin(plugin: PluginDefinition) -> None:
+    file = plugin.file
+    typer.echo(f"{plugin.name}: {file.summary}")
+    rows = [["version", plugin.version], ["namespace", plugin.namespace or '""']]
+    for flavour, entries in (
+        ("tensorrt", file.availability.tensorrt),
+        ("tensorrt-rtx", file.availability.tensorrt_rtx),
+    ):
+        texts = [
+            f"version {e.plugin_version} from {e.since}"
+            + (f", deprecated in {e.deprecated}" if e.deprecated else "")
+            + (f", removed in {e.removed}" if e.removed else "")
+            for e in entries
+        ]
+        rows.append([flavour, "; ".join(texts) or "not shipped"])
+    if file.replaced_by:
+        rows.append(["replaced by", ", ".join(file.replaced_by)])
+    rows.append(["definition", str(plugin.folder)])
+    _print(rows)
+    typer.echo("attributes:")
+    _print(
+        [name, a.type, "required" if a.required else _value(a.default), a.meaning]
+        for name, a in file.attributes.items()
+    )
+    typer.echo("inputs:")
+    _print(
+        [i.name, " or ".join(i.dtypes), " or ".join(map(_shape, i.shapes)) + (" (optional)" if i.optional else ""), i.meaning]
+        for i in file.inputs
+    )  # fmt: skip
+    typer.echo("outputs:")
+    _print([o.name, o.dtype, _shape(o.shape), o.meaning] for o in file.outputs)
+
+
+def _shape(dims: Iterable[Any]) -> str:
+    return f"[{', '.join(map(str, dims))}]"
+
+
+def _print(rows: Iterable[list[str]], indent: int = 2) -> None:
+    from surgery.cli.output import print_columns
+
+    print_columns(list(rows), indent=indent)
