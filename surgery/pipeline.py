@@ -107,13 +107,16 @@ class State:
         reference: The model that the result must agree with: the original, or the original with the
             values that the pipeline overrides.
         pre: The prefix that was cut off at the front, or None.
+        listener: Receives events.
         provenance: First output name of a new node to the metadata to stamp on it.
-        static_inputs: What the front cut learnt about shapes of its outputs.
+        per_sample_plugins: Whether plugins that declare shapes per sample may be emitted.
         detections: Which outputs are detections and how they compare, or None.
         portable: The portable model, once substitute has run.
         target_model: What the target's parser gets.
         engine: The serialized engine.
         log: Lines of TensorRT's log.
+        worker: The TensorRT process, once started.
+        stage: Name of the running stage.
     """
 
     source: LoadedModel
@@ -128,13 +131,11 @@ class State:
     listener: Listener
     pre: onnx.ModelProto | None = None
     provenance: dict[str, dict[str, str]] = field(default_factory=dict)
-    functions: list[onnx.FunctionProto] = field(default_factory=list)
+    per_sample_plugins: bool = False
     detections: DetectionOutputs | None = None
-    engine_detections_note: str | None = None
     portable: onnx.ModelProto | None = None
     target_model: onnx.ModelProto | None = None
     engine: bytes | None = None
-    engine_required_missing: str | None = None
     log: list[LogLine] = field(default_factory=list)
     worker: Worker | None = None
     stage: str = ""

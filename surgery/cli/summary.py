@@ -18,7 +18,7 @@ _MEANING = {
 }
 _STATUS = {
     "ok": "ok: engine built, verified on this GPU",
-    "ok-unverified-engine": "ok, but no GPU has run the engine; to do so: surgery verify DIR, where there is one",
+    "ok-unverified-engine": "ok, but no GPU has run the engine; where there is one: surgery verify DIR",
     "prepared": "prepared: no engine was built",
     "failed": "failed",
 }

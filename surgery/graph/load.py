@@ -80,8 +80,8 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         path, base, where = None, None, "<ModelProto>"
         data = proto.SerializeToString(deterministic=True)
         name = proto.graph.name or "model"
-    _check_structure(proto, where)
     external = _check_external_data(proto, base, where)
+    _check_structure(proto, where)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "model"
     return LoadedModel(proto, path, safe, hashlib.sha256(data).hexdigest(), base, external)
 
@@ -215,7 +215,7 @@ def _check_structure(proto: onnx.ModelProto, where: str) -> None:
         text = str(error)
         # Plugin nodes live in the default domain without a schema; TensorRT, not ONNX, decides on them.
         # External data was checked above, relative to the model's own folder.
-        harmless = ("No Op registered for", "No opset import for domain", "No schema registered", "external")
+        harmless = ("No Op registered for", "No opset import for domain", "No schema registered", "Data of TensorProto")
         if not any(h in text for h in harmless):
             raise ModelError(
                 "not valid ONNX",

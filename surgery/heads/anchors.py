@@ -65,6 +65,7 @@ def place_anchors(
         reason = _why_not(state, grid)
         if reason is None and isinstance(grid, GridAnchors):
             before, made, error = _emit(state, head, decoding, grid, feeds)
+            state.per_sample_plugins = True
             kind, text = "plugin", f"{len(decoding.anchors)} anchors from {grid.plugin}"
             warning = (
                 f"{grid.plugin} has the interface IPluginV2Ext, which declares shapes per sample; whether it "

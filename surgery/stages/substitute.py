@@ -275,5 +275,7 @@ def finish(state: State) -> None:
     infer_types(state.graph)
     exported = export_graph(state.graph, state.header, provenance=state.provenance)
     state.portable = attach_bodies(exported, state.registry)
-    state.target_model = target_model(state.portable, state.registry, state.target)
+    state.target_model = target_model(
+        state.portable, state.registry, state.target, per_sample=state.per_sample_plugins
+    )
     state.report.model = state.portable
