@@ -1,7 +1,6 @@
 """Turns an ONNX model that TensorRT refuses, or builds wrongly, into an engine that computes the same thing.
 
 The names below are imported when they are first used, so that ``import surgery`` costs next to nothing.
-`surgery.api` has them too, and ``verify``, which finishes the verification of an output folder.
 """
 
 from __future__ import annotations
@@ -9,19 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.api import build, run
+    from surgery.api import build, run, verify
     from surgery.errors import SurgeryError
     from surgery.report import Report
 
 __version__ = "0.1.0"
 
-__all__ = ["Report", "SurgeryError", "__version__", "build", "run"]
+__all__ = ["Report", "SurgeryError", "__version__", "build", "run", "verify"]
 
 _WHERE = {
     "Report": "surgery.report",
     "SurgeryError": "surgery.errors",
     "build": "surgery.api",
     "run": "surgery.api",
+    "verify": "surgery.api",
 }
 
 

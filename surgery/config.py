@@ -56,7 +56,7 @@ def _names(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_type=str | list[str])]
-Dim = Annotated[int, Field(ge=0)]
+Dim = Annotated[int, Field(gt=0)]
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """A shape range: minimum, optimum, maximum."""
 
@@ -65,8 +65,8 @@ class CutSpec(BaseModel):
     """Where a part of the graph begins and ends: by scope, or by boundary tensors.
 
     Attributes:
-        scope: Name prefixes (`Postprocessor`, or `Postprocessor/*`); nodes whose names start with one are the
-            cut.
+        scope: Scopes (`Postprocessor`, or `**/Postprocessor` at any depth); nodes inside one are the cut, and
+            what lies between them.
         grow: With scope: also take nodes before it that feed nothing else (`back`), or after it that read
             nothing else (`forward`).
         inputs: Names of the tensors where the cut begins.
@@ -149,7 +149,8 @@ class PipelineConfig:
         profiles: Shape ranges by input.
         stages: The stages, built from their options.
         path: The file, or None if the pipeline did not come from one.
-        sha256: Of the file's bytes (of the mapping as JSON, if there is no file).
+        sha256: Of the file's bytes (of the mapping as JSON, if there is no file), and of the overrides if
+            there are any.
         overrides: What `--set` changed, by key.
         source: The text it came from.
     """
@@ -238,7 +239,7 @@ def apply_overrides(config: PipelineConfig, overrides: Mapping[str, Any]) -> Pip
             _put(data, loc, values[key], label)
             given[loc] = label
     source = YamlSource(
-        config.source.name, data, config.sha256, config.source.keys, config.source.values, given
+        config.source.name, data, config.source.sha256, config.source.keys, config.source.values, given
     )
     return _check(source, config.path, {**config.overrides, **values})
 
@@ -250,6 +251,8 @@ def profile_problem(profile: Range) -> tuple[str, int | None, str] | None:
         if len(shape) != len(low):
             return key, None, f"has rank {len(shape)}, but min has rank {len(low)}"
     for axis, (a, b, c) in enumerate(zip(low, best, high, strict=True)):
+        if a < 1:
+            return "min", axis, f"min {a} is below 1 in dimension {axis}"
         if a > b:
             return "min", axis, f"min {a} is greater than opt {b} in dimension {axis}"
         if b > c:
@@ -290,10 +293,17 @@ def _check(source: YamlSource, path: Path | None, overrides: Mapping[str, Any]) 
         profiles=file.profiles,
         stages=tuple(stages),
         path=path,
-        sha256=source.sha256,
+        sha256=_digest(source.sha256, overrides),
         overrides=overrides,
         source=source,
     )
+
+
+def _digest(source: str, overrides: Mapping[str, Any]) -> str:
+    """Runs with different overrides are runs of different pipelines."""
+    if not overrides:
+        return source
+    return hashlib.sha256(f"{source} {json.dumps(overrides, sort_keys=True)}".encode()).hexdigest()
 
 
 def _stages(checker: Checker, entries: Any) -> list[Stage]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,8 @@ def bug_text(error: Exception) -> tuple[str, str]:
     descriptor, path = tempfile.mkstemp(prefix="surgery-traceback-", suffix=".txt")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.writelines(traceback.format_exception(type(error), error, error.__traceback__))
-    message = f"a bug in surgery: {type(error).__name__}: {error}"
+    first = (str(error).splitlines() or [""])[0]
+    message = f"a bug in surgery: {type(error).__name__}: {first}"
     return message, f"report it, with the traceback in {path}"
 
 
@@ -54,22 +54,17 @@ def print_error(
     stage: str | None = None,
     needs_constant: Sequence[str] = (),
 ) -> None:
-    """Print an error to standard error: one line, then its cause and fix; coloured only on a terminal."""
+    """Print ``error[code] stage: message``, cause and fix to standard error; in colour on a terminal only."""
     head = typer.style(f"error[{code}]", fg=typer.colors.RED, bold=True)
+    head += f" {stage}:" if stage else ":"
     place = f"{where}: " if where else ""
     lines = [f"{head} {place}{message}"]
-    if stage:
-        lines.append(f"{typer.style('  stage:', bold=True)} {stage}")
     if cause:
-        lines.append(f"{typer.style('  cause:', bold=True)} {cause}")
+        lines.append(f"{typer.style('cause:', bold=True)} {cause}")
     if fix:
-        lines.append(f"{typer.style('  fix:', bold=True)} {fix}")
-    lines += [f"{typer.style('  needs:', bold=True)} --constant {n}=VALUE" for n in needs_constant]
+        lines.append(f"{typer.style('fix:', bold=True)} {fix}")
+    lines += [f"{typer.style('needs:', bold=True)} --constant {n}=VALUE" for n in needs_constant]
     _to_stderr(lines)
-
-
-_EXITS_WITH_REPORT = (4, 5, 6)
-"""Failures that leave a report.json; the others write nothing."""
 
 
 def print_failure(failure: Failure) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from surgery.cli import options
-from surgery.cli.list import Noun
+from surgery.cli.listing import Noun
+from surgery.cli.options import PluginPathOption
+from surgery.cli.output import columns, print_json, print_text
 from surgery.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ def show(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of pipeline files, for editors.")
     ] = False,
-    plugin_path: options.PluginPath = None,
+    plugin_path: PluginPathOption = None,
 ) -> None:
     """Show one pipeline, target, plugin or stage."""
     if schema:
-        if noun != "pipelines" or name is not None:
+        if noun is not Noun.pipelines or name is not None:
             raise ConfigError(
                 "is the format of all pipelines",
                 code="bad-option",
@@ -38,20 +39,20 @@ def show(
             )
         from surgery.config_schema import pipeline_schema
 
-        typer.echo(json.dumps(pipeline_schema(), indent=2))
+        print_json(pipeline_schema())
         return
     if name is None:
         raise ConfigError(
             "no NAME given",
             code="no-name",
-            where=f"surgery show {noun}",
-            fix=f"`surgery list {noun}` lists the names",
+            where=f"surgery show {noun.value}",
+            fix=f"`surgery list {noun.value}` lists the names",
         )
-    if noun == "pipelines":
+    if noun is Noun.pipelines:
         _pipeline(name)
-    elif noun == "targets":
+    elif noun is Noun.targets:
         _target(name)
-    elif noun == "stages":
+    elif noun is Noun.stages:
         _stage(name)
     else:
         from surgery.plugins.registry import Registry
@@ -65,8 +66,8 @@ def _pipeline(name: str) -> None:
 
     config = load_pipeline(name)
     assert config.path is not None
-    typer.echo(f"# {config.path}")
-    typer.echo(config.path.read_text(encoding="utf-8-sig"), nl=False)
+    print_text(f"# {config.path}")
+    print_text(config.path.read_text(encoding="utf-8-sig").rstrip())
 
 
 def _stage(name: str) -> None:
@@ -81,10 +82,10 @@ def _stage(name: str) -> None:
             fix=f"did you mean {near[0]!r}?" if near else f"stages: {', '.join(STAGES)}",
         )
     schema = stage_schema(name)
-    typer.echo(f"{name}: {schema.get('description', '')}")
+    print_text(f"{name}: {schema.get('description', '')}")
     rows = list(_options(schema, schema))
     if rows:
-        typer.echo("options:")
+        print_text("options:")
         _print(rows)
 
 
@@ -136,14 +137,14 @@ def _target(name: str) -> None:
     rows = [[labels.get(k, k), "no" if v is None else str(v)] for k, v in target.summary().items()]
     _print(rows, indent=0)
     operators = target.operators()
-    typer.echo("\noperators:")
+    print_text("\noperators:")
     _print(
         [n, "taken" if e.supported else "refused", " ".join(e.dtypes), " ".join(e.restrictions.split())]
         for n, e in operators.items()
     )
     plugins = target.plugins()
     if plugins:
-        typer.echo("\nplugins:")
+        print_text("\nplugins:")
         _print(
             [p.name, f"version {', '.join(p.versions)}", _age(p.deprecated_in, p.replacement)]
             for p in plugins
@@ -158,7 +159,7 @@ def _age(deprecated: str | None, replacement: str | None) -> str:
 
 def _plugin(plugin: PluginDefinition) -> None:
     file = plugin.file
-    typer.echo(f"{plugin.name}: {file.summary}")
+    print_text(f"{plugin.name}: {file.summary}")
     rows = [["version", plugin.version], ["namespace", plugin.namespace or '""']]
     for flavour, entries in (
         ("tensorrt", file.availability.tensorrt),
@@ -175,17 +176,18 @@ def _plugin(plugin: PluginDefinition) -> None:
         rows.append(["replaced by", ", ".join(file.replaced_by)])
     rows.append(["definition", str(plugin.folder)])
     _print(rows)
-    typer.echo("attributes:")
+    print_text("attributes:")
     _print(
         [name, a.type, "required" if a.required else _value(a.default), a.meaning]
         for name, a in file.attributes.items()
     )
-    typer.echo("inputs:")
+    print_text("inputs:")
+    optional = {i.name: " (optional)" if i.optional else "" for i in file.inputs}
     _print(
-        [i.name, " or ".join(i.dtypes), " or ".join(map(_shape, i.shapes)) + (" (optional)" if i.optional else ""), i.meaning]
+        [i.name, " or ".join(i.dtypes), " or ".join(map(_shape, i.shapes)) + optional[i.name], i.meaning]
         for i in file.inputs
-    )  # fmt: skip
-    typer.echo("outputs:")
+    )
+    print_text("outputs:")
     _print([o.name, o.dtype, _shape(o.shape), o.meaning] for o in file.outputs)
 
 
@@ -194,6 +196,6 @@ def _shape(dims: Iterable[Any]) -> str:
 
 
 def _print(rows: Iterable[list[str]], indent: int = 2) -> None:
-    from surgery.cli.output import print_columns
-
-    print_columns(list(rows), indent=indent)
+    text = columns(list(rows))
+    if text:
+        print_text("\n".join(" " * indent + line for line in text.splitlines()))

@@ -17,13 +17,13 @@ Shape = tuple[int, ...]
 _SHAPE_EXAMPLE = "write --shape image=1x3x300x300 or --shape image=1x3x300x300:4x3x300x300:8x3x300x300"
 
 
-def split_pair(option: str, text: str, example: str) -> tuple[str, str]:
-    """NAME and VALUE of ``NAME=VALUE``.
+def split_pair(option: str, text: str, example: str, *, last: bool = False) -> tuple[str, str]:
+    """NAME and VALUE of ``NAME=VALUE``, at the first ``=`` or at the last.
 
     Raises:
         ConfigError: it is something else.
     """
-    name, equals, value = text.partition("=")
+    name, equals, value = text.rpartition("=") if last else text.partition("=")
     if not equals or not name.strip():
         raise ConfigError(
             f"expected NAME=VALUE, got {text!r}", code="bad-option", where=option, fix=f"write {example}"
@@ -43,6 +43,8 @@ def parse_sets(texts: Sequence[str]) -> dict[str, str]:
 def parse_constants(texts: Sequence[str]) -> dict[str, Any]:
     """Values of ``--constant NAME=VALUE``, read as YAML (numbers, lists, true, text).
 
+    The last ``=`` ends the name, as in :func:`parse_shapes`.
+
     Raises:
         ConfigError: one is not NAME=VALUE, or its value is not YAML.
     """
@@ -50,7 +52,7 @@ def parse_constants(texts: Sequence[str]) -> dict[str, Any]:
 
     result = {}
     for text in texts:
-        name, value = split_pair("--constant", text, "--constant iou_threshold=0.6")
+        name, value = split_pair("--constant", text, "--constant iou_threshold=0.6", last=True)
         try:
             result[name] = parse_scalar(value)
         except ConfigError as error:

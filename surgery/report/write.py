@@ -63,7 +63,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.link(f"/proc/self/fd/{file.fileno()}", temporary, follow_symlinks=True)
+            _give_name(file.fileno(), temporary)
     os.replace(temporary, path)
     _sync_folder(path.parent)
 
@@ -76,6 +76,16 @@ def _unnamed(folder: Path) -> int | None:
         return os.open(folder, flag | os.O_WRONLY, 0o644)
     except OSError:  # not every file system has it
         return None
+
+
+def _give_name(descriptor: int, path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Naming a folder makes Python call linkat with AT_SYMLINK_FOLLOW; plain link() would link the
+        # symbolic link in /proc itself, on another file system.
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def _write_named(temporary: Path, data: bytes) -> None:

@@ -1,0 +1,1 @@
+"""Comparing the original with the result: inputs, plain tensors, detections as sets."""

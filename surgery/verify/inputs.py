@@ -1,0 +1,109 @@
+"""Seeded inputs: pictures with the statistics of pictures, so that detectors answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CHANNELS = (1, 3, 4)
+
+
+def image_like(shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> NDArray[Any]:
+    """Pictures: a smooth background, a few objects with edges, and noise.
+
+    Args:
+        shape: [.., H, W, C] or [.., C, H, W]; the axis with 1, 3 or 4 entries holds the channels.
+        dtype: Integers get 0 to 255, floats 0 to 1.
+        rng: Source of randomness.
+    """
+    last = shape[-1] in CHANNELS
+    height, width = (shape[-3], shape[-2]) if last else (shape[-2], shape[-1])
+    channels = shape[-1] if last else shape[-3]
+    count = int(np.prod(shape[:-3], dtype=np.int64))
+    pictures = np.stack([_picture(height, width, channels, rng) for _ in range(count)])
+    if not last:
+        pictures = pictures.transpose(0, 3, 1, 2)
+    pictures = pictures.reshape(shape)
+    kind = np.dtype(dtype)
+    return (pictures * 255).round().astype(kind) if kind.kind in "ui" else pictures.astype(kind)
+
+
+def _picture(height: int, width: int, channels: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    y, x = np.mgrid[0 : max(height, 1), 0 : max(width, 1)]
+    picture = np.zeros((height, width, channels))
+    for channel in range(channels):
+        for _ in range(3):
+            fy, fx, phase = rng.uniform(0.5, 4), rng.uniform(0.5, 4), rng.uniform(0, 6.3)
+            picture[..., channel] += np.sin(6.3 * (fy * y / height + fx * x / width) + phase)
+    picture = 0.5 + picture / 8
+    for _ in range(8):
+        h, w = rng.uniform(0.08, 0.5, 2)
+        top, left = rng.uniform(0, 1 - h), rng.uniform(0, 1 - w)
+        rows = slice(int(top * height), int((top + h) * height) + 1)
+        columns = slice(int(left * width), int((left + w) * width) + 1)
+        picture[rows, columns] = 0.3 * picture[rows, columns] + 0.7 * rng.uniform(0, 1, channels)
+    return np.clip(picture + rng.normal(0, 0.03, picture.shape), 0, 1)
+
+
+def derive_input(name: str, dtype: Any, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
+    """A plausible value for an input: pictures, masks of 0 and 1, small integers, or normal numbers."""
+    kind = np.dtype(dtype)
+    picture = len(shape) in (3, 4) and (shape[-1] in CHANNELS or shape[-3] in CHANNELS)
+    if picture and kind.kind in "uif" and min(shape) > 0:
+        return image_like(shape, kind, rng)
+    if kind.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if kind.kind in "ui":
+        top = 2 if "mask" in name.lower() else 16
+        return rng.integers(0, top, shape).astype(kind)
+    return rng.normal(0, 1, shape).astype(kind)
+
+
+def check_given(
+    given: Mapping[str, Any], wanted: Mapping[str, tuple[Any, Sequence[int | str | None] | None]]
+) -> dict[str, NDArray[Any]]:
+    """The user's inputs, checked against what the model declares: name to (dtype, shape).
+
+    Raises:
+        ConfigError: a name is unknown or missing, or dtype or shape do not fit.
+    """
+    where = "--inputs"
+    for name in given:
+        if name not in wanted:
+            raise ConfigError(
+                f"the model has no input {name!r}",
+                code="unknown-input",
+                where=where,
+                fix=f"inputs: {', '.join(wanted)}",
+            )
+    result = {}
+    for name, (dtype, shape) in wanted.items():
+        if name not in given:
+            raise ConfigError(
+                f"no value for input {name!r}", code="missing-input", where=where, fix=f"add {name} to the file"
+            )
+        value = np.asarray(given[name])
+        if value.dtype != np.dtype(dtype):
+            raise ConfigError(
+                f"input {name!r} has dtype {value.dtype}, the model wants {np.dtype(dtype)}",
+                code="input-dtype",
+                where=where,
+            )
+        if shape is not None and (
+            len(shape) != value.ndim
+            or any(isinstance(d, int) and d != n for d, n in zip(shape, value.shape, strict=True))
+        ):
+            raise ConfigError(
+                f"input {name!r} has shape {list(value.shape)}, the model wants {list(shape)}",
+                code="input-shape",
+                where=where,
+            )
+        result[name] = value
+    return result
