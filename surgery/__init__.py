@@ -1,6 +1,8 @@
 """Turns an ONNX model that TensorRT refuses, or builds wrongly, into an engine that computes the same thing.
 
-The names below are imported when they are first used, so that ``import surgery`` costs next to nothing.
+The names below are imported when they are first used, so that ``import surgery`` costs next to nothing. What
+finishes the verification of an output folder is :func:`surgery.api.verify`; here that name belongs to the
+subpackage, which would take the function's place once it is imported.
 """
 
 from __future__ import annotations
@@ -8,20 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.api import build, run, verify
+    from surgery.api import build, run
     from surgery.errors import SurgeryError
     from surgery.report import Report
 
 __version__ = "0.1.0"
 
-__all__ = ["Report", "SurgeryError", "__version__", "build", "run", "verify"]
+__all__ = ["Report", "SurgeryError", "__version__", "build", "run"]
 
 _WHERE = {
     "Report": "surgery.report",
     "SurgeryError": "surgery.errors",
     "build": "surgery.api",
     "run": "surgery.api",
-    "verify": "surgery.api",
 }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +43,8 @@ def execute(
 
     try:
         if as_json:
-            report = work(None)
+            with _quiet_stdout():
+                report = work(None)
         else:
             from surgery.progress import progress
 
@@ -64,6 +68,24 @@ def execute(
     if report.failure is not None:
         print_failure(report.failure)
     raise typer.Exit(report.exit_code)
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Send what libraries print to standard error, so that the report is alone on standard output."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # the process was started without standard output
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def default_folder(model: Path | None) -> Path | None:

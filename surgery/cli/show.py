@@ -83,41 +83,43 @@ def _stage(name: str) -> None:
         )
     schema = stage_schema(name)
     print_text(f"{name}: {schema.get('description', '')}")
-    rows = list(_options(schema, schema))
+    rows = list(option_rows(schema, schema))
     if rows:
         print_text("options:")
         _print(rows)
 
 
-def _options(schema: dict[str, Any], root: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
+def option_rows(schema: dict[str, Any], root: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
     """Name, type, default and meaning of each option; options of options by their dotted path."""
     required = schema.get("required", ())
     for name, node in schema.get("properties", {}).items():
-        default = "required" if name in required else _value(node.get("default"))
+        default = "required" if name in required else value_text(node.get("default"))
         inner = [root["$defs"][ref.rsplit("/", 1)[1]] for ref in _refs(node)]
-        kind = "group" if inner else _kind(node)
+        kind = "group" if inner else kind_text(node)
         yield [f"{prefix}{name}", kind, default if not inner else "", node.get("description", "")]
         for group in inner:
-            yield from _options(group, root, f"{prefix}{name}.")
+            yield from option_rows(group, root, f"{prefix}{name}.")
 
 
 def _refs(node: dict[str, Any]) -> list[str]:
     return [n["$ref"] for n in (node, *node.get("anyOf", ())) if "$ref" in n]
 
 
-def _kind(node: dict[str, Any]) -> str:
+def kind_text(node: dict[str, Any]) -> str:
+    """The type that a JSON schema describes, in a word or two."""
     if "anyOf" in node:
-        return " or ".join(_kind(n) for n in node["anyOf"] if n.get("type") != "null")
+        return " or ".join(kind_text(n) for n in node["anyOf"] if n.get("type") != "null")
     if "enum" in node:
         return " or ".join(map(str, node["enum"]))
     if node.get("type") == "array":
-        return f"list of {_kind(node.get('items', {}))}"
+        return f"list of {kind_text(node.get('items', {}))}"
     return {"string": "text", "boolean": "true or false"}.get(
         node.get("type", ""), str(node.get("type", "any"))
     )
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A default value, as YAML has it."""
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value)
@@ -178,7 +180,7 @@ def _plugin(plugin: PluginDefinition) -> None:
     _print(rows)
     print_text("attributes:")
     _print(
-        [name, a.type, "required" if a.required else _value(a.default), a.meaning]
+        [name, a.type, "required" if a.required else value_text(a.default), a.meaning]
         for name, a in file.attributes.items()
     )
     print_text("inputs:")

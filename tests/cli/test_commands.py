@@ -1,0 +1,336 @@
+"""The command line from outside: exit codes, what goes to which stream, and texts kept in golden files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from surgery._data_dirs import shipped_dir
+
+Golden = Callable[[str, str], None]
+SHIPPED = shipped_dir("pipelines").parent
+
+
+def surgery(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "COLUMNS")}
+    return subprocess.run(
+        [sys.executable, "-m", "surgery", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={
+            **environment,
+            "COLUMNS": "100",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TERM": "dumb",
+        },
+    )
+
+
+def plain(text: str, folder: Path | None = None) -> str:
+    """Without what differs between machines."""
+    if folder is not None:
+        text = text.replace(str(folder), "FOLDER")
+    return text.replace(str(SHIPPED), "SHIPPED")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """relu(x) + 1 with a free batch."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x:0"], ["r"]), helper.make_node("Add", ["r", "one"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x:0", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [onnx.numpy_helper.from_array(np.ones(3, np.float32), "one")],
+    )
+    path = tmp_path / "tiny.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def pipeline(folder: Path, text: str = "schema: 1\nstages: [inspect, fold, save]\n") -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# -- help, list, show -----------------------------------------------------------------------------------
+
+
+OPTIONS = {
+    "": ["--version", "run", "build", "verify", "list", "show", "70 bug"],
+    "run": [
+        "--target", "--output", "--inputs", "--constant", "--shape", "--stages", "--require", "--plugin-path",
+        "--set", "--json",
+    ],
+    "build": ["--target", "--output", "--shape", "--plugin-path", "--set", "--json"],
+    "verify": ["DIR", "--json"],
+    "list": ["NOUN"],
+    "show": ["NOUN", "--schema"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option(command: str) -> None:
+    # No golden file: the layout of these pages changes with the version of typer.
+    done = surgery(*command.split(), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for option in OPTIONS[command]:
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["list stages", "show stages build", "show stages substitute", "show stages parse"],
+)
+def test_list_and_show(arguments: str, golden: Golden) -> None:
+    done = surgery(*arguments.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    golden(arguments.replace(" ", "-"), plain(done.stdout))
+
+
+def test_list_pipelines_has_all_that_are_shipped() -> None:
+    done = surgery("list", "pipelines")
+    assert done.returncode == 0
+    assert {p.stem for p in shipped_dir("pipelines").glob("*.yaml")} <= set(done.stdout.split())
+
+
+def test_what_show_pipelines_prints_is_a_pipeline(tmp_path: Path) -> None:
+    from surgery.config import load_pipeline
+
+    shown = surgery("show", "pipelines", "ssd").stdout
+    path = shipped_dir("pipelines") / "ssd.yaml"
+    assert shown == f"# {path}\n{path.read_text(encoding='utf-8')}"
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(shown, encoding="utf-8")
+    assert load_pipeline(copy).build_stages() == load_pipeline("ssd").build_stages()
+
+
+def test_targets_say_what_they_take() -> None:
+    done = surgery("list", "targets")
+    assert done.returncode == 0
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert {"tensorrt-10.16", "tensorrt-11.4", "tensorrt-rtx-1.7"} <= set(names)
+    done = surgery("show", "targets", "tensorrt-10.16")
+    assert done.returncode == 0
+    assert re.search(r"^ +NonMaxSuppression +taken", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +EfficientNMS_TRT +version 1", done.stdout, re.MULTILINE)
+    done = surgery("show", "targets", "tensorrt-rtx-1.7")
+    assert re.search(r"^ +NonMaxSuppression +refused", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["show targets tensorrt-rxt", "run MINE tiny.onnx --target tensorrt-rxt"]
+)
+def test_an_unknown_target_suggests_near_ones(arguments: str, workplace: Path) -> None:
+    # No golden file: what is installed is suggested too.
+    done = surgery(*arguments.replace("MINE", "mine.yaml").split(), folder=workplace)
+    assert done.returncode == 2
+    assert "unknown target 'tensorrt-rxt'" in done.stderr
+    assert "tensorrt-rtx-1.7" in done.stderr
+
+
+def test_plugins_are_listed_and_shown() -> None:
+    done = surgery("list", "plugins")
+    names = [line.split()[0] for line in done.stdout.splitlines()][1:]
+    assert names == sorted(p.parent.name for p in shipped_dir("plugins").glob("*/plugin.yaml"))
+    done = surgery("show", "plugins", "EfficientNMS_TRT")
+    assert done.returncode == 0
+    assert re.search(r"^ +score_threshold +float", done.stdout, re.MULTILINE)
+
+
+def test_the_schema_is_json() -> None:
+    done = surgery("show", "pipelines", "--schema")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["properties"]["stages"]
+
+
+def test_version() -> None:
+    import surgery as package
+
+    assert surgery("--version").stdout == f"surgery {package.__version__}\n"
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------
+
+USAGE = {
+    "rnu ssd": "No such command",
+    "run": "Missing argument",
+    "run ssd x.onnx --tarket x": "No such option",
+    "run ssd x.onnx --require gpu": "Invalid value for '--require'",
+    "list models": "Invalid value for",
+}
+
+
+@pytest.mark.parametrize("arguments", USAGE)
+def test_a_usage_error_is_2(arguments: str) -> None:
+    done = surgery(*arguments.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error[usage]: {USAGE[arguments]}")
+
+
+WRONG = {
+    "unknown-pipeline": ("run sdd x.onnx", 2),
+    "unknown-pipeline-shown": ("show pipelines sdd", 2),
+    "unknown-stage-shown": ("show stages biuld", 2),
+    "unknown-plugin-shown": ("show plugins EfficientNMS", 2),
+    "no-name": ("show stages", 2),
+    "no-model": ("run MINE", 2),
+    "missing-model": ("run MINE missing.onnx", 3),
+    "text-file": ("run MINE text.onnx", 3),
+    "truncated": ("run MINE cut.onnx", 3),
+    "unknown-key": ("run unknown-key.yaml tiny.onnx", 2),
+    "unknown-stage": ("run unknown-stage.yaml tiny.onnx", 2),
+    "min-above-opt": ("run bad-profile.yaml tiny.onnx", 2),
+    "unknown-override": ("run MINE tiny.onnx --set fold.max_byte=3", 2),
+    "no-override": ("run MINE tiny.onnx --set fold.max_bytes", 2),
+    "unknown-part": ("run MINE tiny.onnx --stages inspect..biuld", 2),
+    "bad-shape": ("run MINE tiny.onnx --shape x:0=1xthree", 2),
+    "no-shape": ("run MINE tiny.onnx --shape x:0", 2),
+    "two-shapes": ("run MINE tiny.onnx --shape x:0=1x3:2x3", 2),
+    "shape-min-above-opt": ("run MINE tiny.onnx --shape x:0=4x3:2x3:8x3", 2),
+    "shape-ranks": ("run MINE tiny.onnx --shape x:0=3:2x3:8x3", 2),
+    "shape-zero": ("run MINE tiny.onnx --shape x:0=0x3", 2),
+    "no-constant": ("run MINE tiny.onnx --constant x", 2),
+    "missing-inputs": ("run MINE tiny.onnx --inputs missing.npz", 2),
+    "text-inputs": ("run MINE tiny.onnx --inputs text.onnx", 2),
+    "output-is-a-file": ("run MINE tiny.onnx --output text.onnx", 2),
+}
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, model: Path) -> Path:
+    pipeline(tmp_path)
+    (tmp_path / "text.onnx").write_text("This is not a model.\n" * 20)
+    (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:-20])
+    (tmp_path / "unknown-key.yaml").write_text("stages:\n  - fold:\n      max_byte: 3\n")
+    (tmp_path / "unknown-stage.yaml").write_text("stages:\n  - biuld\n")
+    (tmp_path / "bad-profile.yaml").write_text(
+        'profiles:\n  "x:0": {min: [4, 3], opt: [2, 3], max: [8, 3]}\nstages: [parse]\n'
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_said_and_nothing_is_written(name: str, workplace: Path, golden: Golden) -> None:
+    arguments, code = WRONG[name]
+    before = sorted(workplace.rglob("*"))
+    done = surgery(*arguments.replace("MINE", "mine.yaml").split(), folder=workplace)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert sorted(workplace.rglob("*")) == before
+    # Causes are in the words of protobuf and numpy.
+    lines = [line for line in plain(done.stderr, workplace).splitlines(True) if not line.startswith("cause:")]
+    golden(f"wrong-{name}", "".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [("run MINE missing.onnx", 3), ("run unknown-key.yaml tiny.onnx", 2), ("build tiny.onnx --shape x", 2)],
+)
+def test_json_has_the_failure_too(arguments: str, code: int, workplace: Path) -> None:
+    done = surgery(*arguments.replace("MINE", "mine.yaml").split(), "--json", folder=workplace)
+    assert done.returncode == code
+    report = json.loads(done.stdout)
+    assert (report["exit_code"], report["status"]) == (code, "failed")
+    assert report["failure"]["message"] in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that even root cannot write to")
+def test_an_output_folder_that_cannot_be_written(workplace: Path) -> None:
+    done = surgery("run", "mine.yaml", "tiny.onnx", "--output", "/proc/self/out", folder=workplace)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error[output-not-writable]: /proc/self/out: ")
+
+
+# -- what goes right ------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_the_model_and_the_report(workplace: Path) -> None:
+    done = surgery("run", "mine.yaml", "tiny.onnx", "--shape", "x:0=1x3:2x3:4x3", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    folder = workplace / "tiny.surgery"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["exit_code"] == 0
+    assert (folder / "tiny.onnx").is_file()
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["inspect", "fold", "save"]
+    assert "report.json" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_json_prints_the_report_and_nothing_else(workplace: Path) -> None:
+    done = surgery("run", "mine.yaml", "tiny.onnx", "--json", "--output", "out", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((workplace / "out/report.json").read_text())
+
+
+def test_the_model_may_come_from_the_pipeline(workplace: Path) -> None:
+    (workplace / "sub").mkdir()
+    pipeline(workplace / "sub", "model: ../tiny.onnx\nstages: [save]\n")
+    done = surgery("run", "sub/mine.yaml", folder=workplace)
+    assert done.returncode == 0, done.stderr
+    assert (workplace / "tiny.surgery/tiny.onnx").is_file()
+
+
+def test_a_bug_is_one_message_and_a_file_with_the_traceback(workplace: Path) -> None:
+    code = """
+import sys
+from surgery.cli import main
+import surgery.api
+def broken(*_, **__):
+    raise ZeroDivisionError("first line\\nsecond line")
+surgery.api.run = broken
+sys.argv = ["surgery", "run", "mine.yaml", "tiny.onnx"]
+sys.exit(main())
+"""
+    done = _python(code, workplace)
+    assert done.returncode == 70
+    assert "ZeroDivisionError: first line" in done.stderr
+    assert "Traceback" not in done.stderr
+    path = re.search(r"(/\S+\.txt)", done.stderr)
+    assert path is not None
+    file = Path(path[1])
+    assert "ZeroDivisionError" in file.read_text()
+    assert "in broken" in file.read_text()
+    file.unlink()
+
+
+def test_an_interrupt_ends_with_130(workplace: Path) -> None:
+    code = """
+import sys
+from surgery.cli import main
+import surgery.api
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+surgery.api.run = interrupted
+sys.argv = ["surgery", "run", "mine.yaml", "tiny.onnx"]
+sys.exit(main())
+"""
+    done = _python(code, workplace)
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )

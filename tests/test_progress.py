@@ -1,0 +1,89 @@
+"""What a run looks like while it works."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from surgery.pipeline import LogLine, StageFinished, StageProgress, StageStarted
+from surgery.progress import progress
+
+
+def terminal() -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=True, width=100, color_system=None, legacy_windows=False
+    )
+
+
+def text(console: Console) -> str:
+    """What was written, without the codes that move the cursor."""
+    assert isinstance(console.file, io.StringIO)
+    return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", console.file.getvalue())
+
+
+def test_not_a_terminal_gets_one_plain_line_for_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress() as listener:
+        listener(StageStarted(1, 2, "inspect"))
+        listener(StageProgress("inspect", "looking", 0.5))
+        listener(LogLine("INFO", "a line of TensorRT"))
+        listener(StageFinished("inspect", 0.25, False, "412 nodes"))
+        listener(StageStarted(2, 2, "fold"))
+        listener(StageFinished("fold", 12.0, True, "30 nodes folded"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["inspect", "0.2", "s", "412", "nodes"],
+        ["fold", "12.0", "s", "30", "nodes", "folded"],
+    ]
+
+
+def test_a_terminal_shows_the_stage_its_time_and_its_last_words() -> None:
+    console = terminal()
+    with progress(console) as listener:
+        listener(StageStarted(1, 8, "build"))
+        listener(StageProgress("build", "first words", 0.25))
+        console.print(listener)
+        listener(LogLine("INFO", "tactic [red]chosen[/red]\nsecond line"))
+        console.print(listener)
+    shown = text(console)
+    assert "build (1/8)" in shown
+    assert "25% first words" in shown
+    assert "tactic [red]chosen[/red]" in shown  # a log is not markup
+    assert "second line" not in shown
+
+
+def test_a_terminal_keeps_a_table_of_the_stages() -> None:
+    console = terminal()
+    with progress(console) as listener:
+        listener(StageStarted(1, 2, "inspect"))
+        listener(StageFinished("inspect", 0.25, False, "412 nodes [a:0]"))
+    end = text(console).splitlines()[-2:]
+    assert [line.split() for line in end] == [
+        ["stage", "seconds", "what", "it", "did"],
+        ["inspect", "0.2", "412", "nodes", "[a:0]"],
+    ]
+
+
+def test_the_table_is_there_after_an_error_and_names_the_stage() -> None:
+    console = terminal()
+
+    def work() -> None:
+        with progress(console) as listener:
+            listener(StageStarted(1, 2, "inspect"))
+            listener(StageFinished("inspect", 0.5, False, "fine"))
+            listener(StageStarted(2, 2, "parse"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()
+    last = text(console).splitlines()[-1].split()
+    assert (last[0], last[2]) == ("parse", "failed")
+
+
+def test_nothing_is_drawn_for_a_run_without_events() -> None:
+    console = terminal()
+    with progress(console):
+        pass
+    assert "stage" not in text(console)
