@@ -119,6 +119,27 @@ def build(
     )
 
 
+def verify(
+    directory: str | Path,
+    model: str | Path | None = None,
+    *,
+    listener: Listener | None = None,
+) -> Report:
+    """Finish a run on a machine with a GPU: run its engine on the cases of its report.
+
+    Args:
+        directory: Folder of a finished run, with report.json and the engine.
+        model: The original model; None takes the path in the report.
+        listener: Called with every event.
+
+    Returns:
+        The report, with ``verification.engine`` filled in; report.json is written anew.
+    """
+    from surgery.finish import verify_directory
+
+    return verify_directory(Path(directory), Path(model) if model else None, listener or _silent)
+
+
 def _silent(event: Event) -> None:
     pass
 

@@ -332,6 +332,7 @@ def keep_front(
             provenance[key] = {"surgery.rule": "resolve-image-loop", "surgery.from": node.name}
         resolved.append((node.name, tuple(n.name for n in made), form))
     drop_dead(graph)
+    _cast_first(graph, [t.name for t in originals])
     after_view = View(graph)
     left = [n for n in cut.outputs if n in after_view.producer and n in tainted]
     keys = after_view.ancestors(after_view.producer[n] for n in left)
@@ -363,3 +364,49 @@ def keep_front(
 def _is_used(graph: gs.Graph, name: str) -> bool:
     view = View(graph)
     return name in view.outputs or bool(view.consumers.get(name))
+
+
+MOVES = frozenset({"Gather", "Slice", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Expand", "Tile"})
+"""Operators that move values and never look at them, so that a cast may go before or after."""
+
+
+def _cast_first(graph: gs.Graph, names: Sequence[str]) -> None:
+    """Let integer images be cast to float before anything else is done with them.
+
+    TensorRT takes UINT8 only at the network's border, in front of a cast. Where an image is first moved
+    (gathered out of a batch, transposed) and cast behind that, the cast goes to the front, and the old one is
+    then from float to float.
+    """
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    for name in names:
+        image = next((t for t in graph.inputs if t.name == name), None)
+        if image is None or np.dtype(image.dtype) != np.uint8:
+            continue
+        view = View(graph)
+        moved: list[Any] = []
+        kinds: set[int] = set()
+        stack = [name]
+        clean = name not in view.outputs
+        while stack and clean:
+            tensor_name = stack.pop()
+            for key in view.consumers.get(tensor_name, ()):
+                node = view.nodes[key]
+                if node.op == "Cast":
+                    kinds.add(int(node.attrs["to"]))
+                elif node.op in MOVES and node.inputs[0].name == tensor_name:
+                    moved.append(node)
+                    stack.append(node.outputs[0].name)
+                    clean = clean and node.outputs[0].name not in view.outputs
+                elif node.op not in ("Shape", "Size"):
+                    clean = False
+        if not (clean and moved and kinds == {onnx.TensorProto.FLOAT}):
+            continue
+        cast = gs.Variable(f"{name}/float", dtype=np.dtype(np.float32), shape=image.shape)
+        replace_uses(view, name, cast)
+        for node in moved:
+            node.outputs[0].dtype = np.dtype(np.float32)
+        attrs = {"to": onnx.TensorProto.FLOAT}
+        graph.nodes.append(gs.Node("Cast", f"{name}/cast_first", attrs, [image], [cast]))
+        drop_dead(graph)

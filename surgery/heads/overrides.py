@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from surgery.graph.convert import constant
 from surgery.graph.view import body_nodes
 from surgery.heads.taps import nms_nodes
 from surgery.pipeline import State
+
+if TYPE_CHECKING:
+    import onnx
 
 _OPERANDS = {
     "max_per_class": (2, np.int64),
@@ -26,30 +29,42 @@ def override_nms(state: State, values: Mapping[str, Any]) -> None:
         state: The run; its reference is replaced by a copy with the same values.
         values: Any of max_per_class, iou_threshold, score_threshold.
     """
-    import onnx
-
     state.warn(
         "the pipeline overrides values of the graph: "
         + ", ".join(f"{k}={v}" for k, v in values.items())
         + "; verification compares with the original model that has these values"
     )
-    reference = onnx.ModelProto()
-    reference.CopyFrom(state.reference)
+    state.reference = override_model(state.reference, values)
     for key, value in values.items():
         position, dtype = _OPERANDS[key]
-        name = f"surgery_override_{key}"
-        array = np.asarray(value, dtype)
-        reference.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-        for node in nms_nodes(reference.graph):
-            while len(node.input) <= position:
-                node.input.append("")
-            node.input[position] = name
-        replacement = constant(name, array)
+        replacement = constant(f"surgery_override_{key}", np.asarray(value, dtype))
         for node in list(state.graph.nodes):
             for inner in (node, *body_nodes(node)):
                 if inner.op != "NonMaxSuppression":
                     continue
                 while len(inner.inputs) <= position:
-                    inner.inputs.append(constant(f"{name}_empty", np.asarray(0, dtype)))
+                    inner.inputs.append(_default(len(inner.inputs)))
                 inner.inputs[position] = replacement
-    state.reference = reference
+
+
+def override_model(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
+    """A copy of the model whose NonMaxSuppression nodes, those in bodies too, have these operands."""
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    for key, value in values.items():
+        position, dtype = _OPERANDS[key]
+        name = f"surgery_override_{key}"
+        changed.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, dtype), name))
+        for node in nms_nodes(changed.graph):
+            while len(node.input) <= position:
+                node.input.append("")
+            node.input[position] = name
+    return changed
+
+
+def _default(position: int) -> Any:
+    """What NonMaxSuppression takes for an operand that is left out (ONNX operator, opset 11)."""
+    defaults = {2: np.asarray(0, np.int64), 3: np.asarray(0, np.float32), 4: np.asarray(-3.0e38, np.float32)}
+    return constant(f"surgery_default_{position}", defaults[position])

@@ -53,7 +53,8 @@ def worker_for(state: State) -> Worker:
             state.log.append(entry)
             state.listener(entry)
 
-        state.worker = Worker(state.target.flavour, on_log=keep)
+        tf32 = any(getattr(stage, "tf32", False) for stage in state.config.stages)
+        state.worker = Worker(state.target.flavour, on_log=keep, tf32=tf32)
     return state.worker
 
 

@@ -11,10 +11,8 @@ from surgery.errors import VerificationError
 from surgery.pipeline import State, StageResult
 
 if TYPE_CHECKING:
-    from surgery.verify.runner import Case
-
-IMAGE_SIZES = ((300, 300), (240, 400), (416, 312))
-"""Sizes (height, width) of images fed to models that take any size; one is square."""
+    from surgery.trt.session import Worker
+    from surgery.verify.cases import Case
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -56,6 +54,12 @@ class Verify:
             constants=state.options.constants,
         )
         tolerances = {o.name: Tolerance(atol=self.atol, rtol=self.rtol) for o in state.portable.graph.output}
+        state.report.verification["plan"] = {
+            "cases": self.cases,
+            "atol": self.atol,
+            "rtol": self.rtol,
+            "detections": state.detections.to_dict() if state.detections else None,
+        }
         state.say(f"comparing original and result on {len(cases)} inputs in ONNX Runtime")
         with on_disk(state.reference, state.source) as original, on_disk(state.portable, state.source) as result:
             outcome = verify_graph(
@@ -78,8 +82,8 @@ class Verify:
         return StageResult(False, f"{text}; {self._engine(state, cases, tolerances)}")
 
     def _engine(self, state: State, cases: list[Case], tolerances: dict[str, Any]) -> str:
-        from surgery.stages.trt_model import worker_for
-        from surgery.verify.engine import run_engine_cases
+        from surgery.stages.trt_model import on_disk, worker_for
+        from surgery.verify.engine import verify_engine
 
         reason = None
         if state.engine is None:
@@ -93,8 +97,20 @@ class Verify:
                 "status": f"not run: {reason}", "reason": reason, "cases": []
             }  # fmt: skip
             return f"engine not run: {reason}"
-        outcome = run_engine_cases(state, cases, tolerances)
-        state.report.verification["engine"] = outcome.to_dict()
+        assert state.engine is not None and state.report.engine_info is not None
+        engine, worker = state.engine, worker_for(state)
+        with on_disk(state.reference, state.source) as original:
+            outcome = verify_engine(
+                original,
+                state.pre,
+                lambda feeds: worker.run(engine, feeds),
+                [t["name"] for t in state.report.engine_info["inputs"]],
+                cases,
+                state.detections,
+                tolerances,
+                [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"],
+            )
+        state.report.verification["engine"] = {**outcome.to_dict(), **conditions(worker)}
         if outcome.status != "passed":
             state.engine = None
             raise VerificationError(
@@ -103,3 +119,13 @@ class Verify:
                 fix="see verification.engine in report.json; no engine was written",
             )
         return f"engine passed on {len(cases)} inputs"
+
+
+def conditions(worker: Worker) -> dict[str, Any]:
+    """Under what the engine ran: GPU, and whether TF32 was allowed."""
+    gpu = worker.environment().gpu
+    return {
+        "gpu": gpu.name if gpu else None,
+        "compute_capability": gpu.compute_capability if gpu else None,
+        "tf32": worker.tf32,
+    }

@@ -104,11 +104,11 @@ def _answer(adapter: Any, kind: str, job: Any, errors: list[str]) -> Any:
         gpu, reason = find_gpu()
         return WorkerEnvironment(adapter.version, gpu, reason)
     if kind == "run":
-        return _run(*job)
+        return _run(adapter, errors, *job)
     raise ValueError(f"unknown job {kind!r}")
 
 
-def _run(engine: bytes, feeds: list[dict[str, Any]]) -> RunOutcome:
+def _run(adapter: Any, errors: list[str], engine: bytes, feeds: list[dict[str, Any]]) -> RunOutcome:
     """Run an engine through Polygraphy's TrtRunner."""
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
     from polygraphy.logger import G_LOGGER
@@ -116,12 +116,14 @@ def _run(engine: bytes, feeds: list[dict[str, Any]]) -> RunOutcome:
     G_LOGGER.module_severity = {"": G_LOGGER.CRITICAL}
     try:
         outputs = []
-        with TrtRunner(EngineFromBytes(engine)) as runner:
+        runtime = adapter.trt.Runtime(adapter.logger)
+        with TrtRunner(EngineFromBytes(engine, runtime=runtime)) as runner:
             for feed in feeds:
                 result = runner.infer(feed)
                 outputs.append({name: value.copy() for name, value in result.items()})
     except Exception as error:  # polygraphy raises its own kinds; the text is what matters
-        return RunOutcome(False, error=str(error).strip().splitlines()[-1] if str(error) else repr(error))
+        text = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+        return RunOutcome(False, error="; ".join([text, *errors[:2]]))
     return RunOutcome(True, outputs=tuple(outputs))
 
 

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.verify.cases import Case
-from surgery.verify.runner import RunError, Verification, verify_with
+from surgery.verify.runner import DetectionOutputs, RunError, Verification, verify_with
 from surgery.verify.tensors import Tolerance
 
 if TYPE_CHECKING:
-    from surgery.pipeline import State
+    import onnx
+
+    from surgery.trt.types import RunOutcome
+
+RunEngine = Callable[[list[dict[str, Any]]], "RunOutcome"]
 
 
-def run_engine_cases(
-    state: State, cases: Sequence[Case], tolerances: Mapping[str, Tolerance]
+def verify_engine(
+    original: onnx.ModelProto | Path,
+    pre: onnx.ModelProto | None,
+    run_engine: RunEngine,
+    engine_inputs: Sequence[str],
+    cases: Sequence[Case],
+    detections: DetectionOutputs | None,
+    tolerances: Mapping[str, Tolerance],
+    inverses: Sequence[Mapping[str, Any]] = (),
 ) -> Verification:
-    """Compare the original in ONNX Runtime with the engine on the GPU."""
-    from surgery.stages.trt_model import on_disk, worker_for
+    """Compare the original in ONNX Runtime with an engine on a GPU.
 
-    engine = state.engine
-    assert engine is not None
-    worker = worker_for(state)
-    assert state.report.engine_info is not None
-    names = {t["name"] for t in state.report.engine_info["inputs"]}
+    Args:
+        original: The original model.
+        pre: The prefix cut off its front, or None.
+        run_engine: Runs the engine on feeds, as :meth:`surgery.trt.session.Worker.run` does.
+        engine_inputs: Names of the engine's inputs.
+        cases: Inputs of the original.
+        detections: Which outputs are detections.
+        tolerances: Per plain output.
+        inverses: Inverses of changes of contract.
+    """
 
     def run(feeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        wanted = [{n: v for n, v in feed.items() if n in names} for feed in feeds]
-        outcome = worker.run(engine, wanted)
+        wanted = [{n: v for n, v in feed.items() if n in engine_inputs} for feed in feeds]
+        outcome = run_engine(wanted)
         if not outcome.ok:
             raise RunError(f"TensorRT: {outcome.error or 'the process ended'}")
         return list(outcome.outputs)
 
-    inverses = [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"]
-    with on_disk(state.reference, state.source) as original:
-        return verify_with(
-            original, state.pre, cases, run, state.detections, tolerances, inverses, runner="engine"
-        )
+    return verify_with(original, pre, cases, run, detections, tolerances, inverses, runner="engine")

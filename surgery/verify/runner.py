@@ -88,7 +88,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class _CaseResult:
-    """What our comparison hands back through Polygraphy; true if everything agrees."""
+    """What our comparison hands back through Polygraphy. true if everything agrees."""
 
     entry: dict[str, Any]
     detected: bool
@@ -182,18 +182,16 @@ def run_onnx(model: onnx.ModelProto | Path, feeds: Sequence[Arrays]) -> list[dic
     """
     import onnxruntime as ort
 
-    def session() -> Any:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        payload = str(model) if isinstance(model, Path) else model.SerializeToString()
-        return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    payload = str(model) if isinstance(model, Path) else model.SerializeToString()
     with _quiet():
         from polygraphy.backend.onnxrt import OnnxrtRunner
 
         try:
-            with OnnxrtRunner(session) as runner:
-                names = set(runner.get_input_metadata())
+            session = ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+            names = {i.name for i in session.get_inputs()}
+            with OnnxrtRunner(lambda: session) as runner:
                 outputs = []
                 for feed in feeds:
                     wanted = {n: v for n, v in feed.items() if n in names}
