@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result: Any = typer.main.get_command(app).main(arguments, prog_name="surgery", standalone_mode=False)
     except KeyboardInterrupt:
-        result = 130
+        print_error("interrupted", None, INTERRUPTED)
+        return 130
     except SurgeryError as error:
         print_error(error.code, error.where, error.message, cause=error.cause, fix=error.fix)
         result = error.exit_code
@@ -69,8 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
             message, fix = bug_text(error)
             print_error("bug", None, message, fix=fix)
             return 70
-    if result == 130:
-        print_error("interrupted", None, INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

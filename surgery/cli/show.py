@@ -109,6 +109,8 @@ def kind_text(node: dict[str, Any]) -> str:
     """The type that a JSON schema describes, in a word or two."""
     if "anyOf" in node:
         return " or ".join(kind_text(n) for n in node["anyOf"] if n.get("type") != "null")
+    if "const" in node:
+        return value_text(node["const"])
     if "enum" in node:
         return " or ".join(map(str, node["enum"]))
     if node.get("type") == "array":

@@ -19,7 +19,8 @@ class Build:
     Attributes:
         optimization_level: Builder optimization level 0 to 5; None leaves TensorRT's default.
         workspace_mib: Most workspace memory a layer may use, in MiB; None leaves TensorRT's default.
-        tf32: Allow TF32 in float32 layers; off for agreement to 1e-4.
+        tf32: Allow TF32 in float32 layers; off for agreement to 1e-4. An engine for TensorRT-RTX built without
+            it has to be run with NVIDIA_TF32_OVERRIDE=0 (see `engine.environment` in the report).
         seconds: Time limit of the build.
         memory_mib: Memory limit of the building process, in MiB; None for none.
     """
@@ -36,6 +37,7 @@ class Build:
         from surgery.stages.profiles import profiles_for
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import handed_over, worker_for
+        from surgery.trt.session import engine_environment
         from surgery.trt.types import BuildOptions, Limits
 
         if state.target_model is None:
@@ -65,6 +67,14 @@ class Build:
                 "inputs": [_spec(t) for t in outcome.inputs],
                 "outputs": [_spec(t) for t in outcome.outputs],
             }
+            environment = engine_environment(state.target.flavour, self.tf32)
+            state.report.engine_info["environment"] = environment
+            if environment:
+                text = " ".join(f"{k}={v}" for k, v in environment.items())
+                state.warn(
+                    f"run the engine with {text}: it is built without TF32, and {state.target.flavour} refuses "
+                    "to load it otherwise; build.tf32=true builds one that needs no variable and is less exact"
+                )
             return StageResult(True, f"engine of {len(outcome.engine) / 2**20:.1f} MiB")
         code, message = _reason(outcome.timed_out, outcome.out_of_memory, outcome.aborted, self.seconds)
         raise BuildError(

@@ -53,6 +53,16 @@ def installed_flavours() -> dict[Flavour, str]:
     return found
 
 
+def engine_environment(flavour: Flavour, tf32: bool) -> dict[str, str]:
+    """Environment variables that an engine is built with and has to be run with.
+
+    TensorRT-RTX chooses kernels when an engine is loaded and does not heed the builder's TF32 flag then: with the
+    flag cleared an SSD's scores were off by 8e-5 on an H200 (1.6.1), with this variable by 1e-6. It refuses to
+    load an engine where the variable is not what it was at build time.
+    """
+    return {"NVIDIA_TF32_OVERRIDE": "0"} if flavour == "tensorrt-rtx" and not tf32 else {}
+
+
 class _Child:
     """One child process and the thread that reads from it."""
 
@@ -63,10 +73,7 @@ class _Child:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         package_root = str(Path(__file__).resolve().parents[2])
         path = environment.get("PYTHONPATH")
-        if not tf32:
-            # TensorRT-RTX compiles kernels when the engine is loaded and ignores the builder's TF32 flag then
-            # (measured with 1.6.1 on an H200: 8e-5 instead of 1e-6 off); this variable is what it heeds.
-            environment["NVIDIA_TF32_OVERRIDE"] = "0"
+        environment.update(engine_environment(flavour, tf32))
         environment["PYTHONPATH"] = f"{package_root}{os.pathsep}{path}" if path else package_root
         self.process = subprocess.Popen(
             [*command, "-m", "surgery.trt.worker", flavour, str(to_child), str(to_parent)],
