@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,36 +11,86 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Arrays = dict[str, "NDArray[Any]"]
+Step = Mapping[str, Any]
 
 
-def apply_inverses(outputs: Mapping[str, NDArray[Any]], inverses: Sequence[Mapping[str, Any]]) -> Arrays:
-    """Outputs of the result, brought back to the original's contract.
+def apply_inverses(outputs: Mapping[str, NDArray[Any]], inverses: Sequence[Step]) -> Arrays:
+    """Outputs of the result, brought back to the original's contract, step by step.
 
-    Operations: ``rename`` (from, to), ``cast`` (name, to), ``transpose`` (name, perm), ``reshape`` (name,
-    shape), ``slice_by_count`` (name, count, axis): the first entries along an axis, as many as the output
-    ``count`` says.
+    Every step names an output: ``rename`` from and to, all others name.
+
+    ==================  =====================================================================
+    ``rename``          from, to
+    ``cast``            name, to (numpy's name of a dtype); values that do not fit are an error
+    ``transpose``       name, perm
+    ``reshape``         name, shape
+    ``squeeze``         name, axes
+    ``unsqueeze``       name, axes
+    ``slice_by_count``  name, count (an output: one number, or one per image if all are equal), axis (default
+                        0): the first entries along the axis, as many as the count says
+    ==================  =====================================================================
 
     Raises:
-        ValueError: an unknown operation, or an output that is not there.
+        ValueError: a step is unknown or incomplete, names an output that is not there, or does not fit it.
     """
     result = dict(outputs)
     for step in inverses:
-        op = step.get("op")
-        name = str(step.get("from") if op == "rename" else step.get("name"))
-        if name not in result:
-            raise ValueError(f"io_changes names output {name!r}, which the result does not have")
-        value = result[name]
-        if op == "rename":
-            result = {(str(step["to"]) if k == name else k): v for k, v in result.items()}
-        elif op == "cast":
-            result[name] = value.astype(np.dtype(step["to"]))
-        elif op == "transpose":
-            result[name] = value.transpose(step["perm"])
-        elif op == "reshape":
-            result[name] = value.reshape(step["shape"])
-        elif op == "slice_by_count":
-            count = int(np.asarray(result[str(step["count"])]).reshape(-1)[0])
-            result[name] = np.take(value, range(count), axis=int(step.get("axis", 0)))
-        else:
-            raise ValueError(f"unknown inverse {op!r} in io_changes")
+        op = str(step.get("op"))
+        try:
+            if op == "rename":
+                result = _rename(result, step)
+                continue
+            name = str(step["name"])
+            change = OPERATIONS[op]
+            result[name] = change(_named(result, name), step, result)
+        except KeyError as error:
+            what = "unknown" if op not in (*OPERATIONS, "rename") else f"lacks {error}:"
+            raise ValueError(f"inverse in io_changes is {what} {dict(step)}") from error
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"inverse {dict(step)} in io_changes: {error}") from error
     return result
+
+
+def _named(outputs: Arrays, name: str) -> NDArray[Any]:
+    if name not in outputs:
+        raise ValueError(f"the result has no output {name!r}")
+    return outputs[name]
+
+
+def _rename(outputs: Arrays, step: Step) -> Arrays:
+    old, new = str(step["from"]), str(step["to"])
+    _named(outputs, old)
+    if new in outputs and new != old:
+        raise ValueError(f"the result has an output {new!r} already")
+    return {(new if k == old else k): v for k, v in outputs.items()}
+
+
+def _cast(value: NDArray[Any], step: Step, _: Arrays) -> NDArray[Any]:
+    """Without loss of whole numbers: a cast that changes them would hide a difference, or make one."""
+    dtype = np.dtype(step["to"])
+    with np.errstate(invalid="ignore"):
+        result = value.astype(dtype)
+        if dtype.kind in "iub" and not np.array_equal(result.astype(value.dtype), value):
+            raise ValueError(f"values do not fit into {dtype}")
+    return result
+
+
+def _slice(value: NDArray[Any], step: Step, outputs: Arrays) -> NDArray[Any]:
+    counts = np.unique(_named(outputs, str(step["count"])))
+    axis = int(step.get("axis", 0))
+    if len(counts) != 1:
+        raise ValueError("the images have different counts, so their rows do not fit into one tensor")
+    count = int(counts[0])
+    if not 0 <= count <= value.shape[axis]:
+        raise ValueError(f"the count is {count}, the output has {value.shape[axis]} rows")
+    return np.take(value, range(count), axis=axis)
+
+
+OPERATIONS: dict[str, Callable[[NDArray[Any], Step, Arrays], NDArray[Any]]] = {
+    "cast": _cast,
+    "transpose": lambda value, step, _: value.transpose(step["perm"]),
+    "reshape": lambda value, step, _: value.reshape(step["shape"]),
+    "squeeze": lambda value, step, _: np.squeeze(value, tuple(step["axes"])),
+    "unsqueeze": lambda value, step, _: np.expand_dims(value, tuple(step["axes"])),
+    "slice_by_count": _slice,
+}
