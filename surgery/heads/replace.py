@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.heads.identify import DetectionHead, OutputRole
-from surgery.plugins.ops import Body
+from surgery.plugins.native_nms import best_first
+from surgery.plugins.nms_forms import best_only
+from surgery.plugins.ops import SMALLEST, Body
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +26,9 @@ PREFERRED = ("BatchedNMSDynamic_TRT", "EfficientNMS_Explicit_TF_TRT")
 BATCHED_LIMIT = 4096
 """Most candidates per class that BatchedNMSDynamic_TRT takes (batchedNMSPlugin, topK)."""
 
+
+EFFICIENT_CANDIDATES = 3840
+"""Pairs that take part with EfficientNMS: below its own limit of 5000, and what TensorRT's TopK can count."""
 
 SPARE = 4
 """Times K that a plugin keeps where boxes outside the image are dropped afterwards."""
@@ -147,41 +152,64 @@ def _efficient(
     b: Body, head: DetectionHead, definition: PluginDefinition
 ) -> tuple[_Rows, dict[str, Any], list[str]]:
     p = head.parameters
-    keep = head.max_total * (SPARE if head.prune_empty else 1)
+    pairs = head.num_boxes * head.num_classes
+    candidates = min(pairs, EFFICIENT_CANDIDATES)
     attributes: dict[str, Any] = {
         "max_output_size_per_class": p.max_per_class,
-        "max_total_size": keep,
+        "max_total_size": candidates,
         "iou_threshold": p.iou_threshold,
         "score_threshold": max(p.score_threshold, 0.0),
         "pad_per_class": 0,
         "clip_boxes": 0,
     }
-    assumptions = [
-        "the kernel suppresses at IoU >= threshold, the graph at IoU > threshold",
-        "among equal scores the kernel promises no order; the graph takes the lower index first",
-        "the kernel lets the best 5000 (box, class) pairs of an image take part, 2000 on GPUs with few "
-        "registers; the graph lets all",
-    ]
+    assumptions = ["the kernel suppresses at IoU >= threshold, the graph at IoU > threshold"]
+    if candidates < pairs:
+        assumptions.append(
+            f"the best {candidates} of {pairs} (box, class) pairs of an image take part (the kernel takes no more "
+            "than 5000, and 2000 on GPUs with few registers); the graph lets all"
+        )
     if p.score_threshold < 0.007:
         assumptions.append(
             f"the score threshold {p.score_threshold:g} is near 0, where the kernel may count rejected "
             "candidates as detections; nodes after it drop them"
         )
-    if head.prune_empty:
-        assumptions.append(
-            f"no more than {keep - head.max_total} of an image's best {keep} detections lie outside the image"
-        )
     names = tuple(b.fresh(n) for n in ("count", "boxes", "scores", "classes"))
-    node = definition.make_node("nms", [_shared_boxes(b, head), head.scores], names, attributes)
-    b.nodes.append(node)
+    inputs = [_shared_boxes(b, head), _best_pairs(b, head, candidates)]
+    b.nodes.append(definition.make_node("nms", inputs, names, attributes))
     count, boxes, scores, classes = names
-    return _finish(b, head, count, boxes, scores, classes, keep), attributes, assumptions
+    return _finish(b, head, count, boxes, scores, classes, candidates, sort=True), attributes, assumptions
+
+
+def _best_pairs(b: Body, head: DetectionHead, candidates: int) -> str:
+    """Scores [B, N, C] with all but the best pairs out of reach; among equals the lower class, then box, stays.
+
+    The kernel limits the candidates too, but which of equal scores it takes is not said; done before it, the
+    limit falls as it does in the graph.
+    """
+    pairs = head.num_boxes * head.num_classes
+    if candidates >= pairs:
+        return head.scores
+    by_class = b.reshape(b.transpose(head.scores, 0, 2, 1), 0, 1, pairs)
+    best = best_only(b, by_class, pairs, candidates)
+    return b.transpose(b.reshape(best, 0, head.num_classes, head.num_boxes), 0, 2, 1)
 
 
 def _finish(
-    b: Body, head: DetectionHead, count: str, boxes: str, scores: str, classes: str, keep: int
+    b: Body,
+    head: DetectionHead,
+    count: str,
+    boxes: str,
+    scores: str,
+    classes: str,
+    keep: int,
+    *,
+    sort: bool = False,
 ) -> _Rows:
-    """Clip, prune and cut to K what a plugin kept; rows come best first and stay in that order."""
+    """Clip, prune and cut to K what a plugin kept.
+
+    Rows come best first and stay in that order; with `sort`, equal scores are put in the graph's order: by class,
+    then as they come, which within a class is the order of the boxes.
+    """
     place = b.const(np.arange(keep, dtype=np.float32)[None])  # [1, keep]
     valid = b.less(place, b.cast(count, np.float32))  # [B, keep]
     valid = b.logical_and(valid, b.greater(scores, b.scalar(head.parameters.score_threshold)))
@@ -194,10 +222,17 @@ def _finish(
         y0, x0, y1, x1 = b.split(boxes, 2, 4)
         area = b.squeeze(b.mul(b.sub(y1, y0), b.sub(x1, x0)), 2)
         valid = b.logical_and(valid, b.greater(area, b.scalar(0.0)))
-    key = b.mul(b.cast(valid, np.float32), b.const(np.arange(keep, 0, -1, dtype=np.float32)[None]))
     total = head.max_total
     taken = min(total, keep)
-    _, order = b.topk(key, taken)  # keys of valid rows are distinct; the order among the others is padded over
+    if sort:
+        ties = b.add(b.mul(b.cast(classes, np.float32), b.scalar(float(keep))), place)
+        ties = b.where(valid, ties, b.add(place, b.scalar(float(keep * head.num_classes))))
+        ranked = b.where(valid, scores, b.scalar(SMALLEST))
+        order = best_first(b, ranked, ties, keep * (head.num_classes + 1), taken)
+    else:
+        key = b.mul(b.cast(valid, np.float32), b.const(np.arange(keep, 0, -1, dtype=np.float32)[None]))
+        # Keys of valid rows are distinct; the order among the others is padded over.
+        _, order = b.topk(key, taken)
     order = b.cast(order, np.int32)
     scores = _pad_to(b, b.gather_elements(scores, order, 1), taken, total, 2)
     classes = _pad_to(b, b.gather_elements(classes, order, 1), taken, total, 2)

@@ -143,7 +143,7 @@ class _Merge:
             scores = self._without_empty(scores, positions)
         if spec.groups > 1 or spec.prune_empty:
             ties, span = self._tie_positions(scores, positions)
-            order = self._best_first(scores, ties, span, min(spec.max_total, self.length))
+            order = best_first(b, scores, ties, span, min(spec.max_total, self.length))
             at = b.cast(order, np.int32)
             scores = b.gather_elements(scores, at, 1)
             positions = b.gather_elements(positions, at, 1)
@@ -184,31 +184,6 @@ class _Merge:
         # Rows without a detection name arbitrary boxes: they get positions of their own, behind all others.
         valid = b.greater(scores, b.scalar(SMALLEST))
         return b.where(valid, in_memory, b.const(here + pairs)), pairs + self.length
-
-    def _best_first(self, scores: str, ties: str, span: int, count: int) -> str:
-        """Positions [B, count] (as floats) of the best of scores [B, L], in the final order.
-
-        TopK finds the threshold and then, among keys that are all distinct, the members; so nothing
-        depends on how TopK orders equal values. Their order follows from counting who comes before whom.
-        """
-        b = self.b
-        top, _ = b.topk(scores, count)
-        limit = b.slice(top, 1, count - 1, count)
-        tied = b.where(b.equal(scores, limit), b.sub(b.scalar(float(span)), ties), b.scalar(0.0))
-        key = b.where(b.greater(scores, limit), b.sub(b.scalar(3.0 * span), ties), tied)
-        found_keys, members = b.topk(key, count)
-        found = b.gather_elements(scores, members, 1)
-        place = b.cast(members, np.float32)
-        # Among equal scores the key falls as the tie position rises, so comparing keys compares positions.
-        mine, other = b.unsqueeze(found, 2), b.unsqueeze(found, 1)
-        my_key, other_key = b.unsqueeze(found_keys, 2), b.unsqueeze(found_keys, 1)
-        before = b.logical_or(
-            b.greater(other, mine), b.logical_and(b.equal(other, mine), b.greater(other_key, my_key))
-        )
-        rank = b.reduce("ReduceSum", b.cast(before, np.float32), 2, keepdims=False)
-        row = b.const(np.arange(count, dtype=np.float32).reshape(1, count, 1))
-        at_row = b.equal(b.unsqueeze(rank, 1), row)
-        return b.reduce("ReduceSum", b.where(at_row, b.unsqueeze(place, 1), b.scalar(0.0)), 2, keepdims=False)
 
     def _write(self, scores: str, positions: str, group: str | None) -> NmsOutputs:
         b, spec = self.b, self.spec
@@ -257,3 +232,28 @@ class _Merge:
         pads = [0] * (2 * rank)
         pads[rank + 1] = self._missing()
         return self.b.op("Pad", value, self.b.ints(*pads), self.b.scalar(fill))
+
+
+def best_first(b: Body, scores: str, ties: str, span: int, count: int) -> str:
+    """Positions [B, count] (as floats) of the best of scores [B, L], in the final order.
+
+    TopK finds the threshold and then, among keys that are all distinct, the members; so nothing
+    depends on how TopK orders equal values. Their order follows from counting who comes before whom.
+    """
+    top, _ = b.topk(scores, count)
+    limit = b.slice(top, 1, count - 1, count)
+    tied = b.where(b.equal(scores, limit), b.sub(b.scalar(float(span)), ties), b.scalar(0.0))
+    key = b.where(b.greater(scores, limit), b.sub(b.scalar(3.0 * span), ties), tied)
+    found_keys, members = b.topk(key, count)
+    found = b.gather_elements(scores, members, 1)
+    place = b.cast(members, np.float32)
+    # Among equal scores the key falls as the tie position rises, so comparing keys compares positions.
+    mine, other = b.unsqueeze(found, 2), b.unsqueeze(found, 1)
+    my_key, other_key = b.unsqueeze(found_keys, 2), b.unsqueeze(found_keys, 1)
+    before = b.logical_or(
+        b.greater(other, mine), b.logical_and(b.equal(other, mine), b.greater(other_key, my_key))
+    )
+    rank = b.reduce("ReduceSum", b.cast(before, np.float32), 2, keepdims=False)
+    row = b.const(np.arange(count, dtype=np.float32).reshape(1, count, 1))
+    at_row = b.equal(b.unsqueeze(rank, 1), row)
+    return b.reduce("ReduceSum", b.where(at_row, b.unsqueeze(place, 1), b.scalar(0.0)), 2, keepdims=False)

@@ -41,8 +41,8 @@ def make_cases(
 ) -> list[Case]:
     """Seeded inputs for every point (minimum, optimum, maximum) of the profiles.
 
-    A free dim of the original that goes by the same name as one of the result's inputs gets the profile's value;
-    other free dims are one image, or an image size that changes from case to case.
+    A free dim of the original that goes by the same name as one of the result's inputs gets the profile's
+    value; other free dims are one image, or an image size that changes from case to case.
 
     Args:
         original: The original model.

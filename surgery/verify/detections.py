@@ -2,7 +2,7 @@
 
 Two lists agree if their rows can be paired so that class, score and box agree. A row may stay unpaired only
 where rounding alone decides about it: at the cut of a full list, or at the IoU threshold. Whether such an
-excuse holds is asked of the list that lacks the row: only a full list cuts, and only a box kept in it suppresses.
+excuse holds is asked of the list that lacks the row: only a full list cuts, only a box kept in it suppresses.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def match_detections(
     else:
         for side, rows in (("expected", left), ("actual", right)):
             if len(rows) > policy.max_unmatched:
-                reason = f"{len(rows)} {side} detections without a partner, at most {policy.max_unmatched} may be"
+                reason = (
+                    f"{len(rows)} {side} detections without a partner, at most {policy.max_unmatched} may be"
+                )
                 break
     return ImageMatch(
         reason is None,
@@ -275,7 +277,7 @@ class _Unpaired:
         return self.policy.capacity is not None and len(self.own) >= self.policy.capacity > 0
 
     def excuse_at_threshold(self, other: _Unpaired) -> None:
-        """A box that the other list keeps, of the same class and no lower score, is right at the threshold."""
+        """A box of the same class that the other list keeps, with no lower score, is at the threshold."""
         policy = self.policy
         if policy.iou_threshold is None or not len(other.own):
             return
@@ -310,7 +312,7 @@ class _Unpaired:
                 self.excuses[i] = SUPPRESSED
 
     def excuse_moved_up(self, other: _Unpaired) -> None:
-        """The last of this list took the place that an excused box has in the other, which is full without it.
+        """The last of this list took the place that an excused box has in the other, full list.
 
         Its score is the last kept score, so the cut decides about it: one row for each place.
         """

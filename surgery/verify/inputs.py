@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,25 +14,56 @@ if TYPE_CHECKING:
 
 CHANNELS = (1, 3, 4)
 
+Layout = Literal["channels first", "channels last"]
 
-def image_like(shape: Sequence[int], dtype: Any, rng: np.random.Generator) -> NDArray[Any]:
+
+def layout_of(shape: Sequence[int]) -> Layout | None:
+    """Where the channels of a picture of rank 3 or 4 are; None if a tensor of that shape is no picture.
+
+    With rank 3 a single channel does not count: [1, tokens, features] is no picture.
+    """
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        return None
+    counts = CHANNELS if len(shape) == 4 else CHANNELS[1:]
+    if shape[-1] in counts:
+        return "channels last"
+    return "channels first" if shape[-3] in counts else None
+
+
+def image_like(
+    shape: Sequence[int],
+    dtype: Any,
+    rng: np.random.Generator,
+    layout: Layout | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> NDArray[Any]:
     """Pictures: a smooth background, a few objects with edges, and noise.
 
     Args:
-        shape: [.., H, W, C] or [.., C, H, W]; the axis with 1, 3 or 4 entries holds the channels.
-        dtype: Integers get 0 to 255, floats 0 to 1.
+        shape: [.., H, W, C] or [.., C, H, W].
+        dtype: Integer or float.
         rng: Source of randomness.
+        layout: None takes the axis with 1, 3 or 4 entries, the last one if both could be.
+        value_range: Darkest and brightest value; None is 0 to 255 (or as far as the dtype goes) for integers
+            and 0 to 1 for floats.
     """
-    last = shape[-1] in CHANNELS
-    height, width = (shape[-3], shape[-2]) if last else (shape[-2], shape[-1])
-    channels = shape[-1] if last else shape[-3]
+    kind = np.dtype(dtype)
+    whole = kind.kind in "ui"
+    if value_range is None:
+        value_range = (0, min(255, int(np.iinfo(kind).max))) if whole else (0, 1)
+    if layout is None:
+        layout = "channels last" if shape[-1] in CHANNELS else "channels first"
+    last = layout == "channels last"
+    height, width, channels = shape[-3:] if last else (*shape[-2:], shape[-3])
     count = int(np.prod(shape[:-3], dtype=np.int64))
-    pictures = np.stack([_picture(height, width, channels, rng) for _ in range(count)])
+    pictures = np.empty((count, height, width, channels))
+    for picture in pictures:
+        picture[:] = _picture(height, width, channels, rng)
     if not last:
         pictures = pictures.transpose(0, 3, 1, 2)
-    pictures = pictures.reshape(shape)
-    kind = np.dtype(dtype)
-    return (pictures * 255).round().astype(kind) if kind.kind in "ui" else pictures.astype(kind)
+    low, high = value_range
+    values = low + pictures.reshape(shape) * (high - low)
+    return (values.round() if whole else values).astype(kind)
 
 
 def _picture(height: int, width: int, channels: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -55,14 +86,14 @@ def _picture(height: int, width: int, channels: int, rng: np.random.Generator) -
 def derive_input(name: str, dtype: Any, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
     """A plausible value for an input: pictures, masks of 0 and 1, small integers, or normal numbers."""
     kind = np.dtype(dtype)
-    picture = len(shape) in (3, 4) and (shape[-1] in CHANNELS or shape[-3] in CHANNELS)
-    if picture and kind.kind in "uif" and min(shape) > 0:
-        return image_like(shape, kind, rng)
+    if kind.kind in "uif" and layout_of(shape) is not None:
+        return image_like(shape, kind, rng, layout_of(shape))
     if kind.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
     if kind.kind in "ui":
-        top = 2 if "mask" in name.lower() else 16
-        return rng.integers(0, top, shape).astype(kind)
+        return rng.integers(0, 2 if "mask" in name.lower() else 16, shape).astype(kind)
+    if kind.kind in "OSU":
+        return rng.choice(np.array(["a", "to", "word"], object), shape)
     return rng.normal(0, 1, shape).astype(kind)
 
 
@@ -87,7 +118,10 @@ def check_given(
     for name, (dtype, shape) in wanted.items():
         if name not in given:
             raise ConfigError(
-                f"no value for input {name!r}", code="missing-input", where=where, fix=f"add {name} to the file"
+                f"no value for input {name!r}",
+                code="missing-input",
+                where=where,
+                fix=f"add {name} to the file",
             )
         value = np.asarray(given[name])
         if value.dtype != np.dtype(dtype):

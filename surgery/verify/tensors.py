@@ -91,8 +91,8 @@ def compare_tensor(
     if expected.size == 0:
         return OutputResult(name, 0.0, 0.0, "empty", True)
     if expected.dtype.kind == "c":
-        parts = [np.stack([v.real, v.imag]) for v in (expected, actual)]
-        return compare_tensor(name, *parts, tolerance)
+        one, two = (np.stack([v.real, v.imag]) for v in (expected, actual))
+        return compare_tensor(name, one, two, tolerance)
     if expected.dtype.kind == "f" or expected.dtype.name in MANTISSA_BITS:
         return _compare_floats(name, expected, actual, tolerance.widened(expected.dtype))
     return _compare_exactly(name, expected, actual)
