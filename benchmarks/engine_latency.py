@@ -36,10 +36,17 @@ def measure(trt: object, path: Path, batch: int) -> dict[str, object]:
     for name in names:
         if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
             low, opt, high = engine.get_tensor_profile_shape(name, 0)
-            shape = [batch if a != c and i == 0 else b for i, (a, b, c) in enumerate(zip(low, opt, high))]
+            shape = [
+                batch if a != c and i == 0 else b
+                for i, (a, b, c) in enumerate(zip(low, opt, high, strict=True))
+            ]
             context.set_input_shape(name, shape)
             kind = kinds[engine.get_tensor_dtype(name).name]
-            value = torch.rand(shape, device="cuda").to(kind) if kind.is_floating_point else torch.randint(0, 255, shape, device="cuda").to(kind)
+            value = (
+                torch.rand(shape, device="cuda").to(kind)
+                if kind.is_floating_point
+                else torch.randint(0, 255, shape, device="cuda").to(kind)
+            )
             buffers.append(value)
             context.set_tensor_address(name, value.data_ptr())
     for name in names:
@@ -58,7 +65,12 @@ def measure(trt: object, path: Path, batch: int) -> dict[str, object]:
             stream.synchronize()
             if k >= 50:
                 times.append(start.elapsed_time(end))
-    return {"engine": path.name, "batch": batch, "median_ms": round(statistics.median(times), 3), "min_ms": round(min(times), 3)}
+    return {
+        "engine": path.name,
+        "batch": batch,
+        "median_ms": round(statistics.median(times), 3),
+        "min_ms": round(min(times), 3),
+    }
 
 
 if __name__ == "__main__":

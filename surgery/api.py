@@ -208,9 +208,7 @@ def _begin(
     report.target = {"name": chosen.name, "installed": chosen.installed, "table": chosen.table}
     report.versions = versions(chosen)
     if not chosen.table_exact:
-        report.warnings.append(
-            f"{chosen.name} has no table of its own; the one of {chosen.table} is used"
-        )
+        report.warnings.append(f"{chosen.name} has no table of its own; the one of {chosen.table} is used")
     given = model if model is not None else config.model_path()
     if given is None:
         raise ConfigError(
@@ -350,5 +348,3 @@ def _export(state: State) -> onnx.ModelProto:
     from surgery.graph.convert import export_graph
 
     return export_graph(state.graph, state.header, provenance=state.provenance)
-
-

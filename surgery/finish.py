@@ -108,7 +108,10 @@ def _verify(
     path = model or (Path(report.model_info["path"]) if report.model_info.get("path") else None)
     if path is None:
         raise ConfigError(
-            "the report names no original model", code="no-model", where=str(folder), fix="give it: --model PATH"
+            "the report names no original model",
+            code="no-model",
+            where=str(folder),
+            fix="give it: --model PATH",
         )
     source = load_model(path)
     if source.sha256 != report.model_info["sha256"]:
@@ -138,9 +141,7 @@ def _verify(
         detections = DetectionOutputs(
             known["boxes"], known["scores"], known["classes"], known["count"], tuple(known["extras"]), policy
         )
-    cases = make_cases(
-        source.proto, portable, report.profiles, per_point=plan["cases"], seed=report.seed
-    )
+    cases = make_cases(source.proto, portable, report.profiles, per_point=plan["cases"], seed=report.seed)
     tolerances = {o.name: Tolerance(plan["atol"], plan["rtol"]) for o in portable.graph.output}
     with Worker(target.flavour) as worker, on_disk(reference, source) as original:
         found = worker.environment()
@@ -175,7 +176,7 @@ def _artifact(folder: Path, report: Report, key: str) -> bytes:
     assert entry is not None
     path = folder / entry["path"]
     try:
-        content = path.read_bytes()
+        content: bytes = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"cannot read {entry['path']}: {error.strerror}", code="artifact-missing", where=str(folder)

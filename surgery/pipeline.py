@@ -12,7 +12,6 @@ from surgery.errors import SurgeryError
 from surgery.report import CutEntry, Report, StageEntry
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     import onnx_graphsurgeon as gs
     from numpy.typing import NDArray

@@ -74,7 +74,10 @@ def _drop_empty_list_attributes(node: onnx.NodeProto) -> None:
 
 
 def export_graph(
-    graph: gs.Graph, header: Header | None = None, *, provenance: Mapping[str, Mapping[str, str]] | None = None
+    graph: gs.Graph,
+    header: Header | None = None,
+    *,
+    provenance: Mapping[str, Mapping[str, str]] | None = None,
 ) -> onnx.ModelProto:
     """Export a graph; `provenance` maps first output names of new nodes to metadata to stamp on them."""
     import onnx

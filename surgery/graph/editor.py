@@ -52,7 +52,9 @@ class Editor:
         inputs = {t.name for t in piece.inputs}
         outputs = [t.name for t in piece.outputs]
         from_nodes = sorted(view.nodes[k].name for k in cut.keys)
-        origin = ", ".join(from_nodes[:8]) + (f" and {len(from_nodes) - 8} more" if len(from_nodes) > 8 else "")
+        origin = ", ".join(from_nodes[:8]) + (
+            f" and {len(from_nodes) - 8} more" if len(from_nodes) > 8 else ""
+        )
 
         self._prefix(piece, {*inputs, *outputs}, prefix)
         made: dict[str, Any] = {}
@@ -121,9 +123,7 @@ class Editor:
         if fresh:
             self.graph.import_domains = [*(self.graph.import_domains or ()), *fresh]
 
-    def _check(
-        self, view: View, cut: Cut, replacement: onnx.ModelProto, tensors: dict[str, Any]
-    ) -> None:
+    def _check(self, view: View, cut: Cut, replacement: onnx.ModelProto, tensors: dict[str, Any]) -> None:
         outputs = [o.name for o in replacement.graph.output]
         if sorted(outputs) != sorted(cut.outputs):
             raise ConversionError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.graph.convert import constant, extract, is_external, value_of
+from surgery.graph.convert import constant, extract, is_external
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.infer import infer_types, is_static
 from surgery.graph.view import View
@@ -49,7 +49,8 @@ def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: in
     before = len(graph.nodes)
     refused: dict[str, str] = {}
     rounds = 0
-    for rounds in range(1, max_rounds + 1):
+    while rounds < max_rounds:
+        rounds += 1
         infer_types(graph)
         count = len(graph.nodes)
         _fold_once(graph, max_bytes, refused)
@@ -76,7 +77,7 @@ def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None
                 continue
         if node.op in KEEP or node.op == "Constant" or node.domain not in (None, "", "ai.onnx"):
             continue
-        if any(True for _ in node.subgraphs()) or not node.inputs and node.op != "Constant":
+        if any(True for _ in node.subgraphs()) or (not node.inputs and node.op != "Constant"):
             continue
         ready = all(
             not t.name or t.name in marked or (isinstance(t, gs.Constant) and not is_external(t))
@@ -91,10 +92,7 @@ def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None
         for key in foldable
         for t in view.nodes[key].outputs
         if t.name
-        and (
-            t.name in view.outputs
-            or any(u not in folded_keys for u in view.consumers.get(t.name, ()))
-        )
+        and (t.name in view.outputs or any(u not in folded_keys for u in view.consumers.get(t.name, ())))
     ]
     known.update(_evaluate(graph, [view.nodes[k] for k in foldable], wanted, known, refused))
     _put(view, {n: v for n, v in known.items() if np.asarray(v).nbytes <= max_bytes})
@@ -115,7 +113,7 @@ def _too_big(tensor: Any, max_bytes: int) -> bool:
     if not is_static(tensor.shape):
         return False
     size = np.dtype(tensor.dtype).itemsize if tensor.dtype is not None else 4
-    return prod(tensor.shape) * size > max_bytes
+    return bool(prod(tensor.shape) * size > max_bytes)
 
 
 def _evaluate(
@@ -143,15 +141,13 @@ def _evaluate(
     return {n: values[n] for n in wanted if n in values}
 
 
-def _run(
-    graph: gs.Graph, nodes: list[gs.Node], feeds: dict[str, Any], wanted: list[str]
-) -> dict[str, Any]:
+def _run(graph: gs.Graph, nodes: list[gs.Node], feeds: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
     model = extract(
         graph,
         nodes,
         feeds,
         wanted,
-        shapes={**{n: None for n in wanted}, **{n: list(v.shape) for n, v in feeds.items()}},
+        shapes={**dict.fromkeys(wanted), **{n: list(v.shape) for n, v in feeds.items()}},
         dtypes={n: v.dtype for n, v in feeds.items()},
         name="fold",
     )

@@ -215,7 +215,12 @@ def _check_structure(proto: onnx.ModelProto, where: str) -> None:
         text = str(error)
         # Plugin nodes live in the default domain without a schema; TensorRT, not ONNX, decides on them.
         # External data was checked above, relative to the model's own folder.
-        harmless = ("No Op registered for", "No opset import for domain", "No schema registered", "Data of TensorProto")
+        harmless = (
+            "No Op registered for",
+            "No opset import for domain",
+            "No schema registered",
+            "Data of TensorProto",
+        )
         if not any(h in text for h in harmless):
             raise ModelError(
                 "not valid ONNX",

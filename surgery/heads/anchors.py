@@ -128,9 +128,7 @@ def _new_name(constant_name: str) -> str:
     return f"{constant_name}/from_plugin"
 
 
-def _anchor_constants(
-    graph: gs.Graph, decoding: Decoding
-) -> dict[str, tuple[str, float, tuple[int, ...]]]:
+def _anchor_constants(graph: gs.Graph, decoding: Decoding) -> dict[str, tuple[str, float, tuple[int, ...]]]:
     """Constants that hold anchors: name to (which quantity, factor, shape)."""
     import onnx_graphsurgeon as gs
 
@@ -216,7 +214,10 @@ def _plugin_model(
 
 def _decoder(graph: gs.Graph, head: DetectionHead, decoding: Decoding) -> onnx.ModelProto:
     view = View(graph)
-    nodes = [view.nodes[k] for k in sorted(view.ancestors([view.producer[head.boxes]]), key=lambda k: view.order[k])]
+    nodes = [
+        view.nodes[k]
+        for k in sorted(view.ancestors([view.producer[head.boxes]]), key=lambda k: view.order[k])
+    ]
     return extract(graph, nodes, [t.name for t in graph.inputs], [head.boxes], shapes={head.boxes: None})
 
 
@@ -232,7 +233,9 @@ def _compare(
     shown = onnx.ModelProto()
     shown.CopyFrom(result)
     if head.boxes not in {o.name for o in shown.graph.output}:
-        shown.graph.output.append(onnx.helper.make_tensor_value_info(head.boxes, onnx.TensorProto.FLOAT, None))
+        shown.graph.output.append(
+            onnx.helper.make_tensor_value_info(head.boxes, onnx.TensorProto.FLOAT, None)
+        )
     try:
         want = Evaluator(reference).run(feeds)[head.boxes]
         got = Evaluator(shown).run(feeds, [head.boxes])[head.boxes]

@@ -53,9 +53,7 @@ def read_decoding(graph: gs.Graph, head: DetectionHead, feeds: Mapping[str, Any]
         return "no tensor [batch, boxes, 4] before the decoded boxes"
     name, shape = start
     behind = view.descendants(view.consumers.get(name, ()))
-    keys = sorted(
-        view.ancestors([view.producer[head.boxes]]) & behind, key=lambda k: view.order[k]
-    )
+    keys = sorted(view.ancestors([view.producer[head.boxes]]) & behind, key=lambda k: view.order[k])
     others = {
         n
         for k in keys

@@ -366,7 +366,9 @@ def _is_used(graph: gs.Graph, name: str) -> bool:
     return name in view.outputs or bool(view.consumers.get(name))
 
 
-MOVES = frozenset({"Gather", "Slice", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Expand", "Tile"})
+MOVES = frozenset(
+    {"Gather", "Slice", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Expand", "Tile"}
+)
 """Operators that move values and never look at them, so that a cast may go before or after."""
 
 

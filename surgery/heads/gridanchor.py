@@ -53,7 +53,11 @@ class GridAnchors:
 
     def attributes(self, variances: tuple[float, ...]) -> dict[str, Any]:
         """Attributes of the plugin node."""
-        shapes = [n for layer in self.layers for n in ((layer.rows,) if self.square else (layer.rows, layer.columns))]
+        shapes = [
+            n
+            for layer in self.layers
+            for n in ((layer.rows,) if self.square else (layer.rows, layer.columns))
+        ]
         return {
             "minSize": self.min_size,
             "maxSize": self.max_size,
@@ -80,7 +84,9 @@ def find_layers(anchors: NDArray[Any]) -> list[Layer] | str:
         count = rows * columns * priors
         if start + count > len(boxes):
             return f"layer {len(layers)} is no full grid of {rows} x {columns} cells"
-        y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+        y, x = np.meshgrid(
+            (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij"
+        )
         want = np.repeat(np.stack([y.ravel(), x.ravel()], axis=1), priors, axis=0)
         if np.max(np.abs(centre[start : start + count] - want)) > CENTRE_TOLERANCE:
             return f"centres of layer {len(layers)} are not those of a grid of {rows} x {columns} cells"

@@ -182,23 +182,21 @@ def _observe(
             if value.dtype.kind == "f" and name in tainted and value.ndim >= 2:
                 given[name] = rng.normal(0, 1.0, value.shape).astype(value.dtype)
         inner = [view.nodes[k] for k in cut.keys]
-        exposed = list(
-            dict.fromkeys(
-                [*cut.outputs, *(t.name for n in inner for t in n.outputs if t.name)]
-            )
-        )
+        exposed = list(dict.fromkeys([*cut.outputs, *(t.name for n in inner for t in n.outputs if t.name)]))
         model = extract(
             graph,
             inner,
             given,
             exposed,
-            shapes={**{n: None for n in exposed}, **{n: list(v.shape) for n, v in given.items()}},
+            shapes={**dict.fromkeys(exposed), **{n: list(v.shape) for n, v in given.items()}},
             dtypes={n: v.dtype for n, v in given.items()},
             name=cut.name,
         )
         tapped, taps = tap_nms(model)
         if not taps:
-            raise refuse("there is no NonMaxSuppression in the cut", cause=f"cut {cut.name!r} ({cut.found_by})")
+            raise refuse(
+                "there is no NonMaxSuppression in the cut", cause=f"cut {cut.name!r} ({cut.found_by})"
+            )
         result = Evaluator(tapped).run(given)
     except EvaluationError as error:
         raise refuse("the head does not run on its own", cause=str(error)) from error
@@ -215,7 +213,9 @@ def _operands(taps: Sequence[Tap], values: Arrays) -> list[dict[str, NDArray[Any
             value = values[tensor]
             for _ in range(tap.depth):
                 if value.shape[0] == 0:
-                    raise refuse("a loop around a NonMaxSuppression does not run for one image", node=tap.node)
+                    raise refuse(
+                        "a loop around a NonMaxSuppression does not run for one image", node=tap.node
+                    )
                 value = value[0]
             row[name] = value
         found.append(row)
@@ -287,7 +287,12 @@ def _find_scores(order: Sequence[str], values: Arrays, wanted: Sequence[NDArray[
     found, partial = [], None
     for name in order:
         value = values.get(name)
-        if value is None or value.dtype != np.float32 or value.ndim != 3 or value.shape[1] != wanted[0].shape[-1]:
+        if (
+            value is None
+            or value.dtype != np.float32
+            or value.ndim != 3
+            or value.shape[1] != wanted[0].shape[-1]
+        ):
             continue
         by_class = np.ascontiguousarray(value.transpose(0, 2, 1))
         columns = {column.tobytes() for image in by_class for column in image}
@@ -342,9 +347,7 @@ def _dependent_outputs(view: View, cut: Cut, holders: Sequence[int]) -> list[str
     return outputs
 
 
-def _behind(
-    view: View, within: Cut, known: tuple[str, str], outputs: Sequence[str], values: Arrays
-) -> Cut:
+def _behind(view: View, within: Cut, known: tuple[str, str], outputs: Sequence[str], values: Arrays) -> Cut:
     """The nodes between boxes, scores, other tensors with a row per box, and the outputs.
 
     What depends on none of these stays outside and becomes an input of the cut.
@@ -436,7 +439,7 @@ class _Asker:
             names,
             cut.outputs,
             shapes={
-                **{n: None for n in cut.outputs},
+                **dict.fromkeys(cut.outputs),
                 **{n: [None, *values[n].shape[1:]] for n in (boxes, scores)},
                 **{n: list(values[n].shape) for n in (*fixed, *free)},
             },
@@ -498,9 +501,10 @@ def _name_outputs(answer: Arrays, scores: NDArray[Any]) -> dict[str, str]:
             if value.size and float(np.mean(known[place] == value)) > 0.5:
                 result["scores"] = name
     for name, value in answer.items():
-        if value.dtype == np.float32 and value.ndim == 3 and value.shape[2] == 4 and "boxes" not in result:
-            if "scores" in result and value.shape[1] == answer[result["scores"]].shape[1]:
-                result["boxes"] = name
+        wide = value.dtype == np.float32 and value.ndim == 3 and value.shape[2] == 4
+        missing = "scores" in result and "boxes" not in result
+        if wide and missing and value.shape[1] == answer[result["scores"]].shape[1]:
+            result["boxes"] = name
     if "scores" not in result or "boxes" not in result:
         raise refuse(
             "no pair of outputs holds the scores [batch, K] and boxes [batch, K, 4] of the detections",
@@ -610,7 +614,11 @@ def _read_roles(
         if value.ndim == 3 and value.shape[1] == total:
             for source in (*ask.free, ask.scores, ask.boxes):
                 table = ask.feeds.get(source)
-                if table is not None and table.ndim == 3 and np.array_equal(table[image, anchors], value[index]):
+                if (
+                    table is not None
+                    and table.ndim == 3
+                    and np.array_equal(table[image, anchors], value[index])
+                ):
                     pad = _pad(some[name], kept, name)
                     roles.append(OutputRole(name, "rows", dtype, ndim, 0, pad, source))
                     break

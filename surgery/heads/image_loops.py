@@ -120,9 +120,10 @@ def _counters(node: gs.Node, body: gs.Graph, carried: int) -> dict[str, Any]:
         if not isinstance(start, gs.Constant) or step is None or step.op != "Add":
             continue
         others = [t for t in step.inputs if t.name != inner.name]
-        if len(others) == 1 and isinstance(others[0], gs.Constant):
-            if value_of(others[0]).reshape(-1).tolist() == [1] and value_of(start).reshape(-1).tolist() == [0]:
-                found[inner.name] = value_of(start).dtype
+        if len(others) != 1 or not isinstance(others[0], gs.Constant):
+            continue
+        if value_of(others[0]).reshape(-1).tolist() == [1] and value_of(start).reshape(-1).tolist() == [0]:
+            found[inner.name] = value_of(start).dtype
     return found
 
 

@@ -66,5 +66,9 @@ def override_model(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.Mo
 
 def _default(position: int) -> Any:
     """What NonMaxSuppression takes for an operand that is left out (ONNX operator, opset 11)."""
-    defaults = {2: np.asarray(0, np.int64), 3: np.asarray(0, np.float32), 4: np.asarray(-3.0e38, np.float32)}
+    defaults: dict[int, Any] = {
+        2: np.asarray(0, np.int64),
+        3: np.asarray(0, np.float32),
+        4: np.asarray(-3.0e38, np.float32),
+    }
     return constant(f"surgery_default_{position}", defaults[position])

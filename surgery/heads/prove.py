@@ -61,9 +61,7 @@ def prove(
     rng = np.random.default_rng(seed + 1)
     worst, differs, cases = 0.0, [], 0
     for batch in (1, 2) if head.batch is None else (head.batch,):
-        for kind, (boxes, scores) in probes.families(
-            rng, batch, head.num_boxes, head.num_classes
-        ).items():
+        for kind, (boxes, scores) in probes.families(rng, batch, head.num_boxes, head.num_classes).items():
             rows = {
                 n: rng.normal(size=(batch, head.num_boxes, w)).astype(np.float32)
                 for n, w in head.row_widths.items()
@@ -74,19 +72,19 @@ def prove(
                 feeds[head.boxes] = boxes[:, :, None]
             want, got = _run(before, head, feeds, batch), _run(after, head, feeds, batch)
             cases += 1
-            error = _difference(want, got)
-            if error == 0.0:
+            apart = _difference(want, got)
+            if apart == 0.0:
                 continue
             strict = replacement.exact or kind in ("scattered", "few", "none")
-            if strict and error > 1e-6:
+            if strict and apart > 1e-6:
                 raise ConversionError(
                     f"what was read off the head is not what it computes: {replacement.plugin} differs by "
-                    f"{error:g} on {kind} boxes",
+                    f"{apart:g} on {kind} boxes",
                     code="unproven",
                     where="substitute.detections",
                     fix="the graph is left as it was; please report the model",
                 )
-            worst = max(worst, error if np.isfinite(error) and strict else 0.0)
+            worst = max(worst, apart if np.isfinite(apart) and strict else 0.0)
             if not strict:
                 differs.append(kind)
     return Proof(worst, tuple(dict.fromkeys(differs)), cases)
@@ -98,7 +96,7 @@ def _original(graph: gs.Graph, head: DetectionHead) -> Evaluator:
     free = {n: [None, head.num_boxes, w] for n, w in head.row_widths.items()}
     boxes = [None, head.num_boxes, 1, 4] if head.boxes_ndim == 4 else [None, head.num_boxes, 4]
     shapes: dict[str, Any] = {
-        **{n: None for n in head.cut.outputs},
+        **dict.fromkeys(head.cut.outputs),
         **free,
         head.boxes: boxes,
         head.scores: [None, head.num_boxes, head.num_classes],

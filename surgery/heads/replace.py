@@ -272,7 +272,8 @@ def _output(b: Body, head: DetectionHead, rows: _Rows, role: OutputRole, *, padd
     place = b.const(np.arange(total)[None], np.int32)
     used = b.less(place, b.unsqueeze(rows.count, 1))  # [B, K]
     if role.role == "rows":
-        assert rows.anchors is not None and role.source is not None
+        assert rows.anchors is not None
+        assert role.source is not None
         source = role.source
         index = b.unsqueeze(rows.anchors, 2)
         width = _width(head, role)
@@ -330,17 +331,13 @@ def _model(b: Body, head: DetectionHead, outputs: list[str], opset: int) -> onnx
     boxes = [batch, head.num_boxes, 1, 4] if head.boxes_ndim == 4 else [batch, head.num_boxes, 4]
     inputs = [
         onnx.helper.make_tensor_value_info(head.boxes, float32, boxes),
-        onnx.helper.make_tensor_value_info(
-            head.scores, float32, [batch, head.num_boxes, head.num_classes]
-        ),
+        onnx.helper.make_tensor_value_info(head.scores, float32, [batch, head.num_boxes, head.num_classes]),
     ]
     sources = dict.fromkeys(o.source for o in head.outputs if o.source)
     for source in sources:
         if source not in (head.boxes, head.scores):
             width = head.row_widths[source]
-            inputs.append(
-                onnx.helper.make_tensor_value_info(source, float32, [batch, head.num_boxes, width])
-            )
+            inputs.append(onnx.helper.make_tensor_value_info(source, float32, [batch, head.num_boxes, width]))
     values = []
     for role, made in zip(head.outputs, outputs, strict=True):
         b.nodes.append(onnx.helper.make_node("Identity", [made], [role.name], name=f"out_{role.role}"))

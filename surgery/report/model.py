@@ -110,9 +110,7 @@ class Report:
     profiles: list[dict[str, Any]] = field(default_factory=list)
     cuts: list[CutEntry] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
-    unsupported: dict[str, list[dict[str, Any]]] = field(
-        default_factory=lambda: {"before": [], "after": []}
-    )
+    unsupported: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"before": [], "after": []})
     io_changes: list[IoChange] = field(default_factory=list)
     verification: dict[str, Any] = field(
         default_factory=lambda: {
@@ -122,9 +120,7 @@ class Report:
     )
     engine_info: dict[str, Any] | None = None
     artifacts: dict[str, dict[str, Any] | None] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("onnx", "onnx_target", "engine", "pre", "log", "report_html")
-        )
+        default_factory=lambda: dict.fromkeys(("onnx", "onnx_target", "engine", "pre", "log", "report_html"))
     )
     previous: dict[str, Any] | None = None
     """What an earlier good run left in the output folder and this failed run did not touch."""

@@ -1,0 +1,1 @@
+"""Rewrite rules: patterns and replacements that leave the computed function unchanged."""

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from surgery.errors import BuildError
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 from surgery.report import CutEntry
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 
 if TYPE_CHECKING:
     import onnx

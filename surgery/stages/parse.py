@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from surgery.errors import ConversionError
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

@@ -65,8 +65,8 @@ def profiles_for(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
                         fix="give the inputs that share a dim the same range for it",
                     )
     result = []
-    for name, value in inputs.items():
-        dims = dims_of(value)
+    for name, info in inputs.items():
+        dims = dims_of(info)
         if dims is None:
             raise ConfigError(
                 f"input {name!r} has no shape",

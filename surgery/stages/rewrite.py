@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 from surgery.report import CutEntry, Edit, IoChange
 
 
@@ -81,7 +81,12 @@ class Rewrite:
                     f"the input is what the cut {cut.name!r} makes of it; {front.evidence}",
                     {"name": name, **contract},
                     {"inputs": [{"name": n, **d} for n, d in after.items()]},
-                    {"op": "apply", "model": f"{state.source.name}.pre.onnx", "from": name, "to": list(after)},
+                    {
+                        "op": "apply",
+                        "model": f"{state.source.name}.pre.onnx",
+                        "from": name,
+                        "to": list(after),
+                    },
                 )
             )
         state.report.edits.append(

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from surgery.errors import ConfigError
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -27,7 +27,8 @@ class Save:
 
         if state.portable is None or state.target_model is None:
             finish(state)
-        assert state.portable is not None and state.target_model is not None
+        assert state.portable is not None
+        assert state.target_model is not None
         folder = state.options.output
         if folder is None:
             return StageResult(False, "nothing to write: no output folder")

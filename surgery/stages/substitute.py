@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from surgery.errors import ConversionError
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 from surgery.report import CutEntry, Edit
 
 if TYPE_CHECKING:
@@ -102,9 +102,7 @@ class Substitute:
             return None
         view, cut = found
         state.record_cut(
-            CutEntry(
-                cut.name, tuple(n.name for n in cut.nodes(view)), cut.inputs, cut.outputs, cut.found_by
-            )
+            CutEntry(cut.name, tuple(n.name for n in cut.nodes(view)), cut.inputs, cut.outputs, cut.found_by)
         )
         state.say("reading the detection head")
         head = identify(state.graph, cut, _sample(state), seed=state.options.seed)
@@ -128,9 +126,7 @@ class Substitute:
             classes=roles.get("classes"),
             count=roles.get("count"),
             extras=tuple(o.name for o in head.outputs if o.role in ("anchors", "rows")),
-            policy=DetectionPolicy(
-                iou_threshold=head.parameters.iou_threshold, capacity=head.max_total
-            ),
+            policy=DetectionPolicy(iou_threshold=head.parameters.iou_threshold, capacity=head.max_total),
         )
         assumptions = list(replacement.assumptions)
         assumptions += [f"differs from the graph on probes of kind {k!r}" for k in proof.differs]
@@ -224,9 +220,7 @@ def _fix_shapes(state: State, head: DetectionHead) -> None:
     from surgery.graph.view import View
 
     free = [
-        t.name
-        for t in state.graph.inputs
-        if any(not isinstance(d, int) for d in list(t.shape or ())[1:])
+        t.name for t in state.graph.inputs if any(not isinstance(d, int) for d in list(t.shape or ())[1:])
     ]
     names = [head.boxes, head.scores, *(n for n in head.row_widths if n != head.scores)]
     if free:

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from surgery.errors import VerificationError
-from surgery.pipeline import State, StageResult
+from surgery.pipeline import StageResult, State
 
 if TYPE_CHECKING:
     from surgery.trt.session import Worker
@@ -61,7 +61,10 @@ class Verify:
             "detections": state.detections.to_dict() if state.detections else None,
         }
         state.say(f"comparing original and result on {len(cases)} inputs in ONNX Runtime")
-        with on_disk(state.reference, state.source) as original, on_disk(state.portable, state.source) as result:
+        with (
+            on_disk(state.reference, state.source) as original,
+            on_disk(state.portable, state.source) as result,
+        ):
             outcome = verify_graph(
                 original,
                 result,
@@ -97,7 +100,8 @@ class Verify:
                 "status": f"not run: {reason}", "reason": reason, "cases": []
             }  # fmt: skip
             return f"engine not run: {reason}"
-        assert state.engine is not None and state.report.engine_info is not None
+        assert state.engine is not None
+        assert state.report.engine_info is not None
         engine, worker = state.engine, worker_for(state)
         with on_disk(state.reference, state.source) as original:
             outcome = verify_engine(

@@ -126,7 +126,9 @@ class Target:
             tables = {_numbers(v): names for v, names in entry.get("versions", {}).items()}
             older = [v for v in tables if v <= _numbers(self.version)]
             versions = tuple(tables[max(older)]) if older else ()
-        fields = tuple(PluginField(a["name"], a["type"], a.get("meaning", "")) for a in entry.get("attributes", ()))
+        fields = tuple(
+            PluginField(a["name"], a["type"], a.get("meaning", "")) for a in entry.get("attributes", ())
+        )
         return PluginEntry(
             name,
             versions,
@@ -162,8 +164,7 @@ class Target:
             "refused": sum(not e.supported for e in operators),
             "plugins": len(plugins),
             "deprecated_plugins": sum(
-                p.deprecated_in is not None
-                and _numbers(p.deprecated_in) <= _numbers(self.version)
+                p.deprecated_in is not None and _numbers(p.deprecated_in) <= _numbers(self.version)
                 for p in plugins
             ),
         }
@@ -203,11 +204,11 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _split(name: str) -> tuple[Flavour, str] | None:
     for flavour in ("tensorrt-rtx", "tensorrt"):
         if name == flavour:
-            return flavour, ""  # type: ignore[return-value]
+            return flavour, ""
         if name.startswith(f"{flavour}-"):
             rest = name[len(flavour) + 1 :]
             if rest and all(p.isdigit() for p in rest.split(".")):
-                return flavour, rest  # type: ignore[return-value]
+                return flavour, rest
     return None
 
 

@@ -82,10 +82,7 @@ class Adapter:
 
     def _parse(self, network: Any, model: bytes | str) -> tuple[Any, bool, tuple[ParserMessage, ...]]:
         parser = self.trt.OnnxParser(network, self.logger)
-        if isinstance(model, str):
-            ok = parser.parse_from_file(model)
-        else:
-            ok = parser.parse(model)
+        ok = parser.parse_from_file(model) if isinstance(model, str) else parser.parse(model)
         errors = tuple(_message(parser.get_error(i)) for i in range(parser.num_errors))
         return parser, bool(ok), errors
 

@@ -222,7 +222,9 @@ class Worker:
             message = None
         if message is None or message[0] != "ready":
             child.close()
-            detail = message[1] if message is not None else b"".join(child.stderr[-3:]).decode(errors="replace")
+            detail = (
+                message[1] if message is not None else b"".join(child.stderr[-3:]).decode(errors="replace")
+            )
             raise MissingEnvironmentError(
                 f"{self.flavour} cannot be loaded",
                 code="tensorrt-not-loadable",
@@ -265,11 +267,10 @@ class Worker:
         if isinstance(result, str):
             line = LogLine("error", result.splitlines()[0])
             return replace(empty, seconds=seconds, log=(*log, line), last_node=node)
-        return replace(result, log=tuple(log), last_node=node)  # type: ignore[type-var]
+        done: _O = replace(result, log=tuple(log), last_node=node)
+        return done
 
-    def _wait(
-        self, child: _Child, limits: Limits, log: list[LogLine]
-    ) -> tuple[Any, str | None, str | None]:
+    def _wait(self, child: _Child, limits: Limits, log: list[LogLine]) -> tuple[Any, str | None, str | None]:
         """The job's result, or how the child ended, and the node announced last."""
         deadline = time.monotonic() + limits.seconds
         node: str | None = None

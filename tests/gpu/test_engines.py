@@ -68,7 +68,9 @@ def test_engine_agrees_with_the_original(name: str, mode: str, tmp_path: Path) -
     out = os.environ.get("OUT")
     if out:  # figures for docs/gpu.md
         worst = {
-            o["name"]: max(c2["max_abs"] for c in engine["cases"] for c2 in c["outputs"] if c2["name"] == o["name"])
+            o["name"]: max(
+                c2["max_abs"] for c in engine["cases"] for c2 in c["outputs"] if c2["name"] == o["name"]
+            )
             for o in engine["cases"][0]["outputs"]
         }
         unmatched = sum(len(c.get("unmatched", ())) for c in engine["cases"])

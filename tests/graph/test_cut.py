@@ -183,7 +183,7 @@ def test_a_boundary_that_does_not_close() -> None:
     extra = gs.Node("Add", "both", {}, [view.nodes[-1].outputs[0], text.outputs[0]], [gs.Variable("d")])
     graph.nodes.append(extra)
     graph.outputs = [extra.outputs[0]]
-    with pytest.raises(ConfigError, match="not convex|also depends on"):
+    with pytest.raises(ConfigError, match=r"not convex|also depends on"):
         cut_by_boundary(View(graph), "c", ["b"], ["d"])
 
 
