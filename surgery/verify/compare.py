@@ -163,17 +163,17 @@ def _failure(bad: OutputResult) -> str:
 
 def _unfit(expected: Arrays, actual: Arrays, detections: DetectionOutputs) -> str | None:
     """Why the outputs cannot be compared as detections at all, or None."""
+    absent = next((n for n in detections.names if n not in expected), None)
+    if absent is not None:
+        return f"{absent} should hold detections, but there is no such output"
+    # Without a count the number of rows is the number of detections, which the pairing judges.
+    free = expected[detections.scores].ndim - 1 if detections.count is None else None
     for n in detections.names:
-        if n not in expected:
-            return f"{n} should hold detections, but there is no such output"
         one, two = expected[n], actual[n]
         if one.dtype != two.dtype:
             return f"{n}: dtype {two.dtype} instead of {one.dtype}"
         if one.dtype.kind not in "fiu":
             return f"{n}: detections cannot be of dtype {one.dtype}"
-        # Without a count the number of rows is the number of detections, which the pairing judges.
-        rows = expected[detections.scores].ndim - 1
-        free = rows if detections.count is None else None
         if one.ndim != two.ndim or any(
             a != b and axis != free for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True))
         ):

@@ -94,7 +94,7 @@ def derive_input(name: str, dtype: Any, shape: Sequence[int], rng: np.random.Gen
         return rng.integers(0, 2 if "mask" in name.lower() else 16, shape).astype(kind)
     if kind.kind in "OSU":
         return rng.choice(np.array(["a", "to", "word"], object), shape)
-    return rng.normal(0, 1, shape).astype(kind)
+    return np.asarray(rng.normal(0, 1, shape)).astype(kind)
 
 
 def check_given(

@@ -184,7 +184,7 @@ def run_onnx(
             names = [i.name for i in session.get_inputs()]
             with OnnxrtRunner(session) as runner:
                 for feed in feeds:
-                    found = runner.infer({n: feed[n] for n in names if n in feed})
+                    found = runner.infer({n: np.asarray(feed[n]) for n in names if n in feed})
                     outputs.append({k: np.array(v) for k, v in found.items()})
         except Exception as error:  # ONNX Runtime and Polygraphy raise kinds of their own
             lines = [line for line in str(error).splitlines() if line.strip()]
