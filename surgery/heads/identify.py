@@ -477,18 +477,22 @@ def _read_answers(
 ) -> _Reading:
     rng = np.random.default_rng(seed)
     answers = []
-    for _ in range(ROUNDS):
+    names: dict[str, str] = {}
+    for turn in range(ROUNDS):
         boxes, scores = probes.scattered(rng, ask.batch, num_boxes, num_classes)
         full = ask(boxes, scores)
-        names = _name_outputs(full, scores)
+        names = names or _name_outputs(full, scores, needed=turn == ROUNDS - 1)
+        if not names:
+            continue  # nothing was detected this time
         at = _locate(full[names["scores"]], scores)
         answers.append((boxes, scores, full, at))
         # One answer of a large head says everything; small heads keep few boxes, so more are asked for.
-        if sum(r is not None for a in answers for rows in a[3] for r in rows) >= ENOUGH:
+        pairs = _pairs([(a[2][names["boxes"]], a[0], a[3]) for a in answers])
+        if len(pairs[0]) >= ENOUGH and len(_clipped_sides(*pairs)) in (0, 4):
             break
     boxes, scores, full, at = answers[-1]
     total = full[names["scores"]].shape[1]
-    clip = _read_clip([(a[2][names["boxes"]], a[0], a[3]) for a in answers])
+    clip = _read_clip(*_pairs([(a[2][names["boxes"]], a[0], a[3]) for a in answers]))
     prune = _read_prune(
         [(a[2][names["scores"]], a[0], select(a[0], a[1], parameters)) for a in answers], clip
     )
@@ -499,13 +503,13 @@ def _read_answers(
     return _Reading(total, clip, prune, _read_roles(ask, names, full, some, at, kept))
 
 
-ROUNDS = 12
+ROUNDS = 24
 ENOUGH = 90
 """Detections after which a head has shown what it does with boxes; and the most probes spent on that."""
 
 
-def _name_outputs(answer: Arrays, scores: NDArray[Any]) -> dict[str, str]:
-    """Which output holds scores, and which boxes."""
+def _name_outputs(answer: Arrays, scores: NDArray[Any], *, needed: bool) -> dict[str, str]:
+    """Which output holds scores, and which boxes; nothing if that cannot be seen and is not `needed`."""
     known = np.unique(scores)
     result: dict[str, str] = {}
     for name, value in answer.items():
@@ -521,6 +525,8 @@ def _name_outputs(answer: Arrays, scores: NDArray[Any]) -> dict[str, str]:
         if wide and missing and value.shape[1] == answer[result["scores"]].shape[1]:
             result["boxes"] = name
     if "scores" not in result or "boxes" not in result:
+        if not needed:
+            return {}
         raise refuse(
             "no pair of outputs holds the scores [batch, K] and boxes [batch, K, 4] of the detections",
             cause="the scores are changed after suppression, or the outputs have another layout",
@@ -543,32 +549,49 @@ def _locate(kept: NDArray[Any], scores: NDArray[Any]) -> list[list[tuple[int, in
     return result
 
 
-def _read_clip(
+def _pairs(
     answers: Sequence[tuple[NDArray[Any], NDArray[Any], list[list[tuple[int, int] | None]]]],
-) -> tuple[float, float, float, float] | None:
-    """The window that boxes are clipped to, from (boxes out, boxes in, where each row came from)."""
-    pairs = [
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Detected boxes as they came out and as they went in, [n, 4] each."""
+    rows = [
         (out[i, k], boxes[i, row[0]])
         for out, boxes, at in answers
-        for i, rows in enumerate(at)
-        for k, row in enumerate(rows)
+        for i, image in enumerate(at)
+        for k, row in enumerate(image)
         if row is not None
     ]
-    got = np.asarray([p[0] for p in pairs])
-    want = np.asarray([p[1] for p in pairs])
+    got = np.asarray([r[0] for r in rows], np.float32).reshape(-1, 4)
+    return got, np.asarray([r[1] for r in rows], np.float32).reshape(-1, 4)
+
+
+def _clipped_sides(got: NDArray[Any], want: NDArray[Any]) -> dict[tuple[int, int], float]:
+    """Where boxes were clipped: (coordinate 0 or 1, -1 low or 1 high) to the border."""
+    sides = {}
+    for axis in (0, 1):
+        one, two = got[:, axis::2], want[:, axis::2]
+        if np.any(one > two):
+            sides[axis, -1] = float(one[one > two].max())
+        if np.any(one < two):
+            sides[axis, 1] = float(one[one < two].min())
+    return sides
+
+
+def _read_clip(got: NDArray[Any], want: NDArray[Any]) -> tuple[float, float, float, float] | None:
+    """The window that boxes are clipped to: low of both coordinates, then high; a free side is far away."""
     if got.size == 0:
         raise refuse("the head detects nothing on the probes")
-    if np.array_equal(got, want):
+    sides = _clipped_sides(got, want)
+    if not sides:
         return None
-    low = (got[:, [0, 2]].min(), got[:, [1, 3]].min())
-    high = (got[:, [0, 2]].max(), got[:, [1, 3]].max())
-    clipped = np.clip(want, [low[0], low[1]] * 2, [high[0], high[1]] * 2).astype(np.float32)
-    if not np.allclose(got, clipped, rtol=0, atol=1e-6):
+    far = float(np.finfo(np.float32).max)
+    low = [sides.get((axis, -1), -far) for axis in (0, 1)]
+    high = [sides.get((axis, 1), far) for axis in (0, 1)]
+    if not np.allclose(got, np.clip(want, low * 2, high * 2), rtol=0, atol=1e-6):
         raise refuse(
             "boxes are changed after suppression by more than clipping",
             cause="a change of coordinate frame that is not the identity, or another box format",
         )
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+    return low[0], low[1], high[0], high[1]
 
 
 def _read_prune(

@@ -31,7 +31,8 @@ EFFICIENT_CANDIDATES = 3840
 """Pairs that take part with EfficientNMS: below its own limit of 5000, and what TensorRT's TopK can count."""
 
 SPARE = 4
-"""Times K that a plugin keeps where boxes outside the image are dropped afterwards."""
+LEAST = 256
+"""Times K, and at least how many, that a plugin keeps where some are dropped afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ def _batched(
 ) -> tuple[_Rows, dict[str, Any], list[str]]:
     p = head.parameters
     top = min(head.num_boxes, BATCHED_LIMIT)
-    keep = min(top, head.max_total * (SPARE if head.prune_empty else 1))
+    spare = head.prune_empty or p.max_per_class < head.max_total
+    keep = min(top, max(SPARE * head.max_total, LEAST) if spare else head.max_total)
     attributes: dict[str, Any] = {
         "shareLocation": 1,
         "backgroundLabelId": -1,
@@ -133,19 +135,18 @@ def _batched(
     assumptions = ["among equal scores the kernel promises no order; the graph takes the lower index first"]
     if top < head.num_boxes:
         assumptions.append(f"the kernel suppresses among the best {top} of {head.num_boxes} boxes of a class")
-    if p.max_per_class < head.max_total or head.prune_empty:
+    limit = p.max_per_class if p.max_per_class < keep else None
+    if keep > head.max_total:
+        why = "lie outside the image or are beyond the limit of their class"
         assumptions.append(
-            f"the kernel has no limit per class; the graph keeps at most {p.max_per_class} of a class"
-        )
-    if head.prune_empty:
-        assumptions.append(
-            f"no more than {keep - head.max_total} of an image's best {keep} detections lie outside the image"
+            f"no more than {keep - head.max_total} of an image's best {keep} detections {why}"
         )
     names = tuple(b.fresh(n) for n in ("count", "boxes", "scores", "classes"))
     node = definition.make_node("nms", [_shared_boxes(b, head), head.scores], names, attributes)
     b.nodes.append(node)
     count, boxes, scores, classes = names
-    return _finish(b, head, count, boxes, scores, b.cast(classes, np.int32), keep), attributes, assumptions
+    rows = _finish(b, head, count, boxes, scores, b.cast(classes, np.int32), keep, per_class=limit)
+    return rows, attributes, assumptions
 
 
 def _efficient(
@@ -204,15 +205,23 @@ def _finish(
     keep: int,
     *,
     sort: bool = False,
+    per_class: int | None = None,
 ) -> _Rows:
     """Clip, prune and cut to K what a plugin kept.
 
     Rows come best first and stay in that order; with `sort`, equal scores are put in the graph's order: by class,
-    then as they come, which within a class is the order of the boxes.
+    then as they come, which within a class is the order of the boxes. With `per_class`, no more than so many rows
+    of a class count, those outside the image among them.
     """
     place = b.const(np.arange(keep, dtype=np.float32)[None])  # [1, keep]
     valid = b.less(place, b.cast(count, np.float32))  # [B, keep]
     valid = b.logical_and(valid, b.greater(scores, b.scalar(head.parameters.score_threshold)))
+    if per_class is not None:
+        # How many rows of its class come before a row: [B, keep]
+        same = b.equal(b.unsqueeze(classes, 2), b.unsqueeze(classes, 1))
+        earlier = b.const(np.tril(np.ones((keep, keep), np.float32), -1)[None])
+        before = b.reduce("ReduceSum", b.mul(b.cast(same, np.float32), earlier), 2, keepdims=False)
+        valid = b.logical_and(valid, b.less(before, b.scalar(float(per_class))))
     unclipped = boxes
     if head.clip_window is not None:
         low = b.floats(*head.clip_window[:2], *head.clip_window[:2])

@@ -218,6 +218,14 @@ def test_nothing_found_fails_both_ways() -> None:
     assert "there are no expected rows" in (outcome.reason or "")
 
 
+def test_ties_at_the_cut_excuse_no_swapped_classes() -> None:
+    tied = scene(FULL)
+    tied.scores[-2:] = 0.5
+    one, two = tied.classes[-2:]
+    swapped = put(put(tied, FULL - 2, klass=two), FULL - 1, klass=one)
+    assert not match_detections(tied, swapped, POLICY).passed
+
+
 # The cut of a full list
 
 
@@ -324,6 +332,16 @@ def test_what_a_borderline_box_would_not_suppress_is_not() -> None:
     assert not match_detections(*cascade(follower_iou=0.55), POLICY).passed
 
 
+def test_only_the_borderline_box_itself_excuses_what_it_suppressed() -> None:
+    borderline, _ = cascade()
+    near_bystander = (0.052, 0.05, 0.102, 0.1, 0.3, 1)
+    expected = join(borderline, image([BYSTANDER]))
+    actual = image([KEEPER, BYSTANDER, near_bystander])
+    outcome = match_detections(expected, actual, POLICY)
+    assert not outcome.passed
+    assert [u.excuse for u in outcome.unmatched] == [AT_THRESHOLD, None]
+
+
 def test_three_boxes_at_the_threshold_are_too_many() -> None:
     keepers, others = [], []
     for k in range(3):
@@ -347,6 +365,9 @@ def test_the_row_that_takes_an_excused_place_in_a_full_list() -> None:
     assert outcome.passed
     assert [u.excuse for u in outcome.unmatched] == [AT_THRESHOLD, AT_CUT]
     assert not match_detections(expected, actual, replace(policy, capacity=4)).passed
+    second = (0.1, 0.8, 0.2, 0.9, 0.3, 2)
+    two_for_one = image([BYSTANDER, KEEPER, next_best, second])
+    assert not match_detections(expected, two_for_one, policy).passed
     without_excuse = image([BYSTANDER, KEEPER, side_by_side(0.5)])
     assert not match_detections(without_excuse, actual, policy).passed
 
