@@ -137,7 +137,12 @@ def _verify(
     known = plan["detections"]
     detections = None
     if known:
-        policy = DetectionPolicy(iou_threshold=known["iou_threshold"], capacity=known["capacity"])
+        policy = DetectionPolicy(
+            score_atol=plan["atol"],
+            box_atol=plan["atol"],
+            iou_threshold=known["iou_threshold"],
+            capacity=known["capacity"],
+        )
         detections = DetectionOutputs(
             known["boxes"], known["scores"], known["classes"], known["count"], tuple(known["extras"]), policy
         )

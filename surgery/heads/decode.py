@@ -48,6 +48,8 @@ def read_decoding(graph: gs.Graph, head: DetectionHead, feeds: Mapping[str, Any]
         feeds: One image for the graph's inputs, from which shapes are taken.
     """
     view = View(graph)
+    if head.boxes not in view.producer:
+        return "the boxes are an input of the network"
     start = _encodings(graph, view, head, feeds)
     if start is None:
         return "no tensor [batch, boxes, 4] before the decoded boxes"

@@ -610,9 +610,7 @@ def _read_prune(
             for anchor, score in zip(selection.anchors, selection.scores, strict=True):
                 if float(score) < lowest:
                     continue
-                y0, x0, y1, x1 = np.clip(
-                    boxes[image, anchor], [clip[0], clip[1]] * 2, [clip[2], clip[3]] * 2
-                )
+                y0, x0, y1, x1 = np.clip(boxes[image, anchor], [clip[0], clip[1]] * 2, [clip[2], clip[3]] * 2)
                 if (y1 - y0) * (x1 - x0) <= 0:
                     pruned += float(score) not in known
                     present += float(score) in known

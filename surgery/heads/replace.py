@@ -138,9 +138,7 @@ def _batched(
     limit = p.max_per_class if p.max_per_class < keep else None
     if keep > head.max_total:
         why = "lie outside the image or are beyond the limit of their class"
-        assumptions.append(
-            f"no more than {keep - head.max_total} of an image's best {keep} detections {why}"
-        )
+        assumptions.append(f"no more than {keep - head.max_total} of an image's best {keep} detections {why}")
     names = tuple(b.fresh(n) for n in ("count", "boxes", "scores", "classes"))
     node = definition.make_node("nms", [_shared_boxes(b, head), head.scores], names, attributes)
     b.nodes.append(node)

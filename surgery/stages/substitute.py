@@ -223,15 +223,18 @@ def _fix_shapes(state: State, head: DetectionHead) -> None:
         t.name for t in state.graph.inputs if any(not isinstance(d, int) for d in list(t.shape or ())[1:])
     ]
     names = [head.boxes, head.scores, *(n for n in head.row_widths if n != head.scores)]
-    if free:
+    made = [n for n in names if n in View(state.graph).producer]
+    if free and head.scores in made:
         view = View(state.graph)
-        keys = sorted(view.ancestors(view.producer[n] for n in names), key=lambda k: view.order[k])
+        keys = sorted(
+            view.ancestors(view.producer[n] for n in names if n in view.producer), key=lambda k: view.order[k]
+        )
         model = extract(
             state.graph,
             [view.nodes[k] for k in keys],
             [t.name for t in state.graph.inputs],
-            names,
-            shapes=dict.fromkeys(names),
+            made,
+            shapes=dict.fromkeys(made),
         )
         try:
             other = Evaluator(model).run(_sample(state, size=416))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -54,6 +55,9 @@ class Verify:
             constants=state.options.constants,
         )
         tolerances = {o.name: Tolerance(atol=self.atol, rtol=self.rtol) for o in state.portable.graph.output}
+        if state.detections is not None:
+            policy = replace(state.detections.policy, score_atol=self.atol, box_atol=self.atol)
+            state.detections = replace(state.detections, policy=policy)
         state.report.verification["plan"] = {
             "cases": self.cases,
             "atol": self.atol,

@@ -40,7 +40,9 @@ def detector(
         initializers.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def op(kind: str, *inputs: str, outputs: Sequence[str] = (), name: str | None = None, **attrs: object) -> str:
+    def op(
+        kind: str, *inputs: str, outputs: Sequence[str] = (), name: str | None = None, **attrs: object
+    ) -> str:
         outs = list(outputs) or [f"t{next(counter)}"]
         label = name or f"Postprocessor/{kind}_{next(counter)}"
         nodes.append(helper.make_node(kind, list(inputs), outs, name=label, **attrs))
@@ -49,19 +51,25 @@ def detector(
     columns = classes + 1 if background else classes
     flat = op("Reshape", "image", const([1, 48], np.int64), name="net/flatten")
     weights = const(rng.normal(0, 0.6, (48, boxes * 4)), np.float32)
-    raw = op("Reshape", op("MatMul", flat, weights, name="net/loc"), const([1, boxes, 4], np.int64), name="net/l")
+    raw = op(
+        "Reshape", op("MatMul", flat, weights, name="net/loc"), const([1, boxes, 4], np.int64), name="net/l"
+    )
     corner = op("Slice", raw, const([0], np.int64), const([2], np.int64), const([2], np.int64), name="net/c")
     extent = op("Slice", raw, const([2], np.int64), const([4], np.int64), const([2], np.int64), name="net/e")
     low = op("Sub", corner, op("Exp", op("Mul", extent, const(0.2, np.float32))))
     high = op("Add", corner, op("Exp", op("Mul", extent, const(0.2, np.float32))))
     decoded = op("Mul", op("Concat", low, high, axis=2), const(0.3, np.float32), outputs=["raw_boxes"])
     conf = const(rng.normal(0, 0.5, (48, boxes * columns)), np.float32)
-    logits = op("Reshape", op("MatMul", flat, conf, name="net/conf"), const([1, boxes, columns], np.int64), name="n/r")
+    logits = op(
+        "Reshape", op("MatMul", flat, conf, name="net/conf"), const([1, boxes, columns], np.int64), name="n/r"
+    )
     scores = op("Sigmoid", logits, outputs=["raw_scores"], name="Postprocessor/convert_scores")
     if background:
         scores = op("Slice", scores, const([1], np.int64), const([columns], np.int64), const([2], np.int64))
     kept_scores, kept_boxes, kept_classes = [], [], []
-    box_rows = op("Squeeze", decoded, const([0], np.int64)) if opset >= 13 else op("Squeeze", decoded, axes=[0])
+    box_rows = (
+        op("Squeeze", decoded, const([0], np.int64)) if opset >= 13 else op("Squeeze", decoded, axes=[0])
+    )
     for c in range(classes):
         column = op("Slice", scores, const([c], np.int64), const([c + 1], np.int64), const([2], np.int64))
         column = op("Transpose", column, perm=[0, 2, 1])
@@ -84,12 +92,16 @@ def detector(
     all_classes = op("Concat", *kept_classes, axis=0)
     length = classes * per_class
     op("TopK", all_scores, const([length], np.int64), outputs=["s_sorted", "s_order"], axis=0)
-    clipped = op("Min", op("Max", op("Gather", all_boxes, "s_order"), const(0.0, np.float32)), const(1.0, np.float32))
+    clipped = op(
+        "Min", op("Max", op("Gather", all_boxes, "s_order"), const(0.0, np.float32)), const(1.0, np.float32)
+    )
     nodes_axes = {"axis": 1}
     op("Split", clipped, const([1, 1, 1, 1], np.int64), outputs=["y0", "x0", "y1", "x1"], **nodes_axes)
     area = op("Mul", op("Sub", "y1", "y0"), op("Sub", "x1", "x0"))
     area = op("Reshape", area, const([-1], np.int64))
-    good = op("And", op("Greater", area, const(0.0, np.float32)), op("Greater", "s_sorted", const(-0.5, np.float32)))
+    good = op(
+        "And", op("Greater", area, const(0.0, np.float32)), op("Greater", "s_sorted", const(-0.5, np.float32))
+    )
     at = op("Reshape", op("Transpose", op("NonZero", good)), const([-1], np.int64))
     first = op("Slice", at, const([0], np.int64), const([total], np.int64))
     number = op("Shape", first)

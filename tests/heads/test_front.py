@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.heads.ssd_models import MODELS
 
 from surgery.errors import ConversionError
 from surgery.graph.convert import export_graph, import_graph
@@ -15,6 +14,7 @@ from surgery.graph.load import load_model
 from surgery.graph.taint import tainted_by
 from surgery.graph.view import View
 from surgery.heads.front import cut_front, keep_front
+from tests.heads.ssd_models import MODELS
 
 DYN = MODELS / "ssd_mobilenet_v2_coco_dyn.onnx"
 SIZES = ((1, 300, 300, 3), (2, 240, 400, 3))
@@ -35,7 +35,11 @@ def test_prefix_and_rest_compute_the_original() -> None:
     assert isinstance(front.inputs[0].shape[0], str)  # the batch stays free
     assert front.constants == ("Preprocessor/map/TensorArrayStack_1/TensorArrayGatherV3:0",)
     assert front.removed_inputs == ("image_tensor:0",)
-    original, pre, rest = Evaluator(source.proto), Evaluator(front.pre), Evaluator(export_graph(graph, header))
+    original, pre, rest = (
+        Evaluator(source.proto),
+        Evaluator(front.pre),
+        Evaluator(export_graph(graph, header)),
+    )
     for shape in SIZES:
         x = {"image_tensor:0": images(shape)}
         want = original.run(x)

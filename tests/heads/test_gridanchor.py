@@ -16,7 +16,9 @@ SHAPES = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=2,
 
 def layers_of(shapes: list[tuple[int, int]], ratios: int) -> tuple[Layer, ...]:
     """Grids with the right number of priors; their sizes are what `generate` works out."""
-    return tuple(Layer(h, w, ((0.1, 0.1),) * (3 if k == 0 else ratios + 1)) for k, (h, w) in enumerate(shapes))
+    return tuple(
+        Layer(h, w, ((0.1, 0.1),) * (3 if k == 0 else ratios + 1)) for k, (h, w) in enumerate(shapes)
+    )
 
 
 @given(
@@ -63,5 +65,7 @@ def test_a_scale_that_is_not_linear_is_refused() -> None:
     made = generate(layers, 0.2, 0.9, (1.0, 2.0, 0.5))
     middle = slice(4 * 4 * 3, 4 * 4 * 3 + 3 * 3 * 4)
     centre = (made[middle, :2] + made[middle, 2:]) / 2
-    made[middle] = np.concatenate([centre + 1.2 * (made[middle, :2] - centre), centre + 1.2 * (made[middle, 2:] - centre)], 1)
+    made[middle] = np.concatenate(
+        [centre + 1.2 * (made[middle, :2] - centre), centre + 1.2 * (made[middle, 2:] - centre)], 1
+    )
     assert "differ by" in str(recover(made))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from tests.heads.ssd_models import detector
 
 from surgery.errors import ConversionError
 from surgery.graph.convert import import_graph
@@ -13,6 +12,7 @@ from surgery.graph.cut import cut_by_scope
 from surgery.graph.fold import fold_constants
 from surgery.graph.view import View
 from surgery.heads.identify import DetectionHead, identify
+from tests.heads.ssd_models import detector
 
 
 def read(model: onnx.ModelProto) -> DetectionHead:
@@ -85,7 +85,8 @@ def test_scores_that_are_changed_before_suppression_are_refused() -> None:
     model = detector()
     place, node = next((i, n) for i, n in enumerate(model.graph.node) if n.name == "nms_0")
     model.graph.node.insert(
-        place, onnx.helper.make_node("Mul", [node.input[1], node.input[1]], ["soft"], name="Postprocessor/soft")
+        place,
+        onnx.helper.make_node("Mul", [node.input[1], node.input[1]], ["soft"], name="Postprocessor/soft"),
     )
     next(n for n in model.graph.node if n.name == "nms_0").input[1] = "soft"
     with pytest.raises(ConversionError) as caught:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from tests.heads.ssd_models import detector
 
 from surgery.errors import ConversionError
 from surgery.graph.convert import export_graph, import_graph
@@ -20,6 +19,7 @@ from surgery.heads.replace import build, choose_plugin
 from surgery.plugins.attach import attach_bodies, target_model
 from surgery.plugins.registry import Registry
 from surgery.targets import resolve_target
+from tests.heads.ssd_models import detector
 
 REGISTRY = Registry.load()
 FORMS = ("MultiClassNMS", "BatchedNMSDynamic_TRT", "EfficientNMS_Explicit_TF_TRT")
@@ -41,7 +41,9 @@ def replaced(model: onnx.ModelProto, plugin: str) -> tuple[onnx.ModelProto, dict
 
 @pytest.mark.parametrize("plugin", FORMS)
 @pytest.mark.parametrize("opset", [13, 17])
-@pytest.mark.parametrize("knobs", [{}, {"classes": 1, "background": False}, {"class_offset": 0, "total": 4}], ids=str)
+@pytest.mark.parametrize(
+    "knobs", [{}, {"classes": 1, "background": False}, {"class_offset": 0, "total": 4}], ids=str
+)
 def test_the_whole_model_computes_the_same(plugin: str, opset: int, knobs: dict[str, int]) -> None:
     model = detector(opset=opset, **knobs)  # type: ignore[arg-type]
     portable, _ = replaced(model, plugin)
