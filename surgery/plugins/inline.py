@@ -60,7 +60,9 @@ def _rename(node: onnx.NodeProto, renames: Mapping[str, str], prefix: str, funct
             attribute.t.name = ""  # names of constants' tensors mean nothing, and would no longer be unique
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
             graph.name = prefix + graph.name
-            for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            for value in (*graph.input, *graph.output, *graph.value_info):
                 value.name = new(value.name)
+            for tensor in graph.initializer:
+                tensor.name = new(tensor.name)
             for inner in graph.node:
                 _rename(inner, renames, prefix, function)

@@ -57,7 +57,7 @@ def test_the_numbers_of_the_classic_recipe_come_back_exactly() -> None:
 def test_moved_anchors_are_no_grid() -> None:
     made = generate(layers_of([(4, 4), (2, 2)], 3), 0.2, 0.9, (1.0, 2.0, 0.5))
     assert isinstance(find_layers(made), list)
-    assert isinstance(recover(made + [0.01, 0, 0.01, 0]), str)
+    assert isinstance(recover(made + np.asarray([0.01, 0, 0.01, 0])), str)
 
 
 def test_a_scale_that_is_not_linear_is_refused() -> None:

@@ -132,6 +132,7 @@ def test_a_replacement_with_other_outputs_is_refused() -> None:
     graph, _ = import_graph(detector())
     cut = cut_by_scope(View(graph), "post", ["Postprocessor"], grow="forward")
     assert cut is not None
-    text = '<ir_version: 8, opset_import: ["" : 13]> g (float[1, 24, 4] raw_boxes) => (float[1, 24, 4] z) { z = Neg (raw_boxes) }'
+    header = '<ir_version: 8, opset_import: ["" : 13]>'
+    text = header + " g (float[1, 24, 4] raw_boxes) => (float[1, 24, 4] z) { z = Neg (raw_boxes) }"
     with pytest.raises(ConversionError, match="has outputs"):
         Editor(graph, {}).replace(cut, onnx.parser.parse_model(text), rule="r", prefix="p")

@@ -239,7 +239,7 @@ def nms_only() -> onnx.ModelProto:
 
 def head_only() -> onnx.ModelProto:
     """The head of a detector, boxes and scores being its inputs."""
-    model = detector(background=False)
+    model = detector(background=False, per_class=9)
     keep = [n for n in model.graph.node if n.name.startswith(("Postprocessor", "nms"))]
     made_boxes = next(i for i, n in enumerate(keep) if "raw_boxes" in n.output)
     keep = [n for n in keep[made_boxes + 1 :] if "raw_scores" not in n.output]
