@@ -65,13 +65,14 @@ class _Rows:
     anchors: str | None  # int32
 
 
-def choose_plugin(target: Target, registry: Registry) -> str:
-    """The plugin for a target: the best it ships, else the native form, which needs none."""
+def candidate_plugins(target: Target, registry: Registry) -> list[str]:
+    """Plugins for a target, best first: those that it ships, then the native form, which needs none."""
+    found = []
     for name in PREFERRED:
         entry = target.plugin(name)
         if entry is not None and entry.available and name in registry.names():
-            return name
-    return NATIVE
+            found.append(name)
+    return [*found, NATIVE]
 
 
 def build(head: DetectionHead, plugin: str, registry: Registry, opset: int) -> Replacement:

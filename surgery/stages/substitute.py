@@ -14,6 +14,8 @@ from surgery.report import CutEntry, Edit
 
 if TYPE_CHECKING:
     from surgery.heads.identify import DetectionHead
+    from surgery.heads.prove import Proof
+    from surgery.heads.replace import Replacement
 
 FORBID = ConfigDict(extra="forbid")
 
@@ -83,8 +85,6 @@ class Substitute:
         from surgery.graph.editor import Editor
         from surgery.heads.identify import identify
         from surgery.heads.overrides import override_nms
-        from surgery.heads.prove import prove
-        from surgery.heads.replace import build, choose_plugin
         from surgery.stages.cuts import find_cut
         from surgery.verify.detections import DetectionPolicy
         from surgery.verify.runner import DetectionOutputs
@@ -107,13 +107,7 @@ class Substitute:
         state.say("reading the detection head")
         head = identify(state.graph, cut, _sample(state), seed=state.options.seed)
         _fix_shapes(state, head)
-        plugin = choose_plugin(state.target, state.registry) if options.plugin == "auto" else options.plugin
-        replacement = build(head, plugin, state.registry, _opset(state))
-        state.say(f"proving {plugin} against the graph")
-        from surgery.plugins.attach import attach_bodies
-
-        runnable = attach_bodies(replacement.model, state.registry)
-        proof = prove(state.graph, head, replacement, runnable, seed=state.options.seed)
+        replacement, proof = self._choose(state, head, options.plugin)
         before = tuple(view.nodes[k].name for k in head.cut.keys)
         editor = Editor(state.graph, state.provenance)
         made = editor.replace(
@@ -143,6 +137,32 @@ class Substitute:
             )
         )
         return head
+
+    def _choose(self, state: State, head: DetectionHead, wanted: str) -> tuple[Replacement, Proof]:
+        """The best form that is proven to compute what the head computes."""
+        from surgery.heads.prove import prove
+        from surgery.heads.replace import NATIVE, PREFERRED, build, candidate_plugins
+        from surgery.plugins.attach import attach_bodies
+
+        names = candidate_plugins(state.target, state.registry) if wanted == "auto" else [wanted]
+        if wanted not in ("auto", NATIVE, *PREFERRED):
+            raise ConversionError(
+                f"a detection head cannot become {wanted!r}",
+                code="unknown-head-plugin",
+                where="substitute.detections.plugin",
+                fix=f"one of: auto, {', '.join((*PREFERRED, NATIVE))}",
+            )
+        for name in names:
+            replacement = build(head, name, state.registry, _opset(state))
+            state.say(f"proving {name} against the graph")
+            runnable = attach_bodies(replacement.model, state.registry)
+            try:
+                return replacement, prove(state.graph, head, replacement, runnable, seed=state.options.seed)
+            except ConversionError as error:
+                if error.code != "unproven" or name == names[-1]:
+                    raise
+                state.warn(f"{name} is not used for this head: {error.message}")
+        raise ConversionError("no form of the head is left", code="unproven")
 
     def _anchors(self, state: State, head: DetectionHead) -> list[str]:
         from surgery.heads.anchors import place_anchors

@@ -15,7 +15,7 @@ from surgery.graph.fold import fold_constants
 from surgery.graph.view import View
 from surgery.heads.identify import identify
 from surgery.heads.prove import prove
-from surgery.heads.replace import build, choose_plugin
+from surgery.heads.replace import build, candidate_plugins
 from surgery.plugins.attach import attach_bodies, target_model
 from surgery.plugins.registry import Registry
 from surgery.targets import resolve_target
@@ -89,7 +89,7 @@ def test_names_of_inputs_and_outputs_stay() -> None:
 )
 def test_each_target_gets_what_it_has(target: str, plugin: str) -> None:
     chosen = resolve_target(target)
-    assert choose_plugin(chosen, REGISTRY) == plugin
+    assert candidate_plugins(chosen, REGISTRY)[0] == plugin
     portable, _ = replaced(detector(), plugin)
     model = target_model(portable, REGISTRY, chosen)
     assert not model.functions
