@@ -252,7 +252,7 @@ def describe(source: Any) -> dict[str, Any]:
 
     initial = {i.name for i in source.proto.graph.initializer}
     return {
-        "path": str(source.path) if source.path else None,
+        "path": str(source.path.resolve()) if source.path else None,
         "sha256": source.sha256,
         "nodes": len(source.proto.graph.node),
         "opset": source.opset,
@@ -339,7 +339,7 @@ def _write_report(report: Report, state: State | None, folder: Path | None) -> N
         text = "".join(f"[{line.severity}] {line.text}\n" for line in state.log).encode()
         write_whole(folder / f"{name}.failed.log", text)
         report.artifacts = {**dict.fromkeys(report.artifacts), "log": {
-            "path": f"{name}.failed.log", "sha256": hashlib.sha256(text).hexdigest()
+            "path": str((folder / f"{name}.failed.log").resolve()), "sha256": hashlib.sha256(text).hexdigest()
         }}  # fmt: skip
     write_whole(folder / "report.json", dump_json(report.to_dict()))
 

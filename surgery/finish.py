@@ -179,16 +179,16 @@ def _verify(
 def _artifact(folder: Path, report: Report, key: str) -> bytes:
     entry = report.artifacts[key]
     assert entry is not None
-    path = folder / entry["path"]
+    path = folder / Path(entry["path"]).name  # the folder may have been copied here
     try:
         content: bytes = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"cannot read {entry['path']}: {error.strerror}", code="artifact-missing", where=str(folder)
+            f"cannot read {path.name}: {error.strerror}", code="artifact-missing", where=str(folder)
         ) from error
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise ConfigError(
-            f"{entry['path']} is not the file that the report describes",
+            f"{path.name} is not the file that the report describes",
             code="artifact-changed",
             where=str(path),
             fix="run the pipeline again",

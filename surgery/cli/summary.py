@@ -66,7 +66,7 @@ def _number(value: Any) -> bool:
 def _files(report: Report, folder: Path | None) -> list[str]:
     if folder is None:
         return []
-    found = [(str(a["path"]), _MEANING.get(k, k)) for k, a in report.artifacts.items() if a]
+    found = [(Path(a["path"]).name, _MEANING.get(k, k)) for k, a in report.artifacts.items() if a]
     if report.exit_code != 0:
         found += [(p.name, "the model when the run failed") for p in sorted(folder.glob("*.failed.onnx"))]
     if report.exit_code in (4, 5, 6) or report.artifacts["onnx"]:

@@ -60,7 +60,7 @@ class Save:
                     )
                 write_whole(path, data)
                 state.report.artifacts[key] = {
-                    "path": file, "sha256": hashlib.sha256(data).hexdigest()
+                    "path": str(path.resolve()), "sha256": hashlib.sha256(data).hexdigest()
                 }  # fmt: skip
             for weight in external_files(state.portable):
                 assert state.source.base_dir is not None

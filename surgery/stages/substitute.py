@@ -85,6 +85,7 @@ class Substitute:
         from surgery.graph.editor import Editor
         from surgery.heads.identify import identify
         from surgery.heads.overrides import override_nms
+        from surgery.heads.score_reading import read_scores
         from surgery.stages.cuts import find_cut
         from surgery.verify.detections import DetectionPolicy
         from surgery.verify.runner import DetectionOutputs
@@ -108,6 +109,7 @@ class Substitute:
         head = identify(state.graph, cut, _sample(state), seed=state.options.seed)
         _fix_shapes(state, head)
         replacement, proof = self._choose(state, head, options.plugin)
+        converted = read_scores(state.graph, head, _sample(state))
         before = tuple(view.nodes[k].name for k in head.cut.keys)
         editor = Editor(state.graph, state.provenance)
         made = editor.replace(
@@ -133,7 +135,9 @@ class Substitute:
                 "passed",
                 proof.max_abs_error,
                 tuple(assumptions),
-                _details(state, head, replacement.plugin, replacement.attributes, proof.cases, given),
+                _details(
+                    state, head, replacement.plugin, replacement.attributes, proof.cases, given, converted
+                ),
             )
         )
         return head
@@ -177,6 +181,7 @@ def _details(
     attributes: dict[str, Any],
     cases: int,
     overridden: dict[str, Any],
+    converted: dict[str, Any],
 ) -> dict[str, Any]:
     p = head.parameters
     return {
@@ -190,6 +195,7 @@ def _details(
         "iou_threshold": p.iou_threshold,
         "max_per_class": p.max_per_class,
         "max_total": head.max_total,
+        **converted,
         "clip_window": head.clip_window,
         "prune_empty": head.prune_empty,
         "outputs": {

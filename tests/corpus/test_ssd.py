@@ -85,6 +85,7 @@ def test_what_is_read_off_the_graph(name: str) -> None:
     assert head["iou_threshold"] == pytest.approx(0.6)
     assert head["score_threshold"] == pytest.approx(1e-8)
     assert (head["max_per_class"], head["max_total"]) == (100, 100)
+    assert (head["score_conversion"], head["model_classes"], head["background_class"]) == ("sigmoid", 91, 0)
     assert anchors["variances"] == pytest.approx((0.1, 0.1, 0.2, 0.2))
     if "fpnlite" in name:
         assert isinstance(anchors["grid"], str)  # its anchors are no GridAnchor's

@@ -348,6 +348,8 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
         for stage in report["stages"]:
             stage.pop("seconds")
         report["artifacts"]["log"] = report["artifacts"]["engine"] = report["engine"] = None
+        for entry in filter(None, report["artifacts"].values()):
+            entry["path"] = Path(entry["path"]).name
     assert one == two
 
 
