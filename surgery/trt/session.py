@@ -33,6 +33,9 @@ from surgery.trt.types import (
 from surgery.trt.worker import receive, send
 
 START_SECONDS = 120.0
+MEMORY_SECONDS = 0.1
+"""How often the memory of the child is looked at."""
+
 MAX_JOBS = 500
 """Jobs after which a child is replaced: TensorRT never gives all memory back."""
 
@@ -273,17 +276,22 @@ class Worker:
     def _wait(self, child: _Child, limits: Limits, log: list[LogLine]) -> tuple[Any, str | None, str | None]:
         """The job's result, or how the child ended, and the node announced last."""
         deadline = time.monotonic() + limits.seconds
+        looked = 0.0
         node: str | None = None
         while True:
-            try:
-                message = child.messages.get(timeout=min(0.2, max(0.0, deadline - time.monotonic())))
-            except queue.Empty:
-                if time.monotonic() >= deadline:
-                    self.close()
-                    return None, "timed_out", node
-                if limits.memory_bytes is not None and child.resident_bytes > limits.memory_bytes:
+            # Looked at on every turn: a process that keeps talking must not outlive its limits.
+            now = time.monotonic()
+            if now >= deadline:
+                self.close()
+                return None, "timed_out", node
+            if limits.memory_bytes is not None and now - looked > MEMORY_SECONDS:
+                looked = now
+                if child.resident_bytes > limits.memory_bytes:
                     self.close()
                     return None, "out_of_memory", node
+            try:
+                message = child.messages.get(timeout=min(MEMORY_SECONDS, deadline - now))
+            except queue.Empty:
                 continue
             if message is None:
                 self.close()
