@@ -296,7 +296,11 @@ def _need_gpu(state: State) -> None:
 
 
 def _conclude(state: State, stages: Sequence[Stage]) -> None:
+    from surgery.stages.verify import Verify
+
     report = state.report
+    if "plan" not in report.verification:
+        report.verification["plan"] = Verify().plan(state)
     report.engine = state.engine
     report.model = state.portable
     report.exit_code = 0

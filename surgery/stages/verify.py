@@ -58,12 +58,7 @@ class Verify:
         if state.detections is not None:
             policy = replace(state.detections.policy, score_atol=self.atol, box_atol=self.atol)
             state.detections = replace(state.detections, policy=policy)
-        state.report.verification["plan"] = {
-            "cases": self.cases,
-            "atol": self.atol,
-            "rtol": self.rtol,
-            "detections": state.detections.to_dict() if state.detections else None,
-        }
+        state.report.verification["plan"] = self.plan(state)
         state.say(f"comparing original and result on {len(cases)} inputs in ONNX Runtime")
         with (
             on_disk(state.reference, state.source) as original,
@@ -87,6 +82,15 @@ class Verify:
             )
         text = f"graph passed on {len(cases)} inputs"
         return StageResult(False, f"{text}; {self._engine(state, cases, tolerances)}")
+
+    def plan(self, state: State) -> dict[str, Any]:
+        """What a later verification needs to compare as this one does."""
+        return {
+            "cases": self.cases,
+            "atol": self.atol,
+            "rtol": self.rtol,
+            "detections": state.detections.to_dict() if state.detections else None,
+        }
 
     def _engine(self, state: State, cases: list[Case], tolerances: dict[str, Any]) -> str:
         from surgery.stages.trt_model import on_disk, worker_for

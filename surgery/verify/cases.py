@@ -20,6 +20,8 @@ IMAGE_SIZES = ((300, 300), (240, 400), (416, 312))
 
 MIN_CASES = 3
 
+Dims = list[int | str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -41,8 +43,9 @@ def make_cases(
 ) -> list[Case]:
     """Seeded inputs for every point (minimum, optimum, maximum) of the profiles.
 
-    A free dim of the original that goes by the same name as one of the result's inputs gets the profile's
-    value; other free dims are one image, or an image size that changes from case to case.
+    A free dim of the original gets the profile's value if one of the result's inputs has a dim of that name,
+    or has the input's own name and the same layout (dims need not have names); other free dims are one
+    image, or an image size that changes from case to case.
 
     Args:
         original: The original model.
@@ -57,22 +60,22 @@ def make_cases(
 
     fixed = dict(constants or {})
     initial = {i.name for i in original.graph.initializer}
-    specs: dict[str, tuple[Any, list[int | str | None] | None]] = {}
+    specs: dict[str, tuple[Any, Dims | None]] = {}
     for value in original.graph.input:
         if value.name not in initial:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             specs[value.name] = (dtype, dims_of(value))
-    points = _points(result, profiles)
+    points = _points(result, profiles, {name: dims for name, (_, dims) in specs.items()})
     rounds = max(per_point, -(-MIN_CASES // len(points)))
     cases: list[Case] = []
-    for label, known in points:
+    for label, known, placed in points:
         for k in range(rounds):
             number = len(cases)
             rng = np.random.default_rng([seed, number])
             feeds = {
                 name: np.asarray(fixed[name], dtype)
                 if name in fixed
-                else derive_input(name, dtype, _shape(dims, known, number), rng)
+                else derive_input(name, dtype, _shape(placed.get(name, dims), known, number), rng)
                 for name, (dtype, dims) in specs.items()
             }
             cases.append(Case(f"{label}-{k}", feeds))
@@ -82,24 +85,37 @@ def make_cases(
 
 
 def _points(
-    result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, dict[str, int]]]:
-    """Values of the symbolic dims at each point of the profiles, equal points once."""
+    result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]], originals: Mapping[str, Dims | None]
+) -> list[tuple[str, dict[str, int], dict[str, Dims]]]:
+    """Each point of the profiles, equal points once: its label, its symbolic dims, and its whole shapes.
+
+    Whole shapes are those of inputs that original and result share: a dim without a name is found by its place.
+    """
     inputs = {v.name: v for v in result.graph.input}
-    points: list[tuple[str, dict[str, int]]] = []
+    points: list[tuple[str, dict[str, int], dict[str, Dims]]] = []
     for label in ("opt", "min", "max"):
         known: dict[str, int] = {}
+        placed: dict[str, Dims] = {}
         for profile in profiles:
-            dims = dims_of(inputs[profile["input"]]) or []
-            for dim, size in zip(dims, profile[label], strict=True):
-                if isinstance(dim, str):
-                    known[dim] = int(size)
-        if all(known != other for _, other in points):
-            points.append((label if profiles else "static", known))
+            name, sizes = profile["input"], [int(size) for size in profile[label]]
+            dims = dims_of(inputs[name]) or []
+            known.update({d: n for d, n in zip(dims, sizes, strict=True) if isinstance(d, str)})
+            own = originals.get(name)
+            if own is not None and _fits(own, sizes):
+                placed[name] = list(sizes)
+        if all((known, placed) != point[1:] for point in points):
+            points.append((label if profiles else "static", known, placed))
     return points
 
 
-def _shape(dims: list[int | str | None] | None, known: Mapping[str, int], number: int) -> list[int]:
+def _fits(dims: Dims, sizes: Sequence[int]) -> bool:
+    """Whether the sizes are possible; if not, the input has another layout than the result's of that name."""
+    return len(dims) == len(sizes) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(dims, sizes, strict=True)
+    )
+
+
+def _shape(dims: Dims | None, known: Mapping[str, int], number: int) -> list[int]:
     shape = []
     size = iter(IMAGE_SIZES[number % len(IMAGE_SIZES)] * 4)
     for axis, dim in enumerate(dims or ()):

@@ -59,6 +59,31 @@ def test_every_point_of_a_profile_once() -> None:
     assert [c.name for c in cases(FREE, RESULT, profiles=[flat])] == ["opt-0", "opt-1", "opt-2"]
 
 
+def unnamed(shape: list[int | None], name: str = "image") -> onnx.ModelProto:
+    """A model whose free dims have no names, as many exporters leave them."""
+    helper = onnx.helper
+    value = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+    out = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)
+    graph = helper.make_graph([helper.make_node("Relu", [name], ["y"])], "g", [value], [out])
+    return helper.make_model(graph)
+
+
+def test_a_profile_reaches_dims_without_names() -> None:
+    profile = {"input": "image", "min": [1, 3, 64, 64], "opt": [2, 3, 96, 80], "max": [4, 3, 128, 128]}
+    made = cases(unnamed([None, 3, None, None]), per_point=1, profiles=[profile])
+    assert [(c.name, list(c.feeds["image"].shape)) for c in made] == [
+        ("opt-0", profile["opt"]), ("min-0", profile["min"]), ("max-0", profile["max"])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [[None, None, None, 3], [3, None, None]], ids=["layout", "rank"])
+def test_a_profile_of_another_layout_is_not_taken_by_place(shape: list[int | None]) -> None:
+    profile = {"input": "image", "min": [1, 3, 64, 64], "opt": [2, 3, 96, 80], "max": [4, 3, 128, 128]}
+    made = cases(unnamed(shape), unnamed([None, 3, None, None]), per_point=1, profiles=[profile])
+    free = [(1, *size, 3) if len(shape) == 4 else (3, 16, 16) for size in IMAGE_SIZES]
+    assert [c.feeds["image"].shape for c in made] == free
+
+
 def test_initializers_are_no_inputs() -> None:
     listed = model("uint8[1, 8, 8, 3] image, float[1] w", "<float[1] w = {1.0}>")
     assert list(cases(listed)[0].feeds) == ["image"]

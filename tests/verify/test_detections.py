@@ -368,6 +368,10 @@ def test_the_row_that_takes_an_excused_place_in_a_full_list() -> None:
     second = (0.1, 0.8, 0.2, 0.9, 0.3, 2)
     two_for_one = image([BYSTANDER, KEEPER, next_best, second])
     assert not match_detections(expected, two_for_one, policy).passed
+    for score, passes in ((0.3, True), (0.7, False)):  # only the last of the list can have moved up
+        in_the_middle = image([BYSTANDER, KEEPER, (*next_best[:4], score, 2), second])
+        longer = image([BYSTANDER, KEEPER, side_by_side(0.6), second])
+        assert match_detections(longer, in_the_middle, replace(policy, capacity=4)).passed is passes
     without_excuse = image([BYSTANDER, KEEPER, side_by_side(0.5)])
     assert not match_detections(without_excuse, actual, policy).passed
 

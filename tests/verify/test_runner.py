@@ -159,6 +159,7 @@ def test_inputs_of_a_wrong_dtype_or_shape_are_a_failed_verification() -> None:
 def test_no_cases_are_no_verification() -> None:
     outcome = verify_graph(affine(), affine(), None, [], None, {})
     assert outcome.status == "failed"
+    assert outcome.reason == "only 0 of 0 cases were compared"
 
 
 def test_empty_outputs_are_no_verification() -> None:
