@@ -146,9 +146,17 @@ def _verify(
         detections = DetectionOutputs(
             known["boxes"], known["scores"], known["classes"], known["count"], tuple(known["extras"]), policy
         )
-    cases = make_cases(source.proto, portable, report.profiles, per_point=plan["cases"], seed=report.seed)
+    cases = make_cases(
+        source.proto,
+        portable,
+        report.profiles,
+        per_point=plan["cases"],
+        seed=report.seed,
+        constants=plan.get("constants"),
+    )
+    tf32 = "NVIDIA_TF32_OVERRIDE" not in (report.engine_info.get("environment") or {})
     tolerances = {o.name: Tolerance(plan["atol"], plan["rtol"]) for o in portable.graph.output}
-    with Worker(target.flavour) as worker, on_disk(reference, source) as original:
+    with Worker(target.flavour, tf32=tf32) as worker, on_disk(reference, source) as original:
         found = worker.environment()
         if found.gpu is None:
             raise MissingEnvironmentError(

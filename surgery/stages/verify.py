@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -90,6 +91,7 @@ class Verify:
             "atol": self.atol,
             "rtol": self.rtol,
             "detections": state.detections.to_dict() if state.detections else None,
+            "constants": {k: np.asarray(v).tolist() for k, v in state.options.constants.items()},
         }
 
     def _engine(self, state: State, cases: list[Case], tolerances: dict[str, Any]) -> str:

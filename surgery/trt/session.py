@@ -195,12 +195,13 @@ class Worker:
     ) -> RunOutcome:
         """Run an engine on each of the feeds; needs a GPU."""
         job = (engine, [dict(f) for f in feeds])
-        first = self._once("run", job, RunOutcome(False), limits)
-        if first.ok or first.timed_out or first.out_of_memory:
-            return first
-        # A process that has built before may fail to make an execution context; a fresh one decides.
+        # Always in a process that has built nothing, as an application runs it: in one that had built the engine,
+        # TensorRT-RTX 1.6.1 on an H200 now and then computed wrong convolutions at a batch of 4.
         self.close()
-        return replace(self._once("run", job, RunOutcome(False), limits), flaky=True)
+        try:
+            return self._once("run", job, RunOutcome(False), limits)
+        finally:
+            self.close()
 
     def environment(self) -> WorkerEnvironment:
         """Version of TensorRT and the GPU, as the child sees them."""
