@@ -195,8 +195,7 @@ class Worker:
     ) -> RunOutcome:
         """Run an engine on each of the feeds; needs a GPU."""
         job = (engine, [dict(f) for f in feeds])
-        # Always in a process that has built nothing, as an application runs it: in one that had built the engine,
-        # TensorRT-RTX 1.6.1 on an H200 now and then computed wrong convolutions at a batch of 4.
+        # Always in a process that has built nothing, as an application runs it.
         self.close()
         try:
             return self._once("run", job, RunOutcome(False), limits)
