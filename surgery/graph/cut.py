@@ -11,7 +11,6 @@ from surgery.errors import ConfigError
 from surgery.graph.view import View, body_nodes
 
 if TYPE_CHECKING:
-    import onnx
     import onnx_graphsurgeon as gs
 
 Grow = Literal["none", "back", "forward"]
@@ -208,10 +207,3 @@ def _near(name: str, known: Iterable[str]) -> list[str]:
     import difflib
 
     return difflib.get_close_matches(name, list(known), n=3)
-
-
-def extract_cut(view: View, cut: Cut, **kwargs: object) -> onnx.ModelProto:
-    """The cut as a model of its own; see :func:`surgery.graph.convert.extract` for the keywords."""
-    from surgery.graph.convert import extract
-
-    return extract(view.graph, cut.nodes(view), cut.inputs, cut.outputs, name=cut.name, **kwargs)  # type: ignore[arg-type]
