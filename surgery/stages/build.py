@@ -34,17 +34,17 @@ class Build:
 
     def run(self, state: State) -> StageResult:
         """Build in a child process; the engine stays in memory until it is verified."""
-        from surgery.stages.profiles import profiles_for
+        from surgery.stages.profiles import checked_profiles
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import handed_over, worker_for
-        from surgery.trt.session import engine_environment
+        from surgery.trt.session import engine_environment, engine_runtime
         from surgery.trt.types import BuildOptions, Limits
 
         if state.target_model is None:
             finish(state)
         assert state.target_model is not None
         state.report.profiles.clear()
-        profiles = profiles_for(state, state.target_model)
+        profiles = checked_profiles(state, state.target_model)
         if not state.target.installed:
             return StageResult(False, f"not run: {state.target.name} is not installed")
         worker = worker_for(state)
@@ -74,6 +74,14 @@ class Build:
                 state.warn(
                     f"run the engine with {text}: it is built without TF32, and {state.target.flavour} refuses "
                     "to load it otherwise; build.tf32=true builds one that needs no variable and is less exact"
+                )
+            runtime = engine_runtime(state.target.flavour, outcome.inputs)
+            state.report.engine_info["runtime"] = runtime
+            for attribute, value in runtime.items():
+                state.warn(
+                    f"create the engine's contexts with {attribute} = {value} in their IRuntimeConfig: with shapes "
+                    f"that change in one context, the default gave wrong numbers on {state.target.flavour} 1.6 "
+                    "(docs/gpu.md); a fixed shape, as in --shape NAME=4x3x300x300, needs no setting"
                 )
             return StageResult(True, f"engine of {len(outcome.engine) / 2**20:.1f} MiB")
         code, message = _reason(outcome.timed_out, outcome.out_of_memory, outcome.aborted, self.seconds)

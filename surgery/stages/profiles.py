@@ -90,6 +90,53 @@ def profiles_for(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
     return result
 
 
+def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
+    """Profiles at whose minimum, optimum and maximum the original model runs in ONNX Runtime.
+
+    A derived minimum or maximum at which it does not run is replaced by the optimum, with a warning.
+
+    Raises:
+        ConfigError: as :func:`profiles_for`; or the original does not run at a shape that was asked for, or not
+            at any that was derived.
+    """
+    from surgery.stages.trt_model import on_disk
+    from surgery.trt.types import ShapeProfile
+    from surgery.verify.cases import make_cases
+    from surgery.verify.runner import RunError, run_onnx
+
+    profiles = profiles_for(state, model)
+    entries = state.report.profiles
+    if not entries:
+        return profiles
+    with on_disk(state.source.proto, state.source) as original:
+        for label in ("opt", "min", "max"):
+            point = [{**e, "min": e[label], "opt": e[label], "max": e[label]} for e in entries]
+            case = make_cases(
+                state.source.proto, model, point, per_point=1, seed=state.options.seed,
+                constants=state.options.constants,
+            )[0]  # fmt: skip
+            try:
+                run_onnx(original, [case.feeds], "the model")
+            except RunError as error:
+                given = [e for e in entries if e["source"] != "derived"]
+                if label == "opt" or all(e["source"] != "derived" or e[label] == e["opt"] for e in entries):
+                    raise ConfigError(
+                        f"the model does not run at the {label} of its profile",
+                        code="profile-impossible",
+                        where="; ".join(f"{e['source']}: {e['input']} {e[label]}" for e in given or entries),
+                        cause=str(error),
+                        fix="give shapes that the model takes: --shape NAME=MIN:OPT:MAX, e.g. "
+                        + "x".join(str(d) for d in entries[0]["opt"]),
+                    ) from error
+                state.warn(
+                    f"the model does not run at the derived {label}: the profile stops at the optimum ({error})"
+                )
+                for entry in entries:
+                    if entry["source"] == "derived":
+                        entry[label] = list(entry["opt"])
+    return [ShapeProfile(e["input"], tuple(e["min"]), tuple(e["opt"]), tuple(e["max"])) for e in entries]
+
+
 def _range(dim: int | str | None, axis: int, rank: int, known: dict[str, Range]) -> Range:
     if isinstance(dim, int):
         return dim, dim, dim

@@ -34,7 +34,7 @@ class Verify:
 
     def run(self, state: State) -> StageResult:
         """Fill ``verification``; a difference is an error, and no engine is written."""
-        from surgery.stages.profiles import profiles_for
+        from surgery.stages.profiles import checked_profiles
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import on_disk
         from surgery.verify.cases import make_cases
@@ -45,7 +45,7 @@ class Verify:
             finish(state)
         assert state.portable is not None
         if not state.report.profiles:
-            profiles_for(state, state.portable)
+            checked_profiles(state, state.portable)
         cases = make_cases(
             state.source.proto,
             state.portable,

@@ -69,9 +69,14 @@ class Adapter:
         return str(self.trt.__version__)
 
     def load_plugins(self, libraries: Sequence[str]) -> None:
-        """Load plugin libraries (``.so``) into the plugin registry."""
+        """Load plugin libraries (``.so``) into the plugin registry.
+
+        Raises:
+            OSError: a library does not load; the registry itself only logs why and returns no handle.
+        """
         for library in libraries:
-            self.trt.get_plugin_registry().load_library(library)
+            if self.trt.get_plugin_registry().load_library(library) is None:
+                raise OSError(f"the plugin library {library} does not load")
 
     def _network(self) -> tuple[Any, Any]:
         trt = self.trt

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from surgery.errors import MissingEnvironmentError
 from surgery.trt.types import (
     MODULES,
+    STRATEGY,
     BuildOptions,
     BuildOutcome,
     Flavour,
@@ -28,6 +29,7 @@ from surgery.trt.types import (
     ParseOutcome,
     RunOutcome,
     ShapeProfile,
+    TensorSpec,
     WorkerEnvironment,
 )
 from surgery.trt.worker import receive, send
@@ -64,6 +66,18 @@ def engine_environment(flavour: Flavour, tf32: bool) -> dict[str, str]:
     load an engine where the variable is not what it was at build time.
     """
     return {"NVIDIA_TF32_OVERRIDE": "0"} if flavour == "tensorrt-rtx" and not tf32 else {}
+
+
+def engine_runtime(flavour: Flavour, inputs: Sequence[TensorSpec]) -> dict[str, str]:
+    """Attributes of the ``IRuntimeConfig`` that an engine's execution contexts have to be created with.
+
+    TensorRT-RTX specialises kernels for the shapes a context meets. With an SSD of free batch run at batch 1 and
+    then at batch 4 in one context, the kernels made for batch 1 were used for batch 4 and 72 of 30672 numbers were
+    off by 3e-2: 15 of 15 contexts with strategy EAGER, 9 of 15 with LAZY (the default), 0 of 15 with NONE
+    (H200, 1.6.1; ``docs/gpu.md``).
+    """
+    dynamic = any(d < 0 for spec in inputs for d in spec.shape)
+    return {STRATEGY: "NONE"} if flavour == "tensorrt-rtx" and dynamic else {}
 
 
 class _Child:
@@ -237,9 +251,27 @@ class Worker:
         self.version = str(message[1])
         self._child = child
         if self._libraries:
-            child.send("plugins", self._libraries)
-            self._wait(child, Limits(seconds=START_SECONDS), [])
+            self._load_libraries(child)
         return child
+
+    def _load_libraries(self, child: _Child) -> None:
+        lines: list[LogLine] = []
+        child.send("plugins", self._libraries)
+        result, why, _ = self._wait(child, Limits(seconds=START_SECONDS), lines)
+        if result is None and why is None:
+            return
+        self.close()
+        told = (
+            [result.splitlines()[0]] if isinstance(result, str) else [f"the process {why} while loading it"]
+        )
+        told += [line.text for line in lines if line.severity == "error"]
+        raise MissingEnvironmentError(
+            f"a plugin library does not load into {self.flavour}",
+            code="plugin-library",
+            where=", ".join(self._libraries),
+            cause="; ".join(told),
+            fix="give the path of a library built for this TensorRT version and machine",
+        )
 
     def _twice(self, kind: str, job: Any, empty: _O, limits: Limits | None) -> _O:
         """Run a job; an abort is tried once more in a fresh process."""

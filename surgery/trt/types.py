@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+STRATEGY = "dynamic_shapes_kernel_specialization_strategy"
+"""The attribute of TensorRT-RTX's ``IRuntimeConfig`` that says when kernels are specialised for a shape."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from surgery.trt.types import (
+    STRATEGY,
     BuildOutcome,
     Flavour,
     LogLine,
@@ -117,7 +118,8 @@ def _run(adapter: Any, errors: list[str], engine: bytes, feeds: list[dict[str, A
     try:
         outputs = []
         runtime = adapter.trt.Runtime(adapter.logger)
-        with TrtRunner(EngineFromBytes(engine, runtime=runtime)) as runner:
+        loaded = EngineFromBytes(engine, runtime=runtime)()
+        with TrtRunner(_context(adapter, loaded)) as runner:
             for feed in feeds:
                 result = runner.infer(feed)
                 outputs.append({name: value.copy() for name, value in result.items()})
@@ -125,6 +127,16 @@ def _run(adapter: Any, errors: list[str], engine: bytes, feeds: list[dict[str, A
         text = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         return RunOutcome(False, error="; ".join([text, *errors[:2]]))
     return RunOutcome(True, outputs=tuple(outputs))
+
+
+def _context(adapter: Any, engine: Any) -> Any:
+    """An execution context that uses no kernel specialised for another shape (:func:`engine_runtime` says why)."""
+    strategies = getattr(adapter.trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if strategies is None:
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    setattr(config, STRATEGY, strategies.NONE)
+    return engine.create_execution_context(config)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class DetectionPolicy:
         score_border: How near the last kept score an unpaired row's score has to be.
         iou_border: How near the threshold an unpaired row's IoU with a kept box of its class has to be.
         iou_threshold: IoU above which boxes are suppressed; None if unknown, then nothing is excused by it.
-        max_unmatched: Most unpaired rows per image, counted for each side.
+        max_unmatched: Most unpaired rows per image, those of both lists together.
         capacity: Rows a full list has (K); None if unknown, then nothing is excused by the cut.
     """
 
@@ -130,13 +130,8 @@ def match_detections(
     if bad:
         reason = f"{len(bad)} of {len(expected)} expected and {len(actual)} actual detections have no partner"
         reason += f"; first: {pairing.describe(bad[0])}"
-    else:
-        for side, rows in (("expected", left), ("actual", right)):
-            if len(rows) > policy.max_unmatched:
-                reason = (
-                    f"{len(rows)} {side} detections without a partner, at most {policy.max_unmatched} may be"
-                )
-                break
+    elif len(unmatched) > policy.max_unmatched:
+        reason = f"{len(unmatched)} detections without a partner, at most {policy.max_unmatched} may be"
     return ImageMatch(
         reason is None,
         pairs,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import numpy_helper
 
@@ -402,3 +403,20 @@ def test_what_preprocessing_is_cut_is_kept_as_it_was(tmp_path: Path) -> None:
     assert change.inverse is not None
     assert change.inverse["model"] == "ssd_mobilenet_v1_coco_300.pre.onnx"
     assert [o.name for o in pre.graph.output] == ["image"]
+
+
+def test_a_profile_at_which_the_model_does_not_run_is_found_before_the_build(tmp_path: Path) -> None:
+    """Four rows are needed: the reshape fixes them, though the input declares a free dim."""
+    body = "s = Constant <value = int64[2] {2, 6}> () y = Reshape (x, s)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 3] x) => (float[2, 6] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    stages = PipelineConfig.model_validate(
+        {"schema": 1, "name": "plain", "stages": ["inspect", "parse", "build", "verify", "save"]}
+    )
+    shapes = {"x": ((1, 3), (4, 3), (4, 3))}
+    report = surgery.run(stages, model, output=tmp_path / "out", shapes=shapes)
+    assert report.exit_code == 2
+    assert report.failure is not None
+    assert report.failure.code == "profile-impossible"
+    assert "--shape x" in report.failure.message
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())

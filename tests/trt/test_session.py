@@ -17,8 +17,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from surgery.errors import MissingEnvironmentError
-from surgery.trt.session import Worker, engine_environment, installed_flavours
-from surgery.trt.types import BuildOptions, Limits, LogLine, ShapeProfile
+from surgery.trt.session import Worker, engine_environment, engine_runtime, installed_flavours
+from surgery.trt.types import STRATEGY, BuildOptions, Limits, LogLine, ShapeProfile, TensorSpec
 
 pytestmark = pytest.mark.skipif(
     "tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed on this platform"
@@ -264,3 +264,28 @@ def test_the_environment_of_an_engine() -> None:
     assert engine_environment("tensorrt-rtx", tf32=False) == {"NVIDIA_TF32_OVERRIDE": "0"}
     assert engine_environment("tensorrt-rtx", tf32=True) == {}
     assert engine_environment("tensorrt", tf32=False) == {}
+
+
+def test_free_shapes_on_rtx_need_contexts_without_specialised_kernels() -> None:
+    free = TensorSpec("x", "float32", (-1, 3))
+    fixed = TensorSpec("y", "float32", (2, 3))
+    assert engine_runtime("tensorrt-rtx", [fixed, free]) == {STRATEGY: "NONE"}
+    assert engine_runtime("tensorrt-rtx", [fixed]) == {}
+    assert engine_runtime("tensorrt", [free]) == {}
+
+
+def test_the_strategy_is_one_that_this_tensorrt_has() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    assert hasattr(trt.IRuntimeConfig, STRATEGY)
+    assert hasattr(trt.DynamicShapesKernelSpecializationStrategy, "NONE")
+
+
+def test_a_plugin_library_that_does_not_load_is_an_error(tmp_path: Path) -> None:
+    library = tmp_path / "libplugin.so"
+    library.write_text("not a library")
+    with (
+        Worker("tensorrt-rtx", plugin_libraries=[str(library)]) as own,
+        pytest.raises(MissingEnvironmentError, match="plugin library") as info,
+    ):
+        own.parse(RELU)
+    assert "libplugin.so" in str(info.value.cause)
