@@ -86,7 +86,10 @@ def run(
         _fail(report, state, error)
     finally:
         if state is not None and state.worker is not None:
-            state.worker.close()
+            from surgery.trt.session import give_back
+
+            give_back(state.worker)
+            state.worker = None
     _write_report(report, state, folder)
     return report
 

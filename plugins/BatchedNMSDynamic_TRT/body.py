@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.detection_output import emit_ssd_nms, ssd_problems
-from surgery.plugins.ops import Body
 
 if TYPE_CHECKING:
     import onnx

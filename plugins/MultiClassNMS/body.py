@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode
 from surgery.plugins.native_nms import NmsSpec, choose_form, emit_nms
-from surgery.plugins.ops import Body
 
 if TYPE_CHECKING:
     import onnx

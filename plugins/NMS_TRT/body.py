@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.detection_output import detection_problems, detection_types, emit_detection_output
-from surgery.plugins.ops import Body
 
 if TYPE_CHECKING:
     import onnx

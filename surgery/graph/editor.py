@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConversionError
@@ -81,6 +82,137 @@ class Editor:
         drop_dead(self.graph)
         return [n.name for n in piece.nodes]
 
+    def replace_node(
+        self,
+        node: gs.Node,
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Sequence[str],
+        outputs: Sequence[str | None],
+        types: Mapping[str, tuple[Any, Any]],
+        *,
+        rule: str,
+        prefix: str,
+        extra: Sequence[str] = (),
+    ) -> tuple[list[gs.Node], dict[str, str]]:
+        """Write the nodes of a replacement and let them make what a node made.
+
+        The node stays in the graph's list, without outputs, until :meth:`put_in_place`; many nodes are replaced
+        at the cost of what is written, never of the graph's size.
+
+        Args:
+            node: Node of this graph, or one made here.
+            nodes: The replacement, in topological order, with placeholder names.
+            inputs: Placeholder of each input of the node, "" where it has none.
+            outputs: Name in the replacement of each output of the node, None where nothing uses it.
+            types: Name in the replacement to dtype and shape.
+            rule: Name of the rule, for provenance.
+            prefix: In front of the name of everything new.
+            extra: Further values of the replacement that stay available.
+
+        Returns:
+            The new nodes, and the names that `extra` have in the graph.
+        """
+        import onnx_graphsurgeon as gs
+
+        tensors: dict[str, Any] = {}
+        for name, tensor in zip(inputs, node.inputs, strict=True):
+            if name:
+                tensors.setdefault(name, tensor)
+        taken: dict[str, Any] = {}
+        late: list[tuple[Any, str]] = []
+        old = list(node.outputs)
+        list.clear(node.outputs)
+        for tensor, name in zip(old, outputs, strict=False):
+            if name is None or not tensor.name:
+                list.clear(tensor.inputs)
+                continue
+            list.clear(tensor.inputs)
+            if name in tensors or name in taken:
+                late.append((tensor, name))  # an input handed through, or a value returned twice
+            else:
+                taken[name] = tensor
+        for tensor in old[len(outputs) :]:
+            list.clear(tensor.inputs)
+        renames = {n: f"{prefix}/{n}" for proto in nodes for n in proto.output if n and n not in taken}
+        renames.update({n: t.name for n, t in taken.items()})
+        renames.update({n: t.name for n, t in tensors.items()})
+        made = []
+        copies = [onnx_copy(p) for p in nodes]
+        for proto in copies:
+            rename_bodies(proto, renames, prefix)
+        for number, proto in enumerate(copies):
+            if proto.op_type == "Constant" and proto.output[0] not in taken:
+                value = next(a for a in proto.attribute if a.name == "value").t
+                tensors[proto.output[0]] = shared_constant(renames[proto.output[0]], value)
+                continue
+            results = []
+            for name in proto.output:
+                result = taken.get(name)
+                if result is None:
+                    dtype, shape = types.get(name, (None, None))
+                    result = (
+                        gs.Variable(renames[name], dtype=dtype, shape=shape) if name else gs.Variable.empty()
+                    )
+                    if name:
+                        tensors[name] = result
+                else:
+                    tensors[name] = result
+                    dtype, shape = types.get(name, (None, None))
+                    result.dtype = result.dtype if result.dtype is not None else dtype
+                    result.shape = result.shape if result.shape is not None else shape
+                results.append(result)
+            made.append(
+                gs.Node(
+                    proto.op_type,
+                    f"{prefix}/{proto.name or number}",
+                    node_attributes(proto, self.graph, tensors),
+                    [tensors[n] if n else gs.Variable.empty() for n in proto.input],
+                    results,
+                    domain=proto.domain or None,
+                )
+            )
+        for tensor, name in late:
+            source = tensors[name]
+            made.append(gs.Node("Identity", f"{prefix}/{tensor.name}", {}, [source], [tensor]))
+        for new in made:
+            key = next((t.name for t in new.outputs if t.name), "")
+            self.provenance[key] = {"surgery.rule": rule, "surgery.from": node.name}
+        self._import(copies)
+        return made, {n: tensors[n].name for n in extra}
+
+    def put_in_place(self, expanded: Mapping[int, Sequence[gs.Node]]) -> None:
+        """Let new nodes stand where those they replace stood, and remove what no output depends on.
+
+        Args:
+            expanded: ``id`` of a replaced node to the nodes made for it; these may be replaced themselves.
+        """
+        ordered: list[Any] = []
+        stack = list(reversed(list(self.graph.nodes)))
+        gone: set[int] = set()
+        touched: dict[int, Any] = {}
+        while stack:
+            node = stack.pop()
+            made = expanded.get(id(node))
+            if made is None:
+                ordered.append(node)
+                continue
+            gone.add(id(node))
+            touched.update({id(t): t for t in node.inputs})
+            stack.extend(reversed(made))
+        for tensor in touched.values():
+            list.__setitem__(tensor.outputs, slice(None), [u for u in tensor.outputs if id(u) not in gone])
+        self.graph.nodes.clear()
+        self.graph.nodes.extend(ordered)
+
+    def _import(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        import onnx
+
+        known = {d.domain for d in self.graph.import_domains or ()}
+        fresh = sorted({n.domain for n in nodes if n.domain and n.domain != "ai.onnx"} - known)
+        if fresh:
+            made = [onnx.helper.make_opsetid(d, 1) for d in fresh]
+            self.graph.import_domains = [*(self.graph.import_domains or ()), *made]
+
     def insert(self, piece_model: onnx.ModelProto, *, rule: str, prefix: str) -> list[str]:
         """Add a model that reads nothing of the graph; its outputs become tensors of the graph by name.
 
@@ -142,3 +274,70 @@ class Editor:
                     f"a replacement of cut {cut.name!r} reads {value.name!r}, which depends on the cut",
                     code="illegal-edit",
                 )
+
+
+def onnx_copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copy."""
+    import onnx
+
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def rename_bodies(node: onnx.NodeProto, renames: Mapping[str, str], prefix: str) -> None:
+    """In the bodies inside a node: outer names as `renames` says, inner ones with `prefix` in front."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            _rename_graph(attribute.g, renames, prefix)
+
+
+def _rename_graph(graph: onnx.GraphProto, renames: Mapping[str, str], prefix: str) -> None:
+    own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+    own |= {o for n in graph.node for o in n.output if o}
+    names = {**renames, **{n: f"{prefix}/{n}" for n in own}}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in graph.node:
+        for place in (node.input, node.output):
+            for i, name in enumerate(place):
+                if name:
+                    place[i] = names.get(name, name)
+        node.name = f"{prefix}/{node.name or node.output[0]}"
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename_graph(attribute.g, names, prefix)
+
+
+def shared_constant(name: str, value: onnx.TensorProto) -> gs.Constant:
+    """A constant tensor whose data is the proto's own."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.ir.tensor import LazyValues
+
+    proto = onnx.TensorProto()
+    proto.CopyFrom(value)
+    proto.name = name
+    return gs.Constant(name, LazyValues(proto))
+
+
+def node_attributes(node: onnx.NodeProto, graph: gs.Graph, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a node as graphsurgeon has them; bodies see the graph's tensors, and `own`, by name."""
+    from collections import OrderedDict
+
+    from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+
+    for i in reversed(range(len(node.attribute))):
+        attribute = node.attribute[i]
+        if attribute.type in (6, 7) and not attribute.floats and not attribute.ints:
+            del node.attribute[i]  # graphsurgeon cannot export an empty list; ONNX reads it as absent
+    outer: OrderedDict[str, Any] = OrderedDict()
+    if any(a.HasField("g") for a in node.attribute):
+        outer.update(graph.tensors())
+        outer.update({t.name: t for t in own.values()})
+    found = OnnxImporter.import_attributes(
+        node.attribute, outer, OrderedDict(), graph.opset, graph.import_domains
+    )
+    return dict(found)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from surgery.graph.body import Body
 from surgery.graph.convert import export_graph, extract, is_external, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.evaluate import EvaluationError, Evaluator
@@ -15,7 +16,6 @@ from surgery.heads.decode import Decoding, read_decoding
 from surgery.heads.gridanchor import GridAnchors, recover
 from surgery.heads.identify import DetectionHead
 from surgery.pipeline import State
-from surgery.plugins.ops import Body
 from surgery.report import Edit
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from surgery.plugins.schema import Available, Input, PluginFile, Sample, version
 if TYPE_CHECKING:
     import onnx
 
-    from surgery.plugins.ops import Body
+    from surgery.graph.body import Body
 
 PLUGIN_DOMAIN = "trt.plugins"
 """Domain of plugin nodes in the portable model, whatever TensorRT namespace they belong to."""

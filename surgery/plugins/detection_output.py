@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.native_nms import NmsOutputs, NmsSpec, choose_form, emit_nms
-from surgery.plugins.ops import Body
 
 CORNER, CENTER_SIZE, CORNER_SIZE, TF_CENTER = range(4)
 """Values of codeType."""

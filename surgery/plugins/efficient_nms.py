@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode
 from surgery.plugins.native_nms import NmsSpec, choose_form, emit_nms
-from surgery.plugins.ops import Body
 
 CANDIDATES = 5000
 """Candidates of an image that the kernel looks at on GPUs with 65536 registers a block; else 2000."""

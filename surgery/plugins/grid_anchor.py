@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
-from surgery.plugins.ops import Body
 
 
 def grids(a: Mapping[str, Any], *, rectangular: bool) -> list[tuple[int, int]]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgery.graph.body import SMALLEST, Body
 from surgery.plugins.nms_forms import Selected, best_only, fixpoint_form, select_form
 from surgery.plugins.nms_spec import Form, NmsSpec, choose_form
-from surgery.plugins.ops import SMALLEST, Body
 
 if TYPE_CHECKING:
     import onnx

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from surgery.graph.body import SMALLEST, Body
 from surgery.plugins.nms_spec import TOPK_LIMIT
-from surgery.plugins.ops import SMALLEST, Body
 
 if TYPE_CHECKING:
     from surgery.plugins.nms_spec import NmsSpec

@@ -1,1 +1,24 @@
-"""Rewrite rules: patterns and replacements that leave the computed function unchanged."""
+"""Rewrite rules, one file per theme. Every module of this package is read for rules."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from surgery.rules.engine.rule import Lowering
+
+
+@lru_cache(maxsize=1)
+def shipped_rules() -> tuple[Lowering, ...]:
+    """All rules that come with the package: those for one operator first, then the general ones."""
+    from surgery.rules.engine.rule import Lowering
+
+    found: dict[str, Lowering] = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg):
+        for value in vars(importlib.import_module(f"{__name__}.{module}")).values():
+            if isinstance(value, Lowering) and found.setdefault(value.name, value) is not value:
+                raise ValueError(f"two rules are named {value.name!r}")
+    return tuple(sorted(found.values(), key=lambda r: not r.ops))

@@ -34,16 +34,27 @@ class Rewrite:
 
     Attributes:
         cut_input: Preprocessing to cut off, or nothing.
+        rules: Apply the rewrite rules to what the target refuses or computes wrongly; see `surgery list rules`.
     """
 
     name: ClassVar[str] = "rewrite"
     cut_input: CutInput | None = None
+    rules: bool = False
 
     def run(self, state: State) -> StageResult:
         """Apply in place."""
-        if self.cut_input is None:
-            return StageResult(False, "nothing to do")
-        return self._cut_input(state, self.cut_input)
+        from surgery.stages.rules import apply_rules
+
+        texts, changed = [], False
+        if self.cut_input is not None:
+            result = self._cut_input(state, self.cut_input)
+            changed |= result.changed
+            texts.append(result.summary)
+        if self.rules:
+            edits = len(state.report.edits)
+            texts.append(apply_rules(state))
+            changed |= len(state.report.edits) > edits
+        return StageResult(changed, "; ".join(texts) or "nothing to do")
 
     def _cut_input(self, state: State, options: CutInput) -> StageResult:
         from surgery.graph.fold import fold_constants

@@ -208,7 +208,7 @@ def _details(
 
 
 def _opset(state: State) -> int:
-    from surgery.plugins.ops import MAX_OPSET, MIN_OPSET
+    from surgery.graph.body import MAX_OPSET, MIN_OPSET
 
     opset = int(state.graph.opset)
     if not MIN_OPSET <= opset <= MAX_OPSET:

@@ -44,7 +44,7 @@ def external_files(model: onnx.ModelProto) -> list[str]:
 
 def worker_for(state: State) -> Worker:
     """The run's TensorRT process, started on first use; its log goes to the run and to the listener."""
-    from surgery.trt.session import Worker
+    from surgery.trt.session import lend
 
     if state.worker is None:
 
@@ -54,7 +54,7 @@ def worker_for(state: State) -> Worker:
             state.listener(entry)
 
         tf32 = any(getattr(stage, "tf32", False) for stage in state.config.stages)
-        state.worker = Worker(state.target.flavour, on_log=keep, tf32=tf32)
+        state.worker = lend(state.target.flavour, on_log=keep, tf32=tf32)
     return state.worker
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import queue
@@ -337,6 +338,35 @@ class Worker:
                 node = payload
             else:
                 return payload, None, node
+
+
+_idle: list[Worker] = []
+"""Workers that no run uses; their processes stay warm for the next one."""
+
+
+def lend(flavour: Flavour, *, on_log: Callable[[LogLine], None] | None = None, tf32: bool = False) -> Worker:
+    """A worker for one run: an idle one with a warm process if there is one. Give it back with :func:`give_back`."""
+    for i, worker in enumerate(_idle):
+        if worker.flavour == flavour and worker.tf32 == tf32:
+            del _idle[i]
+            worker._on_log = on_log
+            return worker
+    return Worker(flavour, on_log=on_log, tf32=tf32)
+
+
+def give_back(worker: Worker) -> None:
+    """Keep a worker for the next run; at most one process of a kind stays. All end with this process."""
+    worker._on_log = None
+    if worker._libraries or any(w.flavour == worker.flavour and w.tf32 == worker.tf32 for w in _idle):
+        worker.close()
+        return
+    _idle.append(worker)
+
+
+@atexit.register
+def _close_idle() -> None:
+    while _idle:
+        _idle.pop().close()
 
 
 def _portable(model: bytes | Path) -> bytes | str:

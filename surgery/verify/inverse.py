@@ -94,3 +94,21 @@ OPERATIONS: dict[str, Callable[[NDArray[Any], Step, Arrays], NDArray[Any]]] = {
     "unsqueeze": lambda value, step, _: np.expand_dims(value, tuple(step["axes"])),
     "slice_by_count": _slice,
 }
+
+
+def apply_to_inputs(feeds: Mapping[str, NDArray[Any]], changes: Sequence[Any]) -> Arrays:
+    """The original's inputs as the result wants them: those whose dtype was changed are cast.
+
+    Args:
+        feeds: Values of the original's inputs.
+        changes: Changes of contract (:class:`surgery.report.IoChange`); those without a ``retype`` are passed over.
+
+    Raises:
+        ValueError: a value does not fit the new dtype.
+    """
+    result = dict(feeds)
+    for change in changes:
+        retype = change.after.get("retype") if isinstance(change.after, Mapping) else None
+        if retype is not None and change.name in result:
+            result[change.name] = _cast(result[change.name], {"to": retype}, {})
+    return result

@@ -31,7 +31,7 @@ compare:
 BODY_PY = '''\
 """Body of Twice."""
 
-from surgery.plugins.ops import Body
+from surgery.graph.body import Body
 
 
 def body(node):

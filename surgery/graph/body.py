@@ -1,4 +1,4 @@
-"""`Body`: writes the nodes of a model-local function, hiding what differs between ONNX opsets.
+"""`Body`: writes the nodes of a replacement or a model-local function, hiding what differs between ONNX opsets.
 
 Every body is written for one opset and one configuration: axes, thresholds and sizes are baked in as
 constants, and no attribute references are used, because TensorRT's parser turns nested ones into 0.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MIN_OPSET = 11
 """Oldest default-domain opset a body can be written for (TopK, GatherElements, Range, Loop as used here)."""
 
-MAX_OPSET = 24
+MAX_OPSET = 28
 """Newest one that has been tried."""
 
 SMALLEST = float(np.finfo(np.float32).min)

@@ -1,0 +1,386 @@
+"""Applying rules to a graph: an index by operator, a worklist, one proof per class, one door for mutation."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.convert import is_external, value_of
+from surgery.graph.editor import Editor
+from surgery.graph.infer import infer_types
+from surgery.report import Edit
+from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch
+from surgery.rules.engine.site import Operand, Site
+from surgery.rules.engine.template import Template, Unproven, template
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+Takes = Callable[[Site, "onnx.NodeProto"], bool]
+"""Whether the target takes a node as it stands."""
+
+MAX_DEPTH = 16
+"""Rules applied to what rules made, at most so often in a row."""
+
+SMALL = 4096
+"""Bytes up to which a constant's value is part of a node's class."""
+
+HOST = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An operand that has to be constant: node, operator, operand's tensor name, and why."""
+
+    node: str
+    op: str
+    tensor: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A rule that did not apply to a node that the target refuses."""
+
+    node: str
+    op: str
+    rule: str
+    reason: str
+
+
+@dataclass
+class Outcome:
+    """What a run of the engine did.
+
+    Attributes:
+        edits: One entry per application.
+        misses: Rules that did not apply, for nodes that no rule replaced.
+        wanted: Operands without whose value no rule applies.
+        bounded: Tensors that are now padded: name to (axis, name of the count).
+    """
+
+    edits: list[Edit] = field(default_factory=list)
+    misses: list[Miss] = field(default_factory=list)
+    wanted: list[Wanted] = field(default_factory=list)
+    bounded: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+class Engine:
+    """Applies rules.
+
+    Args:
+        rules: Rules in order of preference.
+        takes: Says whether the target takes a node; rules for refused nodes apply only where it does not.
+        target: Name of the target.
+        seed: Seed of the values that applications are proven with.
+        feeds: Values for graph inputs by name that the proofs use (for samples of rules).
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Lowering],
+        takes: Takes,
+        *,
+        target: str = "",
+        seed: int = 0,
+        feeds: Mapping[str, Any] | None = None,
+        domains: Mapping[str, int] | None = None,
+    ) -> None:
+        self.takes, self.target, self.seed, self.feeds = takes, target, seed, feeds
+        self.domains = dict(domains or {})
+        self.index: dict[tuple[str, str], list[Lowering]] = {}
+        self.fallback: list[Lowering] = []
+        for rule in rules:
+            if rule.targets and not target.startswith(rule.targets):
+                continue
+            if not rule.ops:
+                self.fallback.append(rule)
+            for op in rule.ops:
+                self.index.setdefault((rule.domain, op), []).append(rule)
+        self._templates: dict[Any, Template | NoMatch | NeedsConstant | Unproven] = {}
+        self._verdicts: dict[Any, bool] = {}
+        self._proven: set[Any] = set()
+        self._count = 0
+
+    def run(self, graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> Outcome:
+        """Apply to the graph and the bodies inside it, in place, until nothing more applies."""
+        outcome = Outcome()
+        infer_types(graph)
+        self._graph(graph, graph, provenance, outcome, set())
+        return outcome
+
+    def _graph(
+        self,
+        root: gs.Graph,
+        graph: gs.Graph,
+        provenance: dict[str, dict[str, str]],
+        outcome: Outcome,
+        host: set[str],
+    ) -> None:
+        editor = Editor(graph, provenance)
+        lift_constants(graph)
+        self.domains.update({d.domain: d.version for d in root.import_domains or () if d.domain})
+        outputs = {t.name for t in graph.outputs}
+        queue: deque[tuple[Any, int]] = deque()
+        for node in graph.nodes:
+            if _on_host(node, host):
+                host.update(t.name for t in node.outputs)
+            for body in node.subgraphs():
+                self._graph(root, body, provenance, outcome, set(host))
+            if self._rules(node):
+                queue.append((node, 0))
+        expanded: dict[int, list[Any]] = {}
+        while queue:
+            node, depth = queue.popleft()
+            if depth > MAX_DEPTH:
+                continue
+            made = self._attempt(node, int(root.opset), editor, outcome, outputs, host)
+            if made is None:
+                continue
+            expanded[id(node)] = made
+            for new in reversed(made):
+                if self._rules(new):
+                    queue.appendleft((new, depth + 1))
+        if expanded:
+            editor.put_in_place(expanded)
+
+    def _rules(self, node: Any) -> list[Lowering]:
+        return [*self.index.get((_domain(node), node.op), ()), *self.fallback]
+
+    def _attempt(
+        self, node: Any, opset: int, editor: Editor, outcome: Outcome, outputs: set[str], host: set[str]
+    ) -> list[Any] | None:
+        site, key = _site(node, opset, outputs, host, self.target)
+        misses: list[Miss] = []
+        wanted: Wanted | None = None
+        for rule in self._rules(node):
+            if opset < rule.since or (rule.until is not None and opset > rule.until):
+                continue
+            if rule.when == "refused" and self._taken(site, key, node):
+                continue
+            found = self._template(rule, site, key, node)
+            if isinstance(found, NeedsConstant):
+                tensor = node.inputs[found.operand].name
+                wanted = wanted or Wanted(node.name, node.op, tensor, found.why)
+            elif isinstance(found, Exception):
+                misses.append(Miss(node.name, node.op, rule.name, str(found)))
+            else:
+                return self._apply(rule, found, site, node, editor, outcome, key)
+        if wanted is not None:
+            outcome.wanted.append(wanted)
+        else:
+            outcome.misses.extend(misses)
+        return None
+
+    def _taken(self, site: Site, key: Any, node: Any) -> bool:
+        if key not in self._verdicts:
+            self._verdicts[key] = self.takes(site, _proto(node, site))
+        return self._verdicts[key]
+
+    def _template(self, rule: Lowering, site: Site, key: Any, node: Any) -> Any:
+        """The replacement, or the exception that says why there is none."""
+        place = (rule.name, key)
+        if place not in self._templates:
+            feeds = None
+            if self.feeds:
+                names = {
+                    o.name: t.name for o, t in zip(site.inputs, node.inputs, strict=True) if o is not None
+                }
+                feeds = {n: self.feeds[t] for n, t in names.items() if t in self.feeds}
+            try:
+                self._templates[place] = template(
+                    rule, site, _proto(node, site), seed=self.seed, feeds=feeds, domains=self.domains
+                )
+            except (NoMatch, NeedsConstant, Unproven) as error:
+                self._templates[place] = error
+        return self._templates[place]
+
+    def _apply(
+        self,
+        rule: Lowering,
+        found: Template,
+        site: Site,
+        node: Any,
+        editor: Editor,
+        outcome: Outcome,
+        key: Any,
+    ) -> list[Any]:
+        self._count += 1
+        names = [t.name for t in node.outputs]
+        made, extra = editor.replace_node(
+            node,
+            found.nodes,
+            [o.name if o is not None else "" for o in site.inputs],
+            [o.value if isinstance(o, Bounded) else o for o in found.outputs],
+            found.types,
+            rule=rule.name,
+            prefix=f"surgery/{rule.name}/{self._count}",
+            extra=[o.count for o in found.outputs if isinstance(o, Bounded)],
+        )
+        for name, output in zip(names, found.outputs, strict=False):
+            if isinstance(output, Bounded):
+                outcome.bounded[name] = (output.axis, extra[output.count])
+        place = (rule.name, key)
+        verified = "sampled" if place in self._proven and found.verified == "passed" else found.verified
+        self._proven.add(place)
+        edit = Edit(rule.name, rule.form, (node.name,), tuple(n.name for n in made), verified, found.error)
+        outcome.edits.append(edit)
+        return made
+
+
+def _domain(node: Any) -> str:
+    domain = node.domain or ""
+    return "" if domain == "ai.onnx" else str(domain)
+
+
+def _on_host(node: Any, host: set[str]) -> bool:
+    if node.op in HOST:
+        return True
+    if not node.inputs or node.op == "Constant":
+        return False
+    known = [t for t in node.inputs if t.name]
+    return all(_is_constant(t) or t.name in host for t in known) and any(t.name in host for t in known)
+
+
+def _is_constant(tensor: Any) -> bool:
+    import onnx_graphsurgeon as gs
+
+    return isinstance(tensor, gs.Constant)
+
+
+def lift_constants(graph: gs.Graph) -> None:
+    """Constant nodes become constant tensors, so that rules see values; outputs of the graph keep their node."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.ir.tensor import LazyValues
+
+    outputs = {id(t) for t in graph.outputs}
+    kept = []
+    for node in graph.nodes:
+        value = node.attrs.get("value") if node.op == "Constant" else None
+        tensor = node.outputs[0] if node.op == "Constant" else None
+        if node.op == "Constant" and value is None:
+            array = _constant_attribute(node.attrs)
+            if array is not None:
+                proto = onnx.numpy_helper.from_array(array, tensor.name)
+                value = gs.Constant(tensor.name, LazyValues(proto))
+        if tensor is None or id(tensor) in outputs or not isinstance(value, gs.Constant):
+            kept.append(node)
+            continue
+        list.clear(tensor.inputs)
+        tensor.to_constant(value._values)
+    if len(kept) != len(graph.nodes):
+        graph.nodes.clear()
+        graph.nodes.extend(kept)
+
+
+def _constant_attribute(attrs: Mapping[str, Any]) -> Any:
+    for name, dtype in (
+        ("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)
+    ):  # fmt: skip
+        if name in attrs:
+            return np.asarray(attrs[name], dtype)
+    return None
+
+
+def _site(node: Any, opset: int, outputs: set[str], host: set[str], target: str) -> tuple[Site, Any]:
+    """The node as a site with placeholder names, and its class."""
+    inputs: list[Operand | None] = []
+    key: list[Any] = []
+    seen: dict[int, int] = {}
+    for i, tensor in enumerate(node.inputs):
+        if not tensor.name:
+            inputs.append(None)
+            key.append(None)
+            continue
+        place = seen.setdefault(id(tensor), i)
+        operand, part = _operand(f"in{place}", tensor, tensor.name in host)
+        inputs.append(operand)
+        key.append((place, part))
+    results: list[Operand | None] = []
+    for i, tensor in enumerate(node.outputs):
+        if not tensor.name:
+            results.append(None)
+            key.append(None)
+            continue
+        used = bool(tensor.outputs) or tensor.name in outputs
+        operand = Operand(f"out{i}", _dtype(tensor), _shape(tensor), used=used)
+        results.append(operand)
+        key.append((used, str(operand.dtype), operand.shape))
+    attributes = {k: _plain(v) for k, v in node.attrs.items()}
+    whole = (
+        node.op,
+        _domain(node),
+        opset,
+        tuple((k, _frozen(v)) for k, v in sorted(attributes.items())),
+        *key,
+    )
+    return Site(node.op, _domain(node), opset, attributes, tuple(inputs), tuple(results), target), whole
+
+
+def _operand(name: str, tensor: Any, host: bool) -> tuple[Operand, Any]:
+    dtype, shape = _dtype(tensor), _shape(tensor)
+    if not _is_constant(tensor):
+        return Operand(name, dtype, shape, shape_only=host), (str(dtype), shape, host)
+    if is_external(tensor):
+        return Operand(name, dtype, shape), (str(dtype), shape, "external")
+
+    def read() -> Any:
+        return value_of(tensor)
+
+    operand = Operand(name, dtype, shape, constant=True, read=read)
+    size = int(np.prod([int(d) for d in shape or ()], dtype=np.int64)) * (dtype.itemsize if dtype else 8)
+    part = value_of(tensor).tobytes() if size <= SMALL else id(tensor)
+    return operand, (str(dtype), shape, part)
+
+
+def _dtype(tensor: Any) -> np.dtype[Any] | None:
+    import onnx
+
+    if tensor.dtype is None:
+        return None
+    if isinstance(tensor.dtype, (int, np.integer)) and not isinstance(tensor.dtype, type):
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(tensor.dtype)))
+    return np.dtype(tensor.dtype)
+
+
+def _shape(tensor: Any) -> tuple[Any, ...] | None:
+    return tuple(tensor.shape) if tensor.shape is not None else None
+
+
+def _plain(value: Any) -> Any:
+    """A graphsurgeon attribute as rules see it."""
+    import onnx_graphsurgeon as gs
+
+    if isinstance(value, gs.Constant):
+        return value_of(value)
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(v) for v in value)
+    if isinstance(value, np.ndarray):
+        return (value.dtype.str, value.shape, value.tobytes())
+    if isinstance(value, (int, float, str, bytes, bool)) or value is None:
+        return value
+    return id(value)
+
+
+def _proto(node: Any, site: Site) -> onnx.NodeProto:
+    """The node alone with the site's names."""
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    proto: onnx.NodeProto = OnnxExporter.export_node(node)
+    for i, operand in enumerate(site.inputs):
+        proto.input[i] = operand.name if operand is not None else ""
+    for i, operand in enumerate(site.outputs):
+        proto.output[i] = operand.name if operand is not None and operand.used else ""
+    while proto.output and not proto.output[-1]:
+        del proto.output[-1]
+    return proto

@@ -1,0 +1,98 @@
+"""Whether the target takes a node: its table first, its real builder where it is installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.rules.engine.rule import NoMatch
+from surgery.rules.engine.template import value_info
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.pipeline import State
+    from surgery.rules.engine.site import Operand, Site
+
+TABLE_NAMES = {
+    "float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int32": "INT32", "int64": "INT64", "bool": "BOOL",
+    "int8": "INT8", "uint8": "UINT8", "float64": "DOUBLE", "int16": "INT16", "uint16": "UINT16",
+    "uint32": "UINT32", "uint64": "UINT64",
+}  # fmt: skip
+
+PROBE_SECONDS = 30.0
+
+
+class Oracle:
+    """Answers for one run.
+
+    A node that the table does not have is refused. Where that TensorRT is installed, a node that the table has is
+    built alone, with the constants it has and with sizes for free dims; operands that TensorRT computes on the
+    host from shapes cannot be given to a node alone, so there the table's word stands. The engine asks once per
+    class of nodes.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def takes(self, site: Site, node: onnx.NodeProto) -> bool:
+        """Whether the target takes the node as it stands."""
+        target = self.state.target
+        if site.domain:
+            plugin = target.plugin(site.op)
+            return plugin is not None and plugin.available
+        entry = target.operator(site.op)
+        if entry is None or not entry.supported:
+            return False
+        if not target.installed:
+            kinds = {TABLE_NAMES.get(o.dtype.name, "?") for o in site.inputs if o is not None and o.dtype}
+            return not entry.dtypes or kinds <= {*entry.dtypes, "INT64", "BOOL"}
+        if any(o is not None and o.shape_only for o in site.inputs):
+            return True
+        return self._builds(site, node)
+
+    def _builds(self, site: Site, node: onnx.NodeProto) -> bool:
+        import onnx
+
+        from surgery.stages.trt_model import worker_for
+        from surgery.trt.types import BuildOptions, Limits
+
+        inputs, initializers = [], []
+        try:
+            for operand in {o.name: o for o in site.inputs if o is not None}.values():
+                value = operand.value
+                if value is not None:
+                    initializers.append(onnx.numpy_helper.from_array(value, operand.name))
+                else:
+                    inputs.append(value_info(_sized(operand)))
+            outputs = [_typed(o) for o in site.outputs if o is not None and o.used]
+        except NoMatch:
+            return True
+        graph = onnx.helper.make_graph([node], "probe", inputs, outputs, initializers)
+        opsets = [onnx.helper.make_opsetid("", site.opset)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        options = BuildOptions(optimization_level=0, tf32=False)
+        worker = worker_for(self.state)
+        kept = len(self.state.log)
+        outcome = worker.build(model.SerializeToString(), [], options, limits=Limits(PROBE_SECONDS))
+        del self.state.log[kept:]  # what a probe says is not about the user's model
+        return outcome.ok
+
+
+def _sized(operand: Operand) -> Operand:
+    from dataclasses import replace
+
+    if operand.shape is None:
+        raise NoMatch("the rank is not known")
+    sizes = [d if isinstance(d, int) and d >= 0 else 2 + sum(map(ord, str(d))) % 3 for d in operand.shape]
+    return replace(operand, shape=tuple(sizes))
+
+
+def _typed(operand: Operand) -> onnx.ValueInfoProto:
+    import onnx
+
+    if operand.dtype is None:
+        value = onnx.ValueInfoProto()
+        value.name = operand.name
+        return value
+    kind = onnx.helper.np_dtype_to_tensor_dtype(operand.dtype)
+    return onnx.helper.make_tensor_value_info(operand.name, kind, None)

@@ -1,0 +1,1 @@
+"""The ONNX conformance suite of operator cases, through raw TensorRT and through surgery."""
