@@ -112,27 +112,50 @@ class Editor:
         Returns:
             The new nodes, and the names that `extra` have in the graph.
         """
-        import onnx_graphsurgeon as gs
-
         tensors: dict[str, Any] = {}
         for name, tensor in zip(inputs, node.inputs, strict=True):
             if name:
                 tensors.setdefault(name, tensor)
-        taken: dict[str, Any] = {}
-        late: list[tuple[Any, str]] = []
         old = list(node.outputs)
         list.clear(node.outputs)
-        for tensor, name in zip(old, outputs, strict=False):
-            if name is None or not tensor.name:
-                list.clear(tensor.inputs)
-                continue
-            list.clear(tensor.inputs)
-            if name in tensors or name in taken:
-                late.append((tensor, name))  # an input handed through, or a value returned twice
-            else:
-                taken[name] = tensor
-        for tensor in old[len(outputs) :]:
-            list.clear(tensor.inputs)
+        return self.write(
+            nodes, tensors, old, outputs, types, rule=rule, prefix=prefix, origin=node.name, extra=extra
+        )
+
+    def write(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        tensors: dict[str, Any],
+        old: Sequence[Any],
+        outputs: Sequence[str | None],
+        types: Mapping[str, tuple[Any, Any]],
+        *,
+        rule: str,
+        prefix: str,
+        origin: str,
+        extra: Sequence[str] = (),
+    ) -> tuple[list[gs.Node], dict[str, str]]:
+        """Write the nodes of a replacement, and let them make tensors that other nodes made.
+
+        The new nodes are in no list until :meth:`put_in_place`.
+
+        Args:
+            nodes: The replacement, in topological order, with placeholder names.
+            tensors: Placeholder to tensor of the graph, for what the replacement reads; new ones are added.
+            old: Tensors to take over; whatever made them no longer does.
+            outputs: Name in the replacement of each of them, None where nothing uses it.
+            types: Name in the replacement to dtype and shape.
+            rule: Name of the rule, for provenance.
+            prefix: In front of the name of everything new.
+            origin: Names of the nodes that are replaced.
+            extra: Further values of the replacement that stay available.
+
+        Returns:
+            The new nodes, and the names that `extra` have in the graph.
+        """
+        import onnx_graphsurgeon as gs
+
+        taken, late = _take_over(old, outputs, tensors)
         renames = {n: f"{prefix}/{n}" for proto in nodes for n in proto.output if n and n not in taken}
         renames.update({n: t.name for n, t in taken.items()})
         renames.update({n: t.name for n, t in tensors.items()})
@@ -141,26 +164,11 @@ class Editor:
         for proto in copies:
             rename_bodies(proto, renames, prefix)
         for number, proto in enumerate(copies):
-            if proto.op_type == "Constant" and proto.output[0] not in taken:
-                value = next(a for a in proto.attribute if a.name == "value").t
+            value = constant_proto(proto) if proto.output[0] not in taken else None
+            if value is not None:
                 tensors[proto.output[0]] = shared_constant(renames[proto.output[0]], value)
                 continue
-            results = []
-            for name in proto.output:
-                result = taken.get(name)
-                if result is None:
-                    dtype, shape = types.get(name, (None, None))
-                    result = (
-                        gs.Variable(renames[name], dtype=dtype, shape=shape) if name else gs.Variable.empty()
-                    )
-                    if name:
-                        tensors[name] = result
-                else:
-                    tensors[name] = result
-                    dtype, shape = types.get(name, (None, None))
-                    result.dtype = result.dtype if result.dtype is not None else dtype
-                    result.shape = result.shape if result.shape is not None else shape
-                results.append(result)
+            results = [_result(name, taken, tensors, types, renames) for name in proto.output]
             made.append(
                 gs.Node(
                     proto.op_type,
@@ -176,7 +184,7 @@ class Editor:
             made.append(gs.Node("Identity", f"{prefix}/{tensor.name}", {}, [source], [tensor]))
         for new in made:
             key = next((t.name for t in new.outputs if t.name), "")
-            self.provenance[key] = {"surgery.rule": rule, "surgery.from": node.name}
+            self.provenance[key] = {"surgery.rule": rule, "surgery.from": origin}
         self._import(copies)
         return made, {n: tensors[n].name for n in extra}
 
@@ -276,6 +284,47 @@ class Editor:
                 )
 
 
+def _take_over(
+    old: Sequence[Any], outputs: Sequence[str | None], tensors: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tuple[Any, str]]]:
+    """Free tensors of what made them; by name in the replacement, and apart those that need an Identity."""
+    taken: dict[str, Any] = {}
+    late: list[tuple[Any, str]] = []
+    for i, tensor in enumerate(old):
+        list.clear(tensor.inputs)
+        name = outputs[i] if i < len(outputs) else None
+        if name is None or not tensor.name:
+            continue
+        if name in tensors or name in taken:
+            late.append((tensor, name))  # an input handed through, or a value returned twice
+        else:
+            taken[name] = tensor
+    return taken, late
+
+
+def _result(
+    name: str,
+    taken: Mapping[str, Any],
+    tensors: dict[str, Any],
+    types: Mapping[str, tuple[Any, Any]],
+    renames: Mapping[str, str],
+) -> Any:
+    """The tensor for an output of a new node: one taken over, or a new one."""
+    import onnx_graphsurgeon as gs
+
+    if not name:
+        return gs.Variable.empty()
+    dtype, shape = types.get(name, (None, None))
+    result = taken.get(name)
+    if result is None:
+        result = gs.Variable(renames[name], dtype=dtype, shape=shape)
+    else:
+        result.dtype = result.dtype if result.dtype is not None else dtype
+        result.shape = result.shape if result.shape is not None else shape
+    tensors[name] = result
+    return result
+
+
 def onnx_copy(node: onnx.NodeProto) -> onnx.NodeProto:
     """A copy."""
     import onnx
@@ -309,6 +358,24 @@ def _rename_graph(graph: onnx.GraphProto, renames: Mapping[str, str], prefix: st
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _rename_graph(attribute.g, names, prefix)
+
+
+def constant_proto(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor that a Constant node makes; None for other nodes, strings and sparse tensors."""
+    import numpy as np
+    import onnx
+
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    (attribute,) = node.attribute
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        tensor: onnx.TensorProto = value
+        return tensor
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name not in kinds:
+        return None
+    return onnx.numpy_helper.from_array(np.asarray(value, kinds[attribute.name]))
 
 
 def shared_constant(name: str, value: onnx.TensorProto) -> gs.Constant:

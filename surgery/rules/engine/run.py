@@ -262,14 +262,16 @@ def lift_constants(graph: gs.Graph) -> None:
     outputs = {id(t) for t in graph.outputs}
     kept = []
     for node in graph.nodes:
-        value = node.attrs.get("value") if node.op == "Constant" else None
-        tensor = node.outputs[0] if node.op == "Constant" else None
-        if node.op == "Constant" and value is None:
+        if node.op != "Constant":
+            kept.append(node)
+            continue
+        tensor, value = node.outputs[0], node.attrs.get("value")
+        if value is None:
             array = _constant_attribute(node.attrs)
             if array is not None:
                 proto = onnx.numpy_helper.from_array(array, tensor.name)
                 value = gs.Constant(tensor.name, LazyValues(proto))
-        if tensor is None or id(tensor) in outputs or not isinstance(value, gs.Constant):
+        if id(tensor) in outputs or not isinstance(value, gs.Constant):
             kept.append(node)
             continue
         list.clear(tensor.inputs)
@@ -345,8 +347,10 @@ def _dtype(tensor: Any) -> np.dtype[Any] | None:
     if tensor.dtype is None:
         return None
     if isinstance(tensor.dtype, (int, np.integer)) and not isinstance(tensor.dtype, type):
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(tensor.dtype)))
-    return np.dtype(tensor.dtype)
+        found: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(int(tensor.dtype))
+        return found
+    known: np.dtype[Any] = np.dtype(tensor.dtype)
+    return known
 
 
 def _shape(tensor: Any) -> tuple[Any, ...] | None:

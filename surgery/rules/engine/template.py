@@ -171,10 +171,13 @@ def _model(
     domains: Mapping[str, int] | None,
 ) -> onnx.ModelProto:
     helper = onnx.helper
-    inputs, initializers = [], []
+    inputs: list[onnx.ValueInfoProto] = []
+    initializers: list[onnx.TensorProto] = []
+    seen: set[str] = set()
     for operand in site.inputs:
-        if operand is None or any(operand.name == v.name for v in (*inputs, *initializers)):
+        if operand is None or operand.name in seen:
             continue
+        seen.add(operand.name)
         value = operand.value
         if value is not None:
             initializers.append(onnx.numpy_helper.from_array(value, operand.name))
