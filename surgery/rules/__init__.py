@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def shipped_rules() -> tuple[Lowering, ...]:
-    """All rules that come with the package: those for one operator first, then the general ones."""
+    """All rules that come with the package: special ones before general ones."""
     from surgery.rules.engine.rule import Lowering
 
     found: dict[str, Lowering] = {}
@@ -21,4 +21,4 @@ def shipped_rules() -> tuple[Lowering, ...]:
         for value in vars(importlib.import_module(f"{__name__}.{module}")).values():
             if isinstance(value, Lowering) and found.setdefault(value.name, value) is not value:
                 raise ValueError(f"two rules are named {value.name!r}")
-    return tuple(sorted(found.values(), key=lambda r: not r.ops))
+    return tuple(sorted(found.values(), key=lambda r: r.rank))

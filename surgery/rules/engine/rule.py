@@ -99,6 +99,8 @@ class Lowering:
     since: int = 1
     until: int | None = None
     targets: tuple[str, ...] = ()
+    rank: int = 0
+    """Rules of lower rank are asked first: special forms before general ones."""
 
     @property
     def form(self) -> str:
@@ -117,6 +119,7 @@ def lowering(
     since: int = 1,
     until: int | None = None,
     targets: Sequence[str] = (),
+    rank: int = 0,
 ) -> Callable[[Build], Lowering]:
     """Decorator that makes a :class:`Lowering` of a build function."""
 
@@ -127,7 +130,7 @@ def lowering(
     def make(build: Build) -> Lowering:
         return Lowering(
             name, ops, why, build, samples_of(samples), samples_of(near_misses), domain, when, since, until,
-            tuple(targets),
+            tuple(targets), rank,
         )  # fmt: skip
 
     return make
