@@ -153,6 +153,7 @@ def _verify(
         per_point=plan["cases"],
         seed=report.seed,
         constants=plan.get("constants"),
+        spans={name: (low, high) for name, (low, high) in plan.get("spans", {}).items()},
     )
     tf32 = "NVIDIA_TF32_OVERRIDE" not in (report.engine_info.get("environment") or {})
     tolerances = {o.name: Tolerance(plan["atol"], plan["rtol"]) for o in portable.graph.output}

@@ -99,9 +99,9 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
         ConfigError: as :func:`profiles_for`; or the original does not run at a shape that was asked for, or not
             at any that was derived.
     """
+    from surgery.stages.cases import cases_for
     from surgery.stages.trt_model import on_disk
     from surgery.trt.types import ShapeProfile
-    from surgery.verify.cases import make_cases
     from surgery.verify.runner import RunError, run_onnx
 
     profiles = profiles_for(state, model)
@@ -111,10 +111,7 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
     with on_disk(state.source.proto, state.source) as original:
         for label in ("opt", "min", "max"):
             point = [{**e, "min": e[label], "opt": e[label], "max": e[label]} for e in entries]
-            case = make_cases(
-                state.source.proto, model, point, per_point=1, seed=state.options.seed,
-                constants=state.options.constants,
-            )[0]  # fmt: skip
+            case = cases_for(state, model, point, 1)[0][0]
             try:
                 run_onnx(original, [case.feeds], "the model")
             except RunError as error:

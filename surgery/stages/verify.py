@@ -34,10 +34,10 @@ class Verify:
 
     def run(self, state: State) -> StageResult:
         """Fill ``verification``; a difference is an error, and no engine is written."""
+        from surgery.stages.cases import cases_for
         from surgery.stages.profiles import checked_profiles
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import on_disk
-        from surgery.verify.cases import make_cases
         from surgery.verify.runner import verify_graph
         from surgery.verify.tensors import Tolerance
 
@@ -46,20 +46,12 @@ class Verify:
         assert state.portable is not None
         if not state.report.profiles:
             checked_profiles(state, state.portable)
-        cases = make_cases(
-            state.source.proto,
-            state.portable,
-            state.report.profiles,
-            per_point=self.cases,
-            seed=state.options.seed,
-            given=state.options.inputs,
-            constants=state.options.constants,
-        )
+        cases, spans = cases_for(state, state.portable, state.report.profiles, self.cases)
         tolerances = {o.name: Tolerance(atol=self.atol, rtol=self.rtol) for o in state.portable.graph.output}
         if state.detections is not None:
             policy = replace(state.detections.policy, score_atol=self.atol, box_atol=self.atol)
             state.detections = replace(state.detections, policy=policy)
-        state.report.verification["plan"] = self.plan(state)
+        state.report.verification["plan"] = {**self.plan(state), "spans": spans}
         state.say(f"comparing original and result on {len(cases)} inputs in ONNX Runtime")
         with (
             on_disk(state.reference, state.source) as original,

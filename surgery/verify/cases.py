@@ -40,6 +40,7 @@ def make_cases(
     seed: int,
     given: Mapping[str, Any] | None = None,
     constants: Mapping[str, Any] | None = None,
+    spans: Mapping[str, tuple[int, int]] | None = None,
 ) -> list[Case]:
     """Seeded inputs for every point (minimum, optimum, maximum) of the profiles.
 
@@ -55,6 +56,7 @@ def make_cases(
         seed: Seed.
         given: The user's own values, one more case.
         constants: Inputs with a fixed value.
+        spans: Per input of whole numbers, low <= value < high.
     """
     import onnx
 
@@ -75,7 +77,9 @@ def make_cases(
             feeds = {
                 name: np.asarray(fixed[name], dtype)
                 if name in fixed
-                else derive_input(name, dtype, _shape(placed.get(name, dims), known, number), rng)
+                else derive_input(
+                    name, dtype, _shape(placed.get(name, dims), known, number), rng, (spans or {}).get(name)
+                )
                 for name, (dtype, dims) in specs.items()
             }
             cases.append(Case(f"{label}-{k}", feeds))

@@ -83,9 +83,25 @@ def _picture(height: int, width: int, channels: int, rng: np.random.Generator) -
     return np.clip(picture + rng.normal(0, 0.03, picture.shape), 0, 1)
 
 
-def derive_input(name: str, dtype: Any, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
-    """A plausible value for an input: pictures, masks of 0 and 1, small integers, or normal numbers."""
+def derive_input(
+    name: str,
+    dtype: Any,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    span: tuple[int, int] | None = None,
+) -> NDArray[Any]:
+    """A plausible value for an input: pictures, masks of 0 and 1, small integers, or normal numbers.
+
+    Args:
+        name: Name of the input; one that speaks of a mask gets 0 and 1.
+        dtype: Its dtype.
+        shape: Its shape.
+        rng: Source of randomness.
+        span: For whole numbers: low <= value < high, where that is known.
+    """
     kind = np.dtype(dtype)
+    if span is not None and kind.kind in "ui":
+        return rng.integers(*span, shape).astype(kind)
     if kind.kind in "uif" and layout_of(shape) is not None:
         return image_like(shape, kind, rng, layout_of(shape))
     if kind.kind == "b":
