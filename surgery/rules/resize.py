@@ -1,0 +1,538 @@
+"""Resize and Upsample: a product with a matrix of weights, or a gather, along every axis that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from surgery.graph.body import Body
+from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.site import Operand, Site
+
+Value = Any
+"""A numpy float32 array if known now, else the name of a tensor."""
+
+DENSE = 1 << 20
+"""Elements up to which a constant matrix of weights is written out; larger ones become a few gathers."""
+
+MAX_TAPS = 8
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Floor": np.floor, "Ceil": np.ceil,
+    "Abs": np.abs, "Min": np.minimum, "Max": np.maximum, "Less": np.less, "Greater": np.greater,
+    "Equal": np.equal, "Or": np.logical_or, "Where": np.where, "MatMul": np.matmul,
+}  # fmt: skip
+
+
+class Mixed:
+    """Arithmetic on values that are known now or at run time; only the latter is written as nodes.
+
+    Everything is float32, as in the implementations whose rounding of coordinates has to be met.
+    """
+
+    def __init__(self, b: Body) -> None:
+        self.b = b
+
+    def name(self, value: Value) -> str:
+        """The value as a tensor."""
+        return value if isinstance(value, str) else self.b.const(value, np.asarray(value).dtype)
+
+    def op(self, op_type: str, *operands: Value) -> Value:
+        """One elementwise operator or MatMul."""
+        operands = tuple(o if isinstance(o, (str, np.ndarray)) else np.asarray(o, np.float32) for o in operands)
+        if any(isinstance(o, str) for o in operands):
+            return self.b.op(op_type, *(self.name(o) for o in operands))
+        return np.asarray(_NUMPY[op_type](*operands))
+
+    def real(self, size: int | str) -> Value:
+        """A size as a real number."""
+        return self.b.cast(size, np.float32) if isinstance(size, str) else np.asarray(size, np.float32)
+
+    def count(self, size: int | str, margin: int = 0) -> Value:
+        """-margin, ..., size - 1 + margin as real numbers."""
+        if not isinstance(size, str):
+            return np.arange(-margin, size + margin, dtype=np.float32)
+        end = self.b.add(size, self.b.const(margin, np.int64))
+        whole = self.b.op("Range", self.b.const(-margin, np.int64), end, self.b.const(1, np.int64))
+        return self.b.cast(whole, np.float32)
+
+    def column(self, value: Value) -> Value:
+        """A vector as a column."""
+        return self.b.unsqueeze(value, 1) if isinstance(value, str) else value[:, None]
+
+    def total(self, value: Value) -> Value:
+        """Sum of every row."""
+        if isinstance(value, str):
+            return self.b.reduce("ReduceSum", value, 1)
+        return value.sum(axis=1, keepdims=True)
+
+    def one_where(self, condition: Value) -> Value:
+        """1 where it holds, else 0."""
+        if isinstance(condition, str):
+            return self.b.cast(condition, np.float32)
+        return condition.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What happens along an axis: its number, sizes before and after, scale, and region of interest."""
+
+    index: int
+    before: int | str
+    after: int | str
+    scale: Value
+    start: Value = None
+    end: Value = None
+
+    @property
+    def static(self) -> bool:
+        """Whether both sizes and the scale are known."""
+        return not any(isinstance(v, str) for v in (self.before, self.after, self.scale))
+
+
+@dataclass(frozen=True)
+class Style:
+    """The attributes."""
+
+    mode: str = "nearest"
+    transform: str = "half_pixel"
+    nearest: str = "round_prefer_floor"
+    cubic: float = -0.75
+    exclude_outside: bool = False
+    antialias: bool = False
+    extrapolation: float = 0.0
+
+
+# -- sizes and scales ---------------------------------------------------------------------------------
+
+
+def _given(site: Site, i: int) -> Operand | None:
+    """An optional operand; an empty one counts as left out."""
+    if not site.has(i) or 0 in (site.input(i).shape or ()):
+        return None
+    return site.input(i)
+
+
+def _dim(operand: Operand, axis: int, b: Body) -> int | str:
+    """A size, or the name of a tensor with it."""
+    size = operand.shape[axis] if operand.shape is not None else None
+    if isinstance(size, int):
+        return size
+    return b.gather(b.op("Shape", operand.name), b.const(axis, np.int64), axis=0)
+
+
+def _declared(site: Site, axis: int) -> int | None:
+    """Size of the output along an axis, where it is declared."""
+    shape = site.out(0).shape
+    if shape is None or len(shape) != site.input(0).rank:
+        return None
+    size = shape[axis]
+    return size if isinstance(size, int) else None
+
+
+def _unchanged(site: Site, axis: int) -> bool:
+    """Whether input and output declare the same free dim."""
+    out, x = site.out(0).shape, site.input(0).shape
+    return bool(out and x) and len(out) == len(x) and isinstance(x[axis], str) and x[axis] == out[axis]
+
+
+def _scaled(size: int | str, scale: np.float32, b: Body) -> int | str:
+    """The size times the scale, rounded down; in whole numbers where the size is known at run time."""
+    if isinstance(size, int):
+        return int(np.floor(np.float32(size) * scale))
+    exact = Fraction(float(scale)).limit_denominator(4096)
+    if np.float32(float(exact)) != scale:
+        exact = Fraction(float(scale))
+    up = b.mul(size, b.const(exact.numerator, np.int64))
+    return up if exact.denominator == 1 else b.div(up, b.const(exact.denominator, np.int64))
+
+
+def _by_scales(site: Site, m: Mixed, scales: Operand, axes: list[int]) -> list[Axis]:
+    found, x = [], site.input(0)
+    value = scales.value
+    if value is not None and len(value) != len(axes):
+        raise NoMatch("the number of scales is not that of the axes")
+    for k, axis in enumerate(axes):
+        if value is not None:
+            if value[k] == 1:
+                before: int | str = _dim(x, axis, m.b) if _cropped(site) else 1
+                found.append(Axis(axis, before, before, np.float32(1)))
+                continue
+            before = _dim(x, axis, m.b)
+            scale = np.float32(value[k])
+            found.append(Axis(axis, before, _scaled(before, scale, m.b), np.asarray(scale)))
+            continue
+        if _unchanged(site, axis):
+            continue
+        after = _declared(site, axis)
+        if after is None:
+            site.need(_place(site, scales), "the scales decide the size of the output")
+            raise NoMatch("the size of the output is not known")
+        factor = m.b.gather(scales.name, m.b.const(k, np.int64), axis=0)
+        if scales.dtype != np.float32:
+            factor = m.b.cast(factor, np.float32)
+        found.append(Axis(axis, _dim(x, axis, m.b), after, factor))
+    return found
+
+
+def _place(site: Site, operand: Operand) -> int:
+    return next(i for i, o in enumerate(site.inputs) if o is not None and o.name == operand.name)
+
+
+def _by_sizes(site: Site, m: Mixed, sizes: Operand, axes: list[int]) -> list[Axis]:
+    found, x = [], site.input(0)
+    value = sizes.value
+    policy = site.attr("keep_aspect_ratio_policy", "stretch")
+    befores = [_dim(x, a, m.b) for a in axes]
+    common: Value = None
+    if policy != "stretch":
+        common = _common_scale(m, sizes, befores, policy)
+    for k, axis in enumerate(axes):
+        if _unchanged(site, axis) and common is None:
+            continue
+        after = _size_after(site, m, sizes, k, axis, befores[k], common)
+        scale = common
+        if scale is None:
+            scale = m.op("Div", m.real(after), m.real(befores[k]))
+        found.append(Axis(axis, befores[k], after, scale))
+    if value is not None and len(value) != len(axes):
+        raise NoMatch("the number of sizes is not that of the axes")
+    return found
+
+
+def _common_scale(m: Mixed, sizes: Operand, befores: list[int | str], policy: str) -> Value:
+    """One scale for all axes: the smallest, or the largest."""
+    ratios: list[Value] = []
+    for k, before in enumerate(befores):
+        if sizes.value is not None:
+            size: int | str = int(sizes.value[k])
+        else:
+            size = m.b.gather(sizes.name, m.b.const(k, np.int64), axis=0)
+        ratios.append(m.op("Div", m.real(size), m.real(before)))
+    scale = ratios[0]
+    for ratio in ratios[1:]:
+        scale = m.op("Min" if policy == "not_larger" else "Max", scale, ratio)
+    return scale
+
+
+def _size_after(
+    site: Site, m: Mixed, sizes: Operand, k: int, axis: int, before: int | str, common: Value
+) -> int | str:
+    value = sizes.value
+    if value is not None and common is None:
+        return int(value[k])
+    if value is not None and isinstance(before, int):
+        return int(np.floor(np.float32(before) * common + np.float32(0.5)))
+    declared = _declared(site, axis)
+    if declared is not None:
+        return declared
+    if common is None and sizes.shape_only:
+        return m.b.cast(m.b.gather(sizes.name, m.b.const(k, np.int64), axis=0), np.int64)
+    if common is not None and (value is not None or sizes.shape_only):
+        grown = m.op("Floor", m.op("Add", m.op("Mul", m.real(before), common), 0.5))
+        return m.b.cast(m.name(grown), np.int64)
+    site.need(_place(site, sizes), "the sizes decide the size of the output")
+    raise NoMatch("the size of the output is not known")
+
+
+def _cropped(site: Site) -> bool:
+    return bool(site.attr("coordinate_transformation_mode") == "tf_crop_and_resize")
+
+
+def _with_region(site: Site, m: Mixed, found: list[Axis], axes: list[int]) -> list[Axis]:
+    """The axes with start and end of the region of interest."""
+    roi = _given(site, 1)
+    if roi is None:
+        raise NoMatch("a crop without a region")
+    values: list[Value] = []
+    for k in range(2 * len(axes)):
+        if roi.value is not None:
+            values.append(np.asarray(roi.value[k], np.float32))
+        else:
+            one = m.b.gather(roi.name, m.b.const(k, np.int64), axis=0)
+            values.append(one if roi.dtype == np.float32 else m.b.cast(one, np.float32))
+    place = {axis: k for k, axis in enumerate(axes)}
+    return [
+        Axis(a.index, a.before, a.after, a.scale, values[place[a.index]], values[place[a.index] + len(axes)])
+        for a in found
+    ]
+
+
+def _idle(axis: Axis, style: Style, rank: int) -> bool:
+    """Whether nothing happens along an axis."""
+    if style.transform == "tf_crop_and_resize":
+        known = not isinstance(axis.start, str) and not isinstance(axis.end, str)
+        if not known or axis.start != 0 or axis.end != 1:
+            return False
+    if not isinstance(axis.scale, str):
+        return bool(axis.scale == 1) and (axis.before == axis.after)
+    if axis.before == axis.after == 1:
+        return True
+    # Interpolation is defined between pixels: batch and channels have a scale of 1 if their size stays.
+    return style.mode != "nearest" and rank > 2 and axis.index < 2 and axis.before == axis.after
+
+
+# -- coordinates and weights --------------------------------------------------------------------------
+
+
+def coordinates(m: Mixed, axis: Axis, transform: str) -> Value:
+    """Where each element of the output lies in the input."""
+    i = m.count(axis.after)
+    before, after = m.real(axis.before), m.real(axis.after)
+    last, steps = m.op("Sub", before, 1), m.op("Max", m.op("Sub", after, 1), 1)
+    if transform == "align_corners":
+        return m.op("Div", m.op("Mul", i, last), steps)
+    if transform == "asymmetric":
+        return m.op("Div", i, axis.scale)
+    if transform == "tf_crop_and_resize":
+        extent = m.op("Sub", axis.end, axis.start)
+        along = m.op("Div", m.op("Mul", m.op("Mul", i, extent), last), steps)
+        many = m.op("Add", m.op("Mul", axis.start, last), along)
+        single = m.op("Mul", m.op("Mul", m.op("Add", axis.start, axis.end), 0.5), last)
+        return _if_single(m, axis, many, single)
+    center = m.op("Div", m.op("Add", i, 0.5), axis.scale)
+    if transform == "tf_half_pixel_for_nn":
+        return m.op("Where", m.op("Equal", axis.scale, 1), i, center) if isinstance(axis.scale, str) else center
+    x = m.op("Sub", center, 0.5)
+    if transform == "half_pixel":
+        return x
+    if transform == "pytorch_half_pixel":
+        return _if_single(m, axis, x, np.zeros(1, np.float32))
+    if transform == "half_pixel_symmetric":
+        adjustment = m.op("Div", after, m.op("Mul", axis.scale, before))
+        offset = m.op("Mul", m.op("Div", before, 2), m.op("Sub", 1, adjustment))
+        return m.op("Add", offset, x)
+    raise NoMatch(f"coordinates {transform} are not known")
+
+
+def _if_single(m: Mixed, axis: Axis, many: Value, single: Value) -> Value:
+    """One expression for an output of size 1, another for larger ones."""
+    if isinstance(axis.after, int):
+        return m.op("Add", single, np.zeros(1, np.float32)) if axis.after == 1 else many
+    return m.op("Where", m.op("Equal", m.real(axis.after), 1), single, many)
+
+
+def nearest_index(m: Mixed, x: Value, size: int | str, rounding: str) -> str:
+    """Number of the nearest element, int64."""
+    low = m.op("Floor", x)
+    if rounding == "floor":
+        whole = low
+    elif rounding == "ceil":
+        whole = m.op("Ceil", x)
+    else:
+        part = m.op("Sub", x, low)  # exact, so that halves are told from what is near them
+        above = m.op("Greater", part, 0.5)
+        if rounding == "round_prefer_ceil":
+            above = m.op("Or", above, m.op("Equal", part, 0.5))
+        whole = m.op("Add", low, m.one_where(above))
+    whole = m.op("Max", m.op("Min", whole, m.op("Sub", m.real(size), 1)), 0)
+    return m.b.cast(whole, np.int64) if isinstance(whole, str) else m.b.const(whole, np.int64)
+
+
+def _kernel(m: Mixed, t: Value, style: Style) -> Value:
+    """Weight at distance t."""
+    if style.mode == "linear":
+        return m.op("Max", m.op("Sub", 1, t), 0)
+    a = style.cubic
+    inner = m.op("Sub", m.op("Mul", t, a + 2), a + 3)
+    inner = m.op("Add", m.op("Mul", m.op("Mul", inner, t), t), 1)
+    outer = m.op("Sub", m.op("Mul", t, a), 5 * a)
+    outer = m.op("Sub", m.op("Mul", m.op("Add", m.op("Mul", outer, t), 8 * a), t), 4 * a)
+    far = m.op("Where", m.op("Less", t, 2), outer, 0)
+    return m.op("Where", m.op("Greater", t, 1), far, inner)
+
+
+def weights(m: Mixed, x: Value, axis: Axis, style: Style) -> Value:
+    """Matrix [after, before]: an output element is the sum of input elements times its row.
+
+    Elements beyond an edge are those at the edge; their weights are added to the edge's.
+    """
+    shrink: Value = np.asarray(1, np.float32)
+    margin = 3 if style.mode == "cubic" else 2
+    if style.antialias:
+        shrink = m.op("Min", axis.scale, 1)
+        if not isinstance(axis.scale, str):
+            least = float(axis.scale)
+        elif isinstance(axis.after, int) and isinstance(axis.before, int):
+            least = max(axis.after - 0.5, 0.5) / axis.before
+        else:
+            raise NoMatch("how far the filter reaches is not known")
+        margin = ceil((margin - 1) / min(least, 1.0)) + 1
+    if style.exclude_outside:
+        margin = 0
+    if style.mode == "linear" and not style.antialias:
+        x = m.op("Max", m.op("Min", x, m.op("Sub", m.real(axis.before), 1)), 0)
+    column = m.count(axis.before, margin)
+    distance = m.op("Abs", m.op("Mul", m.op("Sub", m.column(x), column), shrink))
+    matrix = _kernel(m, distance, style)
+    if style.exclude_outside or style.antialias:
+        matrix = m.op("Div", matrix, m.total(matrix))
+    if margin:
+        inside = m.op("Max", m.op("Min", column, m.op("Sub", m.real(axis.before), 1)), 0)
+        fold = m.one_where(m.op("Equal", m.column(inside), m.count(axis.before)))
+        matrix = m.op("MatMul", matrix, fold)
+    return matrix
+
+
+# -- applying -----------------------------------------------------------------------------------------
+
+
+def _apply_matrix(b: Body, x: str, matrix: str, axis: int, rank: int) -> str:
+    if rank == 1:
+        column = b.op("MatMul", matrix, b.unsqueeze(x, 1))
+        return b.squeeze(column, 1)
+    if axis == rank - 2:
+        return b.op("MatMul", matrix, x)
+    turned = b.transpose(matrix, 1, 0)
+    if axis == rank - 1:
+        return b.op("MatMul", x, turned)
+    order = [a for a in range(rank) if a != axis] + [axis]
+    back = [order.index(a) for a in range(rank)]
+    return b.transpose(b.op("MatMul", b.transpose(x, *order), turned), *back)
+
+
+def _apply_taps(b: Body, x: str, matrix: Any, axis: int, rank: int, dtype: Any) -> str:
+    """A sparse constant matrix as a few gathers."""
+    taps = max(1, int((matrix != 0).sum(axis=1).max()))
+    places = np.sort(np.argsort(matrix == 0, axis=1, kind="stable")[:, :taps], axis=1)
+    total = ""
+    for k in range(taps):
+        share = np.take_along_axis(matrix, places[:, k : k + 1], axis=1)
+        share = share.reshape([-1 if a == axis else 1 for a in range(rank)])
+        term = b.mul(b.gather(x, b.ints(*places[:, k]), axis=axis), b.const(share, dtype))
+        total = b.add(total, term) if total else term
+    return total
+
+
+def _interpolate(m: Mixed, x: str, axis: Axis, at: Value, style: Style, rank: int, dtype: Any) -> str:
+    matrix = weights(m, at, axis, style)
+    if isinstance(matrix, str):
+        matrix = matrix if dtype == np.float32 else m.b.cast(matrix, dtype)
+        return _apply_matrix(m.b, x, matrix, axis.index, rank)
+    if matrix.size > DENSE and (matrix != 0).sum(axis=1).max() <= MAX_TAPS:
+        return _apply_taps(m.b, x, matrix, axis.index, rank, dtype)
+    return _apply_matrix(m.b, x, m.b.const(matrix, dtype), axis.index, rank)
+
+
+def _by_growth(axis: Axis) -> float:
+    """Axes that shrink most come first, so that less is left to do."""
+    if isinstance(axis.before, int) and isinstance(axis.after, int):
+        return axis.after / max(axis.before, 1)
+    return 1.0
+
+
+def resize(site: Site, b: Body, found: list[Axis], style: Style) -> str:
+    """The input resized along the axes, one after the other."""
+    m, x = Mixed(b), site.input(0)
+    rank, dtype = x.rank, site.dtype(0)
+    busy = sorted((a for a in found if not _idle(a, style, rank)), key=_by_growth)
+    if any(isinstance(a.after, int) and a.after < 1 for a in busy):
+        raise NoMatch("the output is empty")
+    inner = dtype
+    if style.mode != "nearest" and dtype not in (np.float32, np.float64):
+        inner = np.dtype(np.float32)
+    value = x.name if inner == dtype else b.cast(x.name, inner)
+    outside = ""
+    for axis in busy:
+        at = coordinates(m, axis, style.transform)
+        if style.transform == "tf_crop_and_resize":
+            mask = _beyond(m, at, axis, rank)
+            outside = b.logical_or(outside, mask) if outside else mask
+        if style.mode == "nearest":
+            value = b.gather(value, nearest_index(m, at, axis.before, style.nearest), axis=axis.index)
+        else:
+            value = _interpolate(m, value, axis, at, style, rank, inner)
+    if outside:
+        value = b.where(outside, b.const(style.extrapolation, inner), value)
+    if inner != dtype:
+        value = _narrow(b, value, site.kind(0), dtype)
+    return value if value != x.name else b.op("Identity", value)
+
+
+def _beyond(m: Mixed, at: Value, axis: Axis, rank: int) -> str:
+    """Which elements along the axis lie outside of the input, shaped for broadcasting."""
+    mask = m.op("Or", m.op("Less", at, 0), m.op("Greater", at, m.op("Sub", m.real(axis.before), 1)))
+    return m.b.reshape(m.name(mask), *(-1 if a == axis.index else 1 for a in range(rank)))
+
+
+def _narrow(b: Body, value: str, kind: str, dtype: Any) -> str:
+    if kind in "iu" and np.dtype(dtype).itemsize < 4:
+        info = np.iinfo(dtype)
+        value = b.op("Max", b.op("Min", value, b.scalar(float(info.max))), b.scalar(float(info.min)))
+    return b.cast(value, dtype)
+
+
+def _style(site: Site) -> Style:
+    return Style(
+        mode=site.attr("mode", "nearest"),
+        transform=site.attr("coordinate_transformation_mode", "half_pixel"),
+        nearest=site.attr("nearest_mode", "round_prefer_floor"),
+        cubic=float(site.attr("cubic_coeff_a", -0.75)),
+        exclude_outside=bool(site.attr("exclude_outside", 0)),
+        antialias=bool(site.attr("antialias", 0)),
+        extrapolation=float(site.attr("extrapolation_value", 0.0)),
+    )
+
+
+@lowering(
+    "resize-by-weights",
+    "Resize",
+    why="TensorRT takes sizes and scales only if they are constant or come from shapes, and neither antialias,"
+    " tf_crop_and_resize, half_pixel_symmetric, keep_aspect_ratio_policy nor exclude_outside. Resizing is"
+    " separable: a matrix per axis, as in onnx's reference (op_resize.py); coordinates as in ONNX Runtime.",
+    samples=[
+        '(float[n, 2, 4, 5] x) => (float[n, 2, 8, 10] y) <float[4] s = {1, 1, 2, 2}>'
+        ' { y = Resize <mode = "cubic", antialias = 0, exclude_outside = 1> (x, , s) }',
+    ],
+    near_misses=[
+        Sample(
+            "(float[1, 1, 4, 4] x, float[4] s) => (float[1, 1, h, w] y) { y = Resize (x, , s) }",
+            feeds={"s": [1, 1, 2, 2]},
+        ),
+    ],
+)  # fmt: skip
+def resize_rule(site: Site, b: Body) -> str:
+    """Resize along every axis with a matrix, or by gathering for nearest."""
+    m, x = Mixed(b), site.input(0)
+    given = site.attr("axes")
+    axes = [a % x.rank for a in given] if given is not None else list(range(x.rank))
+    scales, sizes = _given(site, 2), _given(site, 3)
+    if scales is not None:
+        found = _by_scales(site, m, scales, axes)
+    elif sizes is not None:
+        found = _by_sizes(site, m, sizes, axes)
+    else:
+        raise NoMatch("neither scales nor sizes are given")
+    style = _style(site)
+    if style.transform == "tf_crop_and_resize":
+        found = _with_region(site, m, found, axes)
+    return resize(site, b, found, style)
+
+
+@lowering(
+    "upsample-by-weights",
+    "Upsample",
+    why="TensorRT takes the scales only as constants. Upsample is Resize with asymmetric coordinates, rounded down.",
+    samples=["(float[1, 1, 2, 2] x) => (float[1, 1, 4, 6] y) { y = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x) }"],
+    near_misses=["(float[2, 2] x) => (float[4, 4] y) <float[2] s = {2, 2}> { y = Resize (x, , s) }"],
+    until=9,
+)
+def upsample_rule(site: Site, b: Body) -> str:
+    """Upsample by factors that are an input (opset 9) or an attribute (opset 7)."""
+    m, x = Mixed(b), site.input(0)
+    if site.has(1):
+        found = _by_scales(site, m, site.input(1), list(range(x.rank)))
+    else:
+        values = [np.float32(s) for s in site.attr("scales", [])]
+        befores = [_dim(x, a, b) for a in range(x.rank)]
+        found = [
+            Axis(a, n, _scaled(n, s, b), np.asarray(s))
+            for a, (n, s) in enumerate(zip(befores, values, strict=True))
+        ]
+    mode = site.attr("mode", "nearest")
+    return resize(site, b, found, Style(mode=mode, transform="asymmetric", nearest="floor"))
