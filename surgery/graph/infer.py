@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from surgery.graph.convert import export_graph
+from surgery.graph.load import _MAX_IR_VERSION
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+
+KNOWN = 4096
+"""Elements up to which a constant's value is shown to inference: axes, shapes, sizes, never weights."""
 
 
 def dims_of(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
@@ -25,7 +29,8 @@ def dims_of(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
 def infer_types(graph: gs.Graph) -> int:
     """Run ONNX shape inference with data propagation and keep what it finds, in place.
 
-    Inference that fails leaves the graph as it was: it is a help, never a condition.
+    Inference that fails leaves the graph as it was: it is a help, never a condition. Weights are not copied:
+    inference sees their type alone.
 
     Returns:
         The number of tensors whose dtype or shape became better known.
@@ -33,12 +38,11 @@ def infer_types(graph: gs.Graph) -> int:
     import onnx
     import onnx_graphsurgeon as gs
 
-    model = export_graph(graph)
+    model, tensors = _skeleton(graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # onnx raises many types, none documented
         return 0
-    tensors: dict[str, Any] = graph.tensors()
     changed = 0
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         tensor = tensors.get(value.name)
@@ -48,6 +52,8 @@ def infer_types(graph: gs.Graph) -> int:
         if element and tensor.dtype is None:
             tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
             changed += 1
+        if is_static(tensor.shape):
+            continue
         shape = dims_of(value)
         if shape is not None and _better(shape, tensor.shape):
             tensor.shape = shape
@@ -64,3 +70,93 @@ def _better(new: list[int | str | None], old: Any) -> bool:
 def is_static(shape: Any) -> bool:
     """True if every dim is a known non-negative number."""
     return shape is not None and all(isinstance(d, int) and d >= 0 for d in shape)
+
+
+def _skeleton(graph: gs.Graph) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The model without names of nodes and without large values, and its tensors by name."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    model = onnx.ModelProto()
+    model.ir_version = min(max(graph.ir_version or 8, 8), _MAX_IR_VERSION)
+    known = {d.domain for d in graph.import_domains or ()}
+    model.opset_import.extend(graph.import_domains or ())
+    if not known & {"", "ai.onnx"}:
+        model.opset_import.extend([onnx.helper.make_opsetid("", graph.opset)])
+    model.functions.extend(OnnxExporter.export_function(f) for f in graph.functions)
+    declared = {t.name for t in (*graph.inputs, *graph.outputs)}
+    tensors: dict[str, Any] = {t.name: t for t in (*graph.inputs, *graph.outputs)}
+    body = model.graph
+    body.name = graph.name or "graph"
+    body.input.extend(_declare(t) for t in graph.inputs)
+    nodes = []
+    domains: set[str] = set()
+    for node in graph.nodes:
+        inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
+        nodes.append(
+            onnx.NodeProto(
+                op_type=node.op,
+                input=inputs,
+                output=outputs,
+                domain=node.domain or "",
+                attribute=_attributes(node.attrs) if node.attrs else (),
+            )
+        )
+        if node.domain:
+            domains.add(node.domain)
+        tensors.update(zip(inputs, node.inputs, strict=True))
+        tensors.update(zip(outputs, node.outputs, strict=True))
+    tensors.pop("", None)
+    body.node.extend(nodes)
+    model.opset_import.extend(onnx.helper.make_opsetid(d, 1) for d in sorted(domains - known))
+    for name, tensor in tensors.items():
+        if name in declared:
+            continue
+        if not isinstance(tensor, gs.Constant):
+            if tensor.dtype is not None and tensor.shape is not None:
+                body.value_info.append(_declare(tensor))
+        elif isinstance(tensor._values, gs.ir.tensor.SparseValues):
+            body.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+        elif _size(tensor) <= KNOWN:
+            body.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+        else:
+            body.input.append(_declare(tensor))
+    body.output.extend(_declare(t) for t in graph.outputs)
+    return model, tensors
+
+
+def _size(tensor: Any) -> int:
+    size = 1
+    for dim in tensor.shape:
+        size *= dim
+    return size
+
+
+def _declare(tensor: Any) -> onnx.ValueInfoProto:
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    made: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)
+    return made
+
+
+def _attributes(attrs: dict[str, Any]) -> list[onnx.AttributeProto]:
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    made: list[onnx.AttributeProto] = []
+    for name, value in attrs.items():
+        kind = type(value)
+        if kind is list:
+            value = tuple(value)
+        if kind in (int, str) or (kind is list and all(type(v) is int for v in value)):
+            made.append(_attribute(name, value))
+        else:
+            made += OnnxExporter.export_attributes({name: value})
+    return made
+
+
+@lru_cache(maxsize=4096)
+def _attribute(name: str, value: Any) -> onnx.AttributeProto:
+    import onnx
+
+    return onnx.helper.make_attribute(name, value)
