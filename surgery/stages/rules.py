@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from surgery.errors import ConversionError
 from surgery.graph.fold import drop_dead, fold_constants
+from surgery.report import Edit, IoChange
 
 if TYPE_CHECKING:
     from surgery.pipeline import State
-    from surgery.rules.engine.run import Outcome, Wanted
+    from surgery.rules.engine.run import Engine, Outcome, Wanted
 
 ROUNDS = 6
 """Folding can make operands constant that let further rules apply."""
@@ -29,17 +32,34 @@ def apply_rules(state: State) -> str:
     Raises:
         ConversionError: an operand has to be constant, and only the user can know it.
     """
+    from surgery.graph.retype import written_out_first
     from surgery.rules import shipped_rules
     from surgery.rules.engine.run import Engine
     from surgery.stages.oracle import Oracle
 
     engine = Engine(shipped_rules(), Oracle(state).takes, target=state.target.name, seed=state.options.seed)
     counts: dict[str, int] = {}
+    outcome = _until_settled(state, engine, counts)
+    if outcome.wanted:
+        _ask(state, outcome.wanted)
+    first = written_out_first(state.graph, engine.refuses(state.graph))
+    if first:
+        engine.refuse(state.graph, first)
+        _until_settled(state, engine, counts)
+    if _retype(state, engine):
+        outcome = _until_settled(state, engine, counts)
+    _report_misses(state, outcome)
+    fold_constants(state.graph)
+    return ", ".join(f"{n} x {rule}" for rule, n in sorted(counts.items())) or "no rule applies"
+
+
+def _until_settled(state: State, engine: Engine, counts: dict[str, int]) -> Outcome:
     outcome: Outcome | None = None
     for _ in range(ROUNDS):
         fold_constants(state.graph)
         state.say("asking the target about each kind of node")
         outcome = engine.run(state.graph, state.provenance)
+        _keep_bounds(state, outcome)
         drop_dead(state.graph)
         for edit in outcome.edits:
             counts[edit.rule] = counts.get(edit.rule, 0) + 1
@@ -47,11 +67,109 @@ def apply_rules(state: State) -> str:
         if not outcome.edits:
             break
     assert outcome is not None
-    _report_misses(state, outcome)
-    if outcome.wanted:
-        _ask(state, outcome.wanted)
-    fold_constants(state.graph)
-    return ", ".join(f"{n} x {rule}" for rule, n in sorted(counts.items())) or "no rule applies"
+    return outcome
+
+
+def _retype(state: State, engine: Engine) -> bool:
+    """Carry dtypes that the target lacks in others; inputs and outputs that change are told in io_changes."""
+    from surgery.graph.infer import infer_types
+    from surgery.graph.retype import CannotRetype, retype
+
+    infer_types(state.graph)
+    try:
+        done = retype(state.graph, engine.refuses(state.graph))
+    except CannotRetype as error:
+        raise ConversionError(
+            f"a dtype that {state.target.name} lacks cannot be carried in another: {error}",
+            code="dtype",
+            where=state.source.name,
+            fix="export the model with another dtype, or see `surgery list rules`",
+        ) from error
+    if not done.nodes:
+        return False
+    for name in done.made:
+        state.provenance[name] = {"surgery.rule": "retype"}
+    state.report.edits.append(
+        Edit(
+            "retype", "retype", tuple(done.nodes), tuple(done.made),
+            "skipped: all dtypes at once, compared as a whole by verify",
+        )
+    )  # fmt: skip
+    for name, (old, new) in done.inputs.items():
+        rounds = ", rounded" if old == "float64" else "; a value that does not fit is an error"
+        state.report.io_changes.append(
+            IoChange(
+                name,
+                f"the input is {new} instead of {old}{rounds}",
+                {"name": name, "dtype": old},
+                {"name": name, "dtype": new},
+                {"op": "cast_input", "name": name, "to": new},
+            )
+        )
+    for name, (old, new) in done.outputs.items():
+        state.report.io_changes.append(
+            IoChange(
+                name,
+                f"the output is {new} instead of {old}",
+                {"name": name, "dtype": old},
+                {"name": name, "dtype": new},
+                {"op": "cast", "name": name, "to": old},
+            )
+        )
+    return True
+
+
+def _keep_bounds(state: State, outcome: Outcome) -> None:
+    """Outputs whose size depends on data: the padded tensor, its count beside it, and the way back."""
+    from surgery.graph.view import View
+
+    if not outcome.bounded:
+        return
+    view = View(state.graph)
+    outputs = {t.name: t for t in state.graph.outputs}
+    tensors = state.graph.tensors()
+    added: dict[str, str] = {}
+    stack = [(name, axis, count) for name, (axis, count) in outcome.bounded.items()]
+    while stack:
+        name, axis, count = stack.pop()
+        tensors[name].shape = None
+        if name in outputs:
+            if count not in added:
+                added[count] = f"{name}_count"
+                tensors[count].name = added[count]
+                tensors[count].dtype, tensors[count].shape = np.dtype(np.int64), []
+                state.graph.outputs.append(tensors[count])
+            state.report.io_changes.append(
+                IoChange(
+                    name,
+                    f"its size depends on the data: padded along axis {axis}, {added[count]} says how much counts",
+                    {"name": name},
+                    {"name": name, "count": added[count], "axis": axis},
+                    {"op": "slice_by_count", "name": name, "count": added[count], "axis": axis},
+                )
+            )
+        for key in view.consumers.get(name, ()):
+            node = view.nodes[key]
+            stack.append((node.outputs[0].name, _axis_behind(state, node, name, axis), count))
+
+
+def _axis_behind(state: State, node: Any, name: str, axis: int) -> int:
+    """Where a padded axis is behind a node, if padding stays padding there."""
+    shape = node.inputs[0].shape
+    if node.op in ("Cast", "Identity"):
+        return axis
+    if node.op == "Transpose" and "perm" in node.attrs:
+        return list(node.attrs["perm"]).index(axis)
+    if node.op == "Transpose" and shape is not None:
+        return len(shape) - 1 - axis
+    raise ConversionError(
+        f"the size of {name!r} depends on the data, and {node.op} cannot work on a padded tensor",
+        code="data-dependent-shape",
+        where=state.source.name,
+        node=node.name,
+        cause="TensorRT needs sizes that follow from the sizes of the inputs",
+        fix="end the model at that tensor, or replace what follows by a form of fixed size",
+    )
 
 
 def _report_misses(state: State, outcome: Outcome) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CAST_INPUT = "cast_input"
+
 Arrays = dict[str, "NDArray[Any]"]
 Step = Mapping[str, Any]
 
@@ -17,7 +19,8 @@ Step = Mapping[str, Any]
 def apply_inverses(outputs: Mapping[str, NDArray[Any]], inverses: Sequence[Step]) -> Arrays:
     """Outputs of the result, brought back to the original's contract, step by step.
 
-    Every step names an output: ``rename`` from and to, all others name.
+    Every step names an output: ``rename`` from and to, all others name. ``cast_input`` is about an input and
+    passed over here (:func:`apply_to_inputs`).
 
     ==================  =====================================================================
     ``rename``          from, to
@@ -36,6 +39,8 @@ def apply_inverses(outputs: Mapping[str, NDArray[Any]], inverses: Sequence[Step]
     result = dict(outputs)
     for step in inverses:
         op = str(step.get("op"))
+        if op == CAST_INPUT:
+            continue
         try:
             if op == "rename":
                 result = _rename(result, step)
@@ -96,19 +101,15 @@ OPERATIONS: dict[str, Callable[[NDArray[Any], Step, Arrays], NDArray[Any]]] = {
 }
 
 
-def apply_to_inputs(feeds: Mapping[str, NDArray[Any]], changes: Sequence[Any]) -> Arrays:
-    """The original's inputs as the result wants them: those whose dtype was changed are cast.
-
-    Args:
-        feeds: Values of the original's inputs.
-        changes: Changes of contract (:class:`surgery.report.IoChange`); those without a ``retype`` are passed over.
+def apply_to_inputs(feeds: Mapping[str, NDArray[Any]], inverses: Sequence[Step]) -> Arrays:
+    """The original's inputs as the result wants them: ``cast_input`` steps (name, to) are applied.
 
     Raises:
-        ValueError: a value does not fit the new dtype.
+        ValueError: a whole number does not fit into the new dtype.
     """
     result = dict(feeds)
-    for change in changes:
-        retype = change.after.get("retype") if isinstance(change.after, Mapping) else None
-        if retype is not None and change.name in result:
-            result[change.name] = _cast(result[change.name], {"to": retype}, {})
+    for step in inverses:
+        name = str(step.get("name"))
+        if step.get("op") == CAST_INPUT and name in result:
+            result[name] = _cast(np.asarray(result[name]), step, {})
     return result

@@ -12,7 +12,7 @@ import numpy as np
 
 from surgery.verify.cases import MIN_CASES, Case
 from surgery.verify.compare import Arrays, CaseResult, DetectionOutputs, compare_case
-from surgery.verify.inverse import apply_inverses
+from surgery.verify.inverse import apply_inverses, apply_to_inputs
 from surgery.verify.tensors import Tolerance
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def verify_with(
         made: Sequence[Arrays] = [{} for _ in feeds]
         if pre is not None:
             made = run_onnx(pre, feeds, "the preprocessing")
-        got = run([{**x, **m} for x, m in zip(feeds, made, strict=True)])
+        got = run([apply_to_inputs({**x, **m}, inverses) for x, m in zip(feeds, made, strict=True)])
         if len(got) != len(feeds):
             return Verification("failed", f"{len(got)} outputs came back for {len(feeds)} inputs", ())
         got = [apply_inverses(g, inverses) for g in got]

@@ -11,7 +11,7 @@ from typing import Any
 
 import surgery
 from surgery.graph.evaluate import EvaluationError, Evaluator
-from surgery.verify.inverse import apply_inverses
+from surgery.verify.inverse import apply_inverses, apply_to_inputs
 from tests.conformance.suite import Case, counted, same, suite
 
 
@@ -63,7 +63,7 @@ def judge(case: Case, report: Any, asked: tuple[str, ...]) -> str:
         session = Evaluator(report.model, threads=1)
         inverses = [c.inverse for c in report.io_changes if c.inverse and c.inverse.get("op") != "apply"]
         for number in range(len(case.data)):
-            feeds = prepare(case.feeds(number), report)
+            feeds = apply_to_inputs(case.feeds(number), inverses)
             found = apply_inverses(session.run(feeds), inverses)
             wrong = same(case, case.expected(number), found)
             if wrong:
@@ -71,13 +71,6 @@ def judge(case: Case, report: Any, asked: tuple[str, ...]) -> str:
     except (EvaluationError, ValueError) as error:
         return f"the result does not run: {error}"
     return ""
-
-
-def prepare(feeds: dict[str, Any], report: Any) -> dict[str, Any]:
-    """Inputs as the result's contract wants them: retyped where io_changes says so."""
-    from surgery.verify.inverse import apply_to_inputs
-
-    return apply_to_inputs(feeds, [c for c in report.io_changes])
 
 
 def main(arguments: list[str]) -> None:

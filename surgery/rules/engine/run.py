@@ -114,6 +114,38 @@ class Engine:
         self._graph(graph, graph, provenance, outcome, set())
         return outcome
 
+    def refuse(self, graph: gs.Graph, nodes: Sequence[Any]) -> None:
+        """Take nodes, and all of their classes, for refused from now on."""
+        wanted = {id(n) for n in nodes}
+        for node, key in self._keys(graph):
+            if id(node) in wanted:
+                self._verdicts[key] = False
+
+    def _keys(self, graph: gs.Graph) -> list[tuple[Any, Any]]:
+        outputs = {t.name for t in graph.outputs}
+        host: set[str] = set()
+        found = []
+        for node in graph.nodes:
+            if _on_host(node, host):
+                host.update(t.name for t in node.outputs)
+            found.append((node, _site(node, int(graph.opset), outputs, host, self.target)[1]))
+        return found
+
+    def refuses(self, graph: gs.Graph) -> Callable[[Any], bool]:
+        """A function that says whether the target refuses a node of the graph as it stands."""
+        lift_constants(graph)
+        outputs = {t.name for t in graph.outputs}
+        host: set[str] = set()
+        for node in graph.nodes:
+            if _on_host(node, host):
+                host.update(t.name for t in node.outputs)
+
+        def refused(node: Any) -> bool:
+            site, key = _site(node, int(graph.opset), outputs, host, self.target)
+            return not self._taken(site, key, node)
+
+        return refused
+
     def _graph(
         self,
         root: gs.Graph,
