@@ -384,3 +384,124 @@ def attention(site: Site, b: Body) -> list[str | None]:
             out = b.where(empty, b.const(0, work), out)
         outputs[3] = to(b, out, work, dtype)
     return outputs
+
+
+@lowering(
+    "tensorscatter-by-scatternd",
+    "TensorScatter",
+    why="TensorRT-RTX has TensorScatter for caches of rank 4 written in a straight line only. The positions of "
+    "what is written, wrapped around if circular, are indices of a ScatterND.",
+    since=24,
+    samples=[
+        Sample(
+            "(float[2, 3, 6, 4] c, float[2, 3, 2, 4] u, int64[2] w) => (float[2, 3, 6, 4] y) "
+            '{ y = TensorScatter <mode = "circular"> (c, u, w) }',
+            opset=24,
+            feeds={"w": (0, 6)},
+        ),
+        Sample(
+            "(float16[2, 6, 4] c, float16[2, 2, 4] u, int64[2] w) => (float16[2, 6, 4] y) "
+            "{ y = TensorScatter (c, u, w) }",
+            opset=24,
+            feeds={"w": (0, 5)},
+        ),
+        Sample(
+            "(int32[b, t, 4] c, int32[b, s, 4] u) => (int32[b, t, 4] y) { y = TensorScatter (c, u) }",
+            opset=24,
+        ),
+        Sample(
+            "(double[2, 3, 6] c, double[2, 3, 4] u, int64[2] w) => (double[2, 3, 6] y) "
+            '{ y = TensorScatter <axis = 2, mode = "circular"> (c, u, w) }',
+            opset=24,
+            feeds={"w": (0, 6)},
+        ),
+        Sample(
+            "(int64[2, 6, 3, 2, 2] c, int64[2, 5, 3, 2, 2] u, int64[2] w) => (int64[2, 6, 3, 2, 2] y) "
+            "{ y = TensorScatter <axis = 1> (c, u, w) }",
+            opset=24,
+            feeds={"w": (0, 2)},
+        ),
+    ],
+    near_misses=[
+        Sample(
+            "(float[2, 3] c, float[1, 3] u) => (float[2, 3] y) { y = TensorScatter <axis = 0> (c, u) }",
+            opset=24,
+        )
+    ],
+)
+def tensor_scatter(site: Site, b: Body) -> str:
+    """Indices (sample, ..., position) for each row that is written, then one ScatterND."""
+    cache, update = site.input(0), site.input(1)
+    rank = cache.rank
+    axis = int(site.attr("axis", -2)) % rank
+    if axis == 0 or update.shape is None:
+        raise NoMatch("the axis that is written is not the samples' own")
+    parts = []
+    for d in range(axis + 1):
+        part = b.unsqueeze(range_of(b, update.name, update.shape, d), *(k for k in range(axis + 1) if k != d))
+        if d == axis:
+            part = written_positions(site, b, part, axis)
+        parts.append(part)
+    ahead = b.op("Slice", b.op("Shape", update.name), b.ints(0), b.ints(axis + 1))
+    where = [b.unsqueeze(b.op("Expand", p, ahead), axis + 1) for p in parts]
+    return b.op("ScatterND", cache.name, b.concat(where, axis + 1), update.name)
+
+
+def written_positions(site: Site, b: Body, steps: str, axis: int) -> str:
+    """Where along the cache's axis each row of the update goes, per sample."""
+    if site.has(2):
+        steps = b.add(steps, b.unsqueeze(site.x(2), *range(1, axis + 1)))
+    if site.attr("mode", "linear") != "circular":
+        return steps
+    cache = site.input(0)
+    return b.op("Mod", steps, size_of(b, cache.name, cache.shape[axis] if cache.shape else None, axis))
+
+
+@lowering(
+    "layernorm-statistics",
+    "LayerNormalization",
+    why="TensorRT's LayerNormalization has one output. The mean and the reciprocal of the standard deviation "
+    "are reductions beside it.",
+    since=17,
+    samples=[
+        "(float[2, 3, 4] x, float[4] w, float[4] c) => (float[2, 3, 4] y, float[2, 3, 1] m, float[2, 3, 1] s) "
+        "{ y, m, s = LayerNormalization (x, w, c) }",
+        "(float[n, 3, 4] x, float[3, 4] w) => (float[n, 3, 4] y, float[n, 1, 1] m) "
+        "{ y, m = LayerNormalization <axis = 1, epsilon = 0.1> (x, w) }",
+        "(float16[2, 3, 4] x, float16[4] w) => (float16[2, 3, 4] y, float[2, 3, 1] m, float[2, 3, 1] s) "
+        "{ y, m, s = LayerNormalization (x, w) }",
+        "(float[2, 3, 4] x, float[2, 3, 4] w) => (float[2, 3, 4] y, float[1, 1, 1] m, float[1, 1, 1] s) "
+        "{ y, m, s = LayerNormalization <axis = -3> (x, w) }",
+    ],
+    near_misses=["(float[2, 4] x, float[4] w) => (float[2, 4] y) { y = LayerNormalization (x, w) }"],
+)
+def layer_norm_statistics(site: Site, b: Body) -> list[str | None]:
+    """One LayerNormalization for the result; mean and deviation by reductions."""
+    if not site.used(1) and not site.used(2):
+        raise NoMatch("its statistics are not used")
+    x = site.input(0)
+    axis = int(site.attr("axis", -1)) % x.rank
+    dtype = site.dtype(0)
+    work = np.dtype(np.float32) if dtype.name in HALVES else dtype
+    wanted = next((o.dtype for o in site.outputs[1:] if o is not None and o.dtype is not None), work)
+    axes = range(axis, x.rank)
+    wide = to(b, x.name, dtype, work)
+    mean = reduce_mean(b, wide, axes)
+    y = None
+    if site.used(0):
+        inputs = [o.name for o in site.inputs if o is not None]
+        y = b.op("LayerNormalization", *inputs, **site.attributes)
+    deviation = None
+    if site.used(2):
+        centred = b.sub(wide, mean)
+        variance = reduce_mean(b, b.mul(centred, centred), axes)
+        root = b.op("Sqrt", b.add(variance, b.const(site.attr("epsilon", 1e-5), work)))
+        deviation = to(b, b.op("Reciprocal", root), work, wanted)
+    return [y, to(b, mean, work, wanted), deviation]
+
+
+def reduce_mean(b: Body, x: str, axes: range) -> str:
+    """Mean over axes, which stay with size 1 (ReduceMean takes them as an input from opset 18)."""
+    if b.opset >= 18:
+        return b.op("ReduceMean", x, b.ints(*axes), keepdims=1)
+    return b.op("ReduceMean", x, axes=list(axes), keepdims=1)
