@@ -52,9 +52,27 @@ def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Header]:
             header.node_doc[key] = node.doc_string
     for node in private.graph.node:
         _drop_empty_list_attributes(node)
+    _densify(private.graph)
     with contextlib.redirect_stdout(io.StringIO()):
         graph = gs.import_onnx(private)
     return graph, header
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    # graphsurgeon makes float64 of a sparse initializer, and TensorRT's parser does not see it at all.
+    import numpy as np
+    import onnx
+
+    for sparse in graph.sparse_initializer:
+        values = onnx.numpy_helper.to_array(sparse.values)
+        places = onnx.numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(list(sparse.dims), values.dtype)
+        if places.ndim == 1:
+            dense.reshape(-1)[places] = values
+        else:
+            dense[tuple(places.T)] = values
+        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
 
 
 def _drop_empty_list_attributes(node: onnx.NodeProto) -> None:
