@@ -176,6 +176,7 @@ class Worker:
         self._on_log = on_log
         self._python = tuple(python)
         self._child: _Child | None = None
+        self._runner: Worker | None = None
 
     def __enter__(self) -> Worker:
         return self
@@ -184,7 +185,13 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """End the child process."""
+        """End the child processes."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+        self._end_child()
+
+    def _end_child(self) -> None:
         if self._child is not None:
             self._child.close()
             self._child = None
@@ -208,14 +215,21 @@ class Worker:
     def run(
         self, engine: bytes, feeds: Sequence[Mapping[str, Any]], *, limits: Limits | None = None
     ) -> RunOutcome:
-        """Run an engine on each of the feeds; needs a GPU."""
+        """Run an engine on each of the feeds; needs a GPU.
+
+        Engines run in a process of their own that has built nothing, as an application runs them.
+        """
+        if self._runner is None:
+            self._runner = Worker(
+                self.flavour,
+                limits=self.limits,
+                plugin_libraries=self._libraries,
+                on_log=lambda line: self._on_log(line) if self._on_log is not None else None,
+                python=self._python,
+                tf32=self.tf32,
+            )
         job = (engine, [dict(f) for f in feeds])
-        # Always in a process that has built nothing, as an application runs it.
-        self.close()
-        try:
-            return self._once("run", job, RunOutcome(False), limits)
-        finally:
-            self.close()
+        return self._runner._once("run", job, RunOutcome(False), limits)
 
     def environment(self) -> WorkerEnvironment:
         """Version of TensorRT and the GPU, as the child sees them."""
@@ -230,7 +244,7 @@ class Worker:
         child = self._child
         if child is not None and child.process.poll() is None and child.jobs < MAX_JOBS:
             return child
-        self.close()
+        self._end_child()
         child = _Child(self.flavour, self._python, self.tf32)
         try:
             message = child.messages.get(timeout=START_SECONDS)
@@ -292,11 +306,11 @@ class Worker:
             child.send(kind, job)
             result, why, node = self._wait(child, limits or self.limits, log)
         except KeyboardInterrupt:
-            self.close()
+            self._end_child()
             raise
         except BrokenPipeError:
             result, why, node = None, "aborted", None
-            self.close()
+            self._end_child()
         seconds = time.perf_counter() - started
         if why is not None:
             return replace(empty, **{why: True}, seconds=seconds, log=tuple(log), last_node=node)
@@ -315,19 +329,19 @@ class Worker:
             # Looked at on every turn: a process that keeps talking must not outlive its limits.
             now = time.monotonic()
             if now >= deadline:
-                self.close()
+                self._end_child()
                 return None, "timed_out", node
             if limits.memory_bytes is not None and now - looked > MEMORY_SECONDS:
                 looked = now
                 if child.resident_bytes > limits.memory_bytes:
-                    self.close()
+                    self._end_child()
                     return None, "out_of_memory", node
             try:
                 message = child.messages.get(timeout=min(MEMORY_SECONDS, deadline - now))
             except queue.Empty:
                 continue
             if message is None:
-                self.close()
+                self._end_child()
                 return None, "aborted", node
             kind, payload = message
             if kind == "log":
