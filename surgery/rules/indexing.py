@@ -318,12 +318,12 @@ def scatter_elements(site: Site, b: Body) -> str:
     values = b.cast(updates.name, wide)
     index = b.cast(indices.name, np.int64)
     u = Updates(b.cast(data.name, wide), index, values, reduction, wide)
-    constant = indices.value is not None and data.static
+    fixed = indices.value if data.static else None
     out = None
-    if not constant and _along_one_axis(data, indices, axis):
+    if fixed is None and _along_one_axis(data, indices, axis):
         out = _masked_elements(b, u, data, indices, axis)
     if out is None:
-        known = _element_positions(indices.value, data.dims, axis) if constant else None
+        known = _element_positions(fixed, data.dims, axis) if fixed is not None else None
         rows = (
             b.const(known, np.int64)
             if known is not None
@@ -357,7 +357,8 @@ def _masked_elements(b: Body, u: Updates, data: Operand, indices: Operand, axis:
     size = int(there[axis] or 0)
     index, values = wrapped(b, u.rows, b.const(size, np.int64)), u.values
     for k in range(rank):
-        missing = there[k] - here[k] if isinstance(there[k], int) and k != axis else 0
+        whole, part = there[k], here[k]
+        missing = whole - part if isinstance(whole, int) and isinstance(part, int) and k != axis else 0
         if not missing:
             continue
         shape = _block(b, index, here, k, missing)
@@ -385,7 +386,7 @@ def _block(b: Body, value: str, dims: Sequence[object], axis: int, size: int) ->
 
 def _element_positions(indices: NDArray[Any], dims: Sequence[int], axis: int) -> NDArray[Any]:
     """Positions in the flattened data of the elements that constant indices mean."""
-    grid = list(np.indices(indices.shape))
+    grid: list[NDArray[Any]] = list(np.indices(indices.shape))
     grid[axis] = indices
     return flat_positions(np.stack([g.reshape(-1) for g in grid], 1), dims)
 
@@ -560,7 +561,9 @@ def _ngram_counts(site: Site, b: Body, x: str, pool: list[int]) -> NgramCounts:
         rows = b.slice(b.op("Shape", x), 0, 0, 1)
         behind = b.op("Expand", b.const(nothing, np.int64), b.concat([rows, b.ints(room)], 0))
         x = b.concat([x, behind], 1)
-    counts, numbers, number = [], [], 0
+    counts: list[str] = []
+    numbers: list[int] = []
+    number = 0
     for size, (start, end) in enumerate(zip(starts, [*starts[1:], len(pool)], strict=True), 1):
         ngrams = np.asarray(pool[start:end], np.int64).reshape(-1, size)
         here = range(number, number + len(ngrams))

@@ -1,0 +1,351 @@
+"""Operators whose output size depends on the data: outputs of fixed size, and a count."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from surgery.graph.body import SMALLEST, Body
+from surgery.plugins.nms_forms import Corners, Selected, corners, fixpoint_form, select_form
+from surgery.plugins.nms_spec import NmsSpec, choose_form
+from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
+from surgery.rules.engine.site import Operand, Site
+from surgery.rules.indexing import computing_dtype, count_up, dims_tensor, volume
+
+PAIR_LIMIT = 2**26
+"""Most pairs of entries that are compared at once."""
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """Positions of what was chosen, in order and padded with 0; and their number.
+
+    Attributes:
+        order: int64 [N].
+        count: int64, rank 0.
+        slots: int64 [N]: where each entry goes; N for those that were not chosen.
+        size: int64 [1]: N.
+    """
+
+    order: str
+    count: str
+    slots: str
+    size: str
+
+
+def compacted(b: Body, chosen: str) -> Compacted:
+    """Positions where a bool vector is true: each goes to the number of those before it.
+
+    What is not chosen goes to a slot behind the others, which is cut off. No sort, no TopK, any length.
+    """
+    flags = b.cast(chosen, np.int64)
+    size = b.op("Shape", flags)
+    place = b.sub(b.op("CumSum", flags, b.const(0, np.int64)), b.const(1, np.int64))
+    slots = b.where(chosen, place, size)
+    count = b.reduce("ReduceSum", flags, 0, keepdims=False)
+    return Compacted(scattered(b, slots, count_up(b, size), size), count, slots, size)
+
+
+def scattered(b: Body, slots: str, values: str, size: str) -> str:
+    """Values [N] at slots [N] of a zero vector of that size; int64. Slot `size` is cut off."""
+    room = b.op("Expand", b.const(0, np.int64), b.add(size, b.ints(1)))
+    filled = b.op("ScatterElements", room, slots, values, axis=0)
+    return b.op("Slice", filled, b.ints(0), size, b.ints(0))
+
+
+def not_empty(operand: Operand) -> None:
+    """NoMatch for an operand without elements."""
+    if any(d == 0 for d in operand.shape or ()):
+        raise NoMatch(f"{operand.name} is empty")
+
+
+@lowering(
+    "nonzero-by-prefix-sums",
+    "NonZero",
+    why="TensorRT-RTX has no NonZero. Prefix sums say where each position goes; the output is padded.",
+    samples=[
+        "(float[3, 4] x) => (int64[2, k] y) { y = NonZero (x) }",
+        "(bool[n, 4, 2] x) => (int64[3, k] y) { y = NonZero (x) }",
+        Sample("(int64[7] x) => (int64[1, k] y) { y = NonZero (x) }", feeds={"x": (0, 2)}),
+        Sample("(int32[7] x) => (int64[1, k] y) { y = NonZero (x) }", feeds={"x": (0, 2)}),
+        Sample("(uint8[n] x) => (int64[1, k] y) { y = NonZero (x) }", feeds={"x": (0, 2)}),
+    ],
+    near_misses=["(float[3, 0] x) => (int64[2, k] y) { y = NonZero (x) }"],
+)
+def nonzero(site: Site, b: Body) -> Bounded:
+    """Flat positions, taken apart into coordinates."""
+    x = site.input(0)
+    not_empty(x)
+    if not x.rank:
+        raise NoMatch("a scalar")
+    chosen = x.name if site.kind(0) == "b" else b.cast(x.name, np.bool_)
+    found = compacted(b, b.reshape(chosen, -1))
+    rest, rows = found.order, []
+    for axis in reversed(range(x.rank)):
+        if not axis:
+            rows.append(rest)
+            break
+        size = dims_tensor(b, x, axis, axis + 1)
+        above = b.div(rest, size)
+        rows.append(b.sub(rest, b.mul(above, size)))
+        rest = above
+    return Bounded(b.concat([b.unsqueeze(r, 0) for r in reversed(rows)], 0), 1, found.count)
+
+
+@lowering(
+    "compress-by-prefix-sums",
+    "Compress",
+    why="No TensorRT has Compress. Prefix sums say where each position goes; the output is padded.",
+    samples=[
+        "(float[3, 4] x, bool[4] c) => (float[3, k] y) { y = Compress <axis = -1> (x, c) }",
+        "(int64[n, 4] x, bool[n] c) => (int64[k, 4] y) { y = Compress <axis = 0> (x, c) }",
+        "(uint8[3, n] x, bool[5] c) => (uint8[k] y) { y = Compress (x, c) }",
+        "(double[3] x, bool[3] c) => (double[k] y) { y = Compress <axis = 0> (x, c) }",
+        "(float16[3] x, bool[3] c) => (float16[k] y) { y = Compress <axis = 0> (x, c) }",
+        "(bool[3] x, bool[3] c) => (bool[k] y) { y = Compress <axis = 0> (x, c) }",
+        "(int32[3] x, bool[3] c) => (int32[k] y) { y = Compress <axis = 0> (x, c) }",
+    ],
+    near_misses=["(float[3, 4] x, bool[0] c) => (float[3, k] y) { y = Compress <axis = -1> (x, c) }"],
+)
+def compress(site: Site, b: Body) -> Bounded:
+    """A gather of as many positions as the condition has; those that hold come first."""
+    x = site.input(0)
+    not_empty(x)
+    not_empty(site.input(1))
+    if site.input(1).value is not None:
+        raise NoMatch("the condition is constant")
+    found = compacted(b, site.x(1))
+    axis = site.attributes.get("axis")
+    if axis is None:
+        return Bounded(b.gather(b.reshape(x.name, -1), found.order, 0), 0, found.count)
+    axis = int(axis) % x.rank
+    return Bounded(b.gather(x.name, found.order, axis), axis, found.count)
+
+
+@lowering(
+    "unique-by-comparison",
+    "Unique",
+    why="No TensorRT has Unique. All pairs are compared; counts of smaller entries say where each one goes.",
+    samples=[
+        Sample(
+            "(float[9] x) => (float[k] y, int64[k] f, int64[9] i, int64[k] c) { y, f, i, c = Unique (x) }",
+            feeds={"x": [2.0, 1.0, 1.0, 3.0, 4.0, 3.0, 0.0, -1.0, 2.0]},
+        ),
+        Sample(
+            "(int64[n, 4] x) => (int64[k] y, int64[k] f, int64[m] i, int64[k] c)"
+            " { y, f, i, c = Unique <sorted = 0> (x) }",
+            feeds={"x": (0, 5)},
+        ),
+        Sample(
+            "(int8[6, 2, 2] x) => (int8[k, 2, 2] y, int64[k] f, int64[6] i, int64[k] c)"
+            " { y, f, i, c = Unique <axis = 0> (x) }",
+            feeds={"x": (0, 2)},
+        ),
+        Sample(
+            "(double[2, n, 3] x) => (double[2, k, 3] y, int64[k] f, int64[6] i, int64[k] c)"
+            " { y, f, i, c = Unique <axis = -2, sorted = 0> (x) }",
+            feeds={"x": [[[1, 2, 3], [0, 2, 3], [1, 2, 3]], [[5, 6, 7], [5, 6, 7], [5, 6, 7]]]},
+        ),
+        Sample(
+            "(float[1, 6] x) => (float[1, k] y) { y = Unique <axis = 1> (x) }",
+            feeds={"x": [[1.0, 0.0, 1.0, 2.0, 0.0, -1.0]]},
+        ),
+    ],
+    near_misses=["(float[100000] x) => (float[k] y) { y = Unique (x) }"],
+)
+def unique(site: Site, b: Body) -> list[Bounded | str | None]:
+    """Entries as rows of a matrix; who is first of its kind, and how many kinds come before it."""
+    x = site.input(0)
+    not_empty(x)
+    dims = x.shape or ()
+    axis = site.attributes.get("axis")
+    if axis is None or x.rank == 1:
+        axis, source, entries, rest = 0, b.reshape(x.name, -1), x.shape, []
+        table = b.unsqueeze(source, 1)
+    else:
+        axis, source = int(axis) % x.rank, x.name
+        rest = [k for k in range(x.rank) if k != axis]
+        entries = (dims[axis],)
+    columns = math.prod(replace(x, shape=tuple(dims[k] for k in rest)).dims)
+    if rest:
+        table = b.reshape(b.transpose(x.name, axis, *rest), -1, columns)
+    if volume(entries or ()) ** 2 * columns > PAIR_LIMIT:
+        raise NoMatch(f"{volume(entries or ())} entries of {columns} are too many to compare all pairs")
+    table = b.cast(table, computing_dtype(site.dtype(0)) if site.kind(0) != "b" else np.int32)
+    kinds = _kinds(b, table, columns, ordered=bool(site.attr("sorted", 1)))
+    return [
+        Bounded(b.gather(source, kinds.order, axis), axis, kinds.count),
+        Bounded(kinds.order, 0, kinds.count),
+        kinds.inverse,
+        Bounded(kinds.sizes, 0, kinds.count),
+    ]
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The different rows of a matrix [N, S].
+
+    Attributes:
+        order: int64 [N]: first row of each kind, padded with 0.
+        sizes: int64 [N]: rows of each kind, padded with 0.
+        inverse: int64 [N]: kind of each row.
+        count: int64, rank 0: number of kinds.
+    """
+
+    order: str
+    sizes: str
+    inverse: str
+    count: str
+
+
+def _kinds(b: Body, table: str, columns: int, *, ordered: bool) -> Kinds:
+    size = b.slice(b.op("Shape", table), 0, 0, 1)
+    here = count_up(b, size)
+    equal, smaller = _compared(b, table, columns)  # [i, j]: row j is equal to, is smaller than row i
+    earliest = b.where(equal, b.unsqueeze(here, 0), size)
+    first_of = b.reduce("ReduceMin", earliest, 1, keepdims=False)
+    first = b.equal(first_of, here)
+    flags = b.cast(first, np.int64)
+    before = smaller if ordered else b.less(b.unsqueeze(here, 0), b.unsqueeze(first_of, 1))
+    preceding = b.where(before, b.unsqueeze(flags, 0), b.const(0, np.int64))
+    inverse = b.reduce("ReduceSum", preceding, 1, keepdims=False)
+    slots = b.where(first, inverse, size)
+    many = b.reduce("ReduceSum", b.cast(equal, np.int64), 1, keepdims=False)
+    count = b.reduce("ReduceSum", flags, 0, keepdims=False)
+    return Kinds(scattered(b, slots, here, size), scattered(b, slots, many, size), inverse, count)
+
+
+def _compared(b: Body, table: str, columns: int) -> tuple[str, str]:
+    """For all pairs of rows [i, j]: whether they are equal, and whether j is smaller in lexicographic order."""
+    mine, other = b.unsqueeze(table, 1), b.unsqueeze(table, 0)
+    equal, smaller = b.equal(other, mine), b.less(other, mine)  # [N, N, S]
+
+    def part(value: str, start: int, end: int, step: int) -> str:
+        return b.op("Slice", value, b.ints(start), b.ints(end), b.ints(2), b.ints(step))
+
+    while columns > 1:  # neighbours are merged: the left one decides unless it is equal
+        even = columns - columns % 2
+        left, right = ([part(v, k, even, 2) for v in (equal, smaller)] for k in (0, 1))
+        merged = [b.logical_and(left[0], right[0]), b.logical_or(left[1], b.logical_and(left[0], right[1]))]
+        if columns % 2:
+            merged = [
+                b.concat([m, part(v, even, columns, 1)], 2)
+                for m, v in zip(merged, (equal, smaller), strict=True)
+            ]
+        equal, smaller = merged
+        columns -= even // 2
+    return b.squeeze(equal, 2), b.squeeze(smaller, 2)
+
+
+@lowering(
+    "nonmaxsuppression-native",
+    "NonMaxSuppression",
+    why="TensorRT-RTX has no NonMaxSuppression. Exact greedy suppression in plain operators; the output is padded.",
+    samples=[
+        Sample(
+            "(float[2, 12, 4] x, float[2, 3, 12] s) => (int64[k, 3] y)"
+            " <int64 m = {4}, float iou = {0.3}, float t = {0.2}> { y = NonMaxSuppression (x, s, m, iou, t) }",
+            feeds={"x": (0.0, 1.0), "s": (0.0, 1.0)},
+        ),
+        Sample(
+            "(float[n, 9, 4] x, float[n, 2, 9] s, int64[1] m, float[1] iou, float[1] t) => (int64[k, 3] y)"
+            " { y = NonMaxSuppression <center_point_box = 1> (x, s, m, iou, t) }",
+            feeds={"x": (0.0, 1.0), "s": (0.0, 1.0), "m": (1, 9), "iou": (0.1, 0.5), "t": (0.1, 0.5)},
+        ),
+        Sample(
+            "(float[1, 7, 4] x, float[1, 2, 7] s) => (int64[k, 3] y)"
+            " <int64[1] m = {99}> { y = NonMaxSuppression (x, s, m) }",
+            feeds={"x": (0.0, 1.0), "s": (-2.0, 2.0)},
+        ),
+        Sample(
+            "(float[1, 7, 4] x, float[1, 2, 7] s, int64 m) => (int64[k, 3] y)"
+            " <float iou = {0.5}> { y = NonMaxSuppression (x, s, m, iou) }",
+            feeds={"x": (0.0, 1.0), "s": (0.0, 1.0), "m": 3},
+        ),
+    ],
+    near_misses=["(float[1, 7, 4] x, float[1, 2, 7] s) => (int64[k, 3] y) { y = NonMaxSuppression (x, s) }"],
+)
+def non_max_suppression(site: Site, b: Body) -> Bounded:
+    """Boxes per class in order of selection; what is not selected is taken out by prefix sums."""
+    boxes, scores = site.input(0), site.input(1)
+    count = replace(boxes, shape=(boxes.shape or (None, None))[1:2]).dims[0]
+    classes = replace(scores, shape=(scores.shape or (None, None))[1:2]).dims[0]
+    most = site.input(2).value if site.has(2) else np.zeros(1)
+    limit = count if most is None else min(count, int(most.reshape(-1)[0]))
+    if min(limit, classes) < 1:
+        raise NoMatch("nothing can be selected")
+    iou = site.input(3).value if site.has(3) else np.zeros(1)
+    try:
+        spec = NmsSpec(
+            count, classes, limit * classes, limit, float(iou.reshape(-1)[0]) if iou is not None else 0.0, 0.0,
+            center_point_box=bool(site.attr("center_point_box", 0)),
+        )  # fmt: skip
+    except ValueError as error:
+        raise NoMatch(str(error)) from error
+    candidates = scores.name
+    if site.has(4):
+        passes = b.greater(candidates, b.reshape(site.x(4), 1, 1, 1))
+        candidates = b.where(passes, candidates, b.scalar(SMALLEST))
+    if iou is None:
+        found = _select(b, spec, boxes.name, candidates, b.reshape(site.x(3), 1, 1, 1))
+    else:
+        images = (boxes.shape or (None,))[0]
+        form = choose_form(spec, images if isinstance(images, int) else None)
+        write = fixpoint_form if form == "fixpoint" else select_form
+        found = write(b, spec, boxes.name, candidates, shared=True)
+    valid = b.greater(found.scores, b.scalar(SMALLEST))
+    if most is None:
+        wanted = b.reshape(site.x(2), 1, 1, 1)
+        valid = b.logical_and(valid, b.less(b.const(np.arange(limit).reshape(1, 1, -1), np.int64), wanted))
+    return _listed(b, boxes, valid, found.positions, classes)
+
+
+def _listed(b: Body, boxes: Operand, valid: str, positions: str, classes: int) -> Bounded:
+    """Rows (image, class, box) of what is valid in [B, C, M]."""
+    shape = b.op("Shape", positions)
+    image = b.reshape(count_up(b, dims_tensor(b, boxes, 0, 1)), -1, 1, 1)
+    kind = b.const(np.arange(classes).reshape(1, -1, 1), np.int64)
+    columns = [b.op("Expand", image, shape), b.op("Expand", kind, shape), b.cast(positions, np.int64)]
+    rows = b.concat([b.reshape(c, -1, 1) for c in columns], 1)
+    kept = compacted(b, b.reshape(valid, -1))
+    return Bounded(b.gather(rows, kept.order, 0), 0, kept.count)
+
+
+def _select(b: Body, spec: NmsSpec, boxes: str, scores: str, threshold: str) -> Selected:
+    """One round per detection, as in `select_form`, with an IoU threshold [1, 1, 1] that is known at run time."""
+    size = spec.num_boxes
+    table = corners(b, boxes, center=spec.center_point_box)  # each [B, N, 1]
+    packed = b.concat(table.parts(), 2)
+    everyone = Corners(*(b.transpose(v, 0, 2, 1) for v in table.parts()))
+    iota = b.const(np.arange(size).reshape(1, 1, size))
+
+    inner = b.nested()
+    step, go, alive = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("alive")
+    best = inner.reduce("ReduceMax", alive, 2)
+    winner = inner.reduce("ReduceMin", inner.where(inner.equal(alive, best), iota, b.scalar(float(size))), 2)
+    rows = inner.expand(inner.cast(winner, np.int32), 1, 1, 5)
+    chosen = Corners(*inner.split(inner.gather_elements(packed, rows, 1), 2, 5))  # each [B, C, 1]
+    gone = inner.logical_or(_exceeds(inner, chosen, everyone, threshold), inner.equal(iota, winner))
+    graph = inner.subgraph(
+        "one_detection_per_class",
+        [(step, np.int64), (go, np.bool_), (alive, np.float32)],
+        [
+            (inner.always(), np.bool_), (inner.where(gone, b.scalar(SMALLEST), alive), np.float32),
+            (best, np.float32), (winner, np.float32),
+        ],
+    )  # fmt: skip
+    _, bests, winners = b.loop(spec.rounds, [scores], graph, scans=2)  # [M, B, C, 1]
+    turned = [b.reshape(b.transpose(v, 1, 2, 3, 0), 0, spec.groups, spec.rounds) for v in (bests, winners)]
+    return Selected(turned[0], turned[1])
+
+
+def _exceeds(b: Body, one: Corners, two: Corners, threshold: str) -> str:
+    """Whether the IoU of two sets of boxes exceeds the threshold; nothing does where nothing is common."""
+    zero = b.scalar(0.0)
+    side0 = b.maximum(b.sub(b.minimum(one.high0, two.high0), b.maximum(one.low0, two.low0)), zero)
+    side1 = b.maximum(b.sub(b.minimum(one.high1, two.high1), b.maximum(one.low1, two.low1)), zero)
+    common = b.mul(side0, side1)
+    iou = b.div(common, b.sub(b.add(one.area, two.area), common))
+    return b.logical_and(b.greater(iou, threshold), b.greater(common, zero))
