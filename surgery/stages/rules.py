@@ -145,7 +145,13 @@ def _keep_bounds(state: State, outcome: Outcome) -> None:
                     f"its size depends on the data: padded along axis {axis}, {added[count]} says how much counts",
                     {"name": name},
                     {"name": name, "count": added[count], "axis": axis},
-                    {"op": "slice_by_count", "name": name, "count": added[count], "axis": axis},
+                    {
+                        "op": "slice_by_count",
+                        "name": name,
+                        "count": added[count],
+                        "axis": axis,
+                        "added": True,
+                    },
                 )
             )
         for key in view.consumers.get(name, ()):

@@ -30,13 +30,15 @@ def apply_inverses(outputs: Mapping[str, NDArray[Any]], inverses: Sequence[Step]
     ``squeeze``         name, axes
     ``unsqueeze``       name, axes
     ``slice_by_count``  name, count (an output: one number, or one per image if all are equal), axis (default
-                        0): the first entries along the axis, as many as the count says
+                        0): the first entries along the axis, as many as the count says; with ``added``, the original
+                        has no such output, and it is left out
     ==================  =====================================================================
 
     Raises:
         ValueError: a step is unknown or incomplete, names an output that is not there, or does not fit it.
     """
     result = dict(outputs)
+    added = {str(step["count"]) for step in inverses if step.get("added") and "count" in step}
     for step in inverses:
         op = str(step.get("op"))
         if op == CAST_INPUT:
@@ -53,7 +55,7 @@ def apply_inverses(outputs: Mapping[str, NDArray[Any]], inverses: Sequence[Step]
             raise ValueError(f"inverse in io_changes is {what} {dict(step)}") from error
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(f"inverse {dict(step)} in io_changes: {error}") from error
-    return result
+    return {name: value for name, value in result.items() if name not in added}
 
 
 def _named(outputs: Arrays, name: str) -> NDArray[Any]:
