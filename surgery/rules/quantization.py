@@ -28,7 +28,7 @@ def limits(dtype: np.dtype[Any]) -> tuple[int, int]:
     """Lowest and highest value of a whole-number dtype, those of ml_dtypes too."""
     import ml_dtypes
 
-    info = ml_dtypes.iinfo(dtype)
+    info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
     return int(info.min), int(info.max)
 
 
@@ -146,7 +146,7 @@ _RUN_TIME = (
 )
 _SYMMETRIC = f"(float[2] x) => (int8[2] y) {{ {_constants('int8', 0)} y = QuantizeLinear (x, s, z) }}"
 
-_QUANTIZE = [
+_QUANTIZE: list[Sample | str] = [
     _Q.format(t="int8", c=_constants("int8", -7), a=""),
     _Q.format(t="int8", c=_per_channel("int8"), a="<axis = 1>"),
     Sample(_RUN_TIME[0], feeds={"x": (-5, 5), "s": np.float32(0.03), "z": np.int8(9)}),
@@ -162,13 +162,13 @@ _QUANTIZE = [
         opset=21,
     ),
 ]
-_UNSIGNED = [
+_UNSIGNED: list[Sample | str] = [
     _Q.format(t="uint8", c=_constants("uint8", 0), a=""),
     _Q.format(t="uint8", c=_constants("uint8", 77), a=""),
     _Q.format(t="uint8", c=_per_channel("uint8"), a="<axis = -2>"),
     "(float[n, 4] x) => (uint8[n, 4] y) { s = Constant <value = float {0.01}> () y = QuantizeLinear (x, s) }",
 ]
-_DEQUANTIZE = [
+_DEQUANTIZE: list[Sample | str] = [
     _DQ.format(t="int8", c=_constants("int8", -7), a=""),
     _DQ.format(t="int8", c=_per_channel("int8"), a="<axis = 1>"),
     "(int8[n, 4] x, float s, int8 z) => (float[n, 4] y) { y = DequantizeLinear (x, s, z) }",
@@ -181,7 +181,7 @@ _DEQUANTIZE = [
     ),
     Sample(_DQ.format(t="int8", c=_blocks("int8"), a="<axis = 1, block_size = 3>"), opset=21),
 ]
-_UNSIGNED_BACK = [
+_UNSIGNED_BACK: list[Sample | str] = [
     _DQ.format(t="uint8", c=_constants("uint8", 0), a=""),
     _DQ.format(t="uint8", c=_per_channel("uint8"), a="<axis = 1>"),
     "(uint8[n, 4] x, float s, uint8 z) => (float[n, 4] y) { y = DequantizeLinear (x, s, z) }",
@@ -329,7 +329,7 @@ def total(parts: Sequence[str], b: Body) -> str:
     return result
 
 
-def _magnitudes(site: Site, i: int, zero: int, spread: int) -> NDArray[np.int64] | None:
+def _magnitudes(site: Site, i: int, zero: int, spread: int) -> NDArray[Any] | None:
     """Absolute values of a constant operand minus a zero point of one value, or of one per `spread` place."""
     value = site.input(i).value
     zeros = site.input(zero).value if site.has(zero) else np.zeros((), np.int64)
@@ -338,7 +338,8 @@ def _magnitudes(site: Site, i: int, zero: int, spread: int) -> NDArray[np.int64]
     zeros = zeros.astype(np.int64)
     if zeros.ndim == 1 and zeros.size > 1:
         zeros = zeros.reshape([-1 if d == spread % value.ndim else 1 for d in range(value.ndim)])
-    return np.abs(value.astype(np.int64) - zeros)
+    found: NDArray[Any] = np.abs(value.astype(np.int64) - zeros)
+    return found
 
 
 def _columns(site: Site, i: int, zero: int, axis: int, b: Body) -> str:
