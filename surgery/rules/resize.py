@@ -44,7 +44,9 @@ class Mixed:
 
     def op(self, op_type: str, *operands: Value) -> Value:
         """One elementwise operator or MatMul."""
-        operands = tuple(o if isinstance(o, (str, np.ndarray)) else np.asarray(o, np.float32) for o in operands)
+        operands = tuple(
+            o if isinstance(o, (str, np.ndarray)) else np.asarray(o, np.float32) for o in operands
+        )
         if any(isinstance(o, str) for o in operands):
             return self.b.op(op_type, *(self.name(o) for o in operands))
         return np.asarray(_NUMPY[op_type](*operands))
@@ -76,6 +78,10 @@ class Mixed:
         if isinstance(condition, str):
             return self.b.cast(condition, np.float32)
         return condition.astype(np.float32)
+
+    def index(self, value: Value) -> str:
+        """Whole numbers as an int64 tensor."""
+        return self.b.cast(value, np.int64) if isinstance(value, str) else self.b.const(value, np.int64)
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,9 @@ def _declared(site: Site, axis: int) -> int | None:
 def _unchanged(site: Site, axis: int) -> bool:
     """Whether input and output declare the same free dim."""
     out, x = site.out(0).shape, site.input(0).shape
-    return bool(out and x) and len(out) == len(x) and isinstance(x[axis], str) and x[axis] == out[axis]
+    if not out or not x or len(out) != len(x):
+        return False
+    return isinstance(x[axis], str) and x[axis] == out[axis]
 
 
 def _scaled(size: int | str, scale: np.float32, b: Body) -> int | str:
@@ -297,7 +305,9 @@ def coordinates(m: Mixed, axis: Axis, transform: str) -> Value:
         return _if_single(m, axis, many, single)
     center = m.op("Div", m.op("Add", i, 0.5), axis.scale)
     if transform == "tf_half_pixel_for_nn":
-        return m.op("Where", m.op("Equal", axis.scale, 1), i, center) if isinstance(axis.scale, str) else center
+        return (
+            m.op("Where", m.op("Equal", axis.scale, 1), i, center) if isinstance(axis.scale, str) else center
+        )
     x = m.op("Sub", center, 0.5)
     if transform == "half_pixel":
         return x
@@ -317,11 +327,13 @@ def _if_single(m: Mixed, axis: Axis, many: Value, single: Value) -> Value:
     return m.op("Where", m.op("Equal", m.real(axis.after), 1), single, many)
 
 
-def nearest_index(m: Mixed, x: Value, size: int | str, rounding: str) -> str:
+def nearest_index(m: Mixed, x: Value, axis: Axis, rounding: str) -> str:
     """Number of the nearest element, int64."""
     low = m.op("Floor", x)
     if rounding == "floor":
         whole = low
+    elif rounding == "away_from_start":  # before opset 11: up where the axis shrinks
+        whole = m.op("Where", m.op("Less", axis.scale, 1), m.op("Ceil", x), low)
     elif rounding == "ceil":
         whole = m.op("Ceil", x)
     else:
@@ -330,8 +342,7 @@ def nearest_index(m: Mixed, x: Value, size: int | str, rounding: str) -> str:
         if rounding == "round_prefer_ceil":
             above = m.op("Or", above, m.op("Equal", part, 0.5))
         whole = m.op("Add", low, m.one_where(above))
-    whole = m.op("Max", m.op("Min", whole, m.op("Sub", m.real(size), 1)), 0)
-    return m.b.cast(whole, np.int64) if isinstance(whole, str) else m.b.const(whole, np.int64)
+    return m.index(m.op("Max", m.op("Min", whole, m.op("Sub", m.real(axis.before), 1)), 0))
 
 
 def _kernel(m: Mixed, t: Value, style: Style) -> Value:
@@ -419,6 +430,33 @@ def _interpolate(m: Mixed, x: str, axis: Axis, at: Value, style: Style, rank: in
     return _apply_matrix(m.b, x, m.b.const(matrix, dtype), axis.index, rank)
 
 
+def _whole_bilinear(m: Mixed, x: str, rows: Axis, columns: Axis, at: list[Value]) -> str:
+    """Bilinear interpolation of whole numbers, added up in the order in which ONNX Runtime does it.
+
+    The sum is cut to a whole number, so that its last bit can matter.
+    """
+    first, second, near, far = [], [], [], []
+    for axis, place in ((rows, at[0]), (columns, at[1])):
+        last = m.op("Sub", m.real(axis.before), 1)
+        place = m.op("Max", m.op("Min", place, last), 0)
+        low = m.op("Floor", place)
+        high = m.op("Min", m.op("Add", low, 1), last)
+        edge = m.op("Equal", low, high)
+        first.append(m.index(low))
+        second.append(m.index(high))
+        near.append(m.op("Where", edge, 0.5, m.op("Sub", high, place)))
+        far.append(m.op("Where", edge, 0.5, m.op("Sub", place, low)))
+    total = ""
+    for row, down in ((first[0], near[0]), (second[0], far[0])):
+        line = m.b.gather(x, row, axis=rows.index)
+        for column, right in ((first[1], near[1]), (second[1], far[1])):
+            term = m.b.mul(
+                m.name(m.op("Mul", right, m.column(down))), m.b.gather(line, column, axis=columns.index)
+            )
+            total = m.b.add(total, term) if total else term
+    return total
+
+
 def _by_growth(axis: Axis) -> float:
     """Axes that shrink most come first, so that less is left to do."""
     if isinstance(axis.before, int) and isinstance(axis.after, int):
@@ -437,21 +475,30 @@ def resize(site: Site, b: Body, found: list[Axis], style: Style) -> str:
     if style.mode != "nearest" and dtype not in (np.float32, np.float64):
         inner = np.dtype(np.float32)
     value = x.name if inner == dtype else b.cast(x.name, inner)
-    outside = ""
-    for axis in busy:
-        at = coordinates(m, axis, style.transform)
-        if style.transform == "tf_crop_and_resize":
+    places = [coordinates(m, axis, style.transform) for axis in busy]
+    if site.kind(0) in "iu" and style.mode == "linear" and not style.antialias and _plane(busy, rank):
+        down, right = sorted(range(2), key=lambda k: busy[k].index)
+        value = _whole_bilinear(m, value, busy[down], busy[right], [places[down], places[right]])
+    else:
+        for axis, at in zip(busy, places, strict=True):
+            if style.mode == "nearest":
+                value = b.gather(value, nearest_index(m, at, axis, style.nearest), axis=axis.index)
+            else:
+                value = _interpolate(m, value, axis, at, style, rank, inner)
+    if style.transform == "tf_crop_and_resize" and busy:
+        outside = ""
+        for axis, at in zip(busy, places, strict=True):
             mask = _beyond(m, at, axis, rank)
             outside = b.logical_or(outside, mask) if outside else mask
-        if style.mode == "nearest":
-            value = b.gather(value, nearest_index(m, at, axis.before, style.nearest), axis=axis.index)
-        else:
-            value = _interpolate(m, value, axis, at, style, rank, inner)
-    if outside:
         value = b.where(outside, b.const(style.extrapolation, inner), value)
     if inner != dtype:
         value = _narrow(b, value, site.kind(0), dtype)
     return value if value != x.name else b.op("Identity", value)
+
+
+def _plane(busy: list[Axis], rank: int) -> bool:
+    """Whether the axes are the last two."""
+    return sorted(a.index for a in busy) == [rank - 2, rank - 1]
 
 
 def _beyond(m: Mixed, at: Value, axis: Axis, rank: int) -> str:
@@ -485,9 +532,60 @@ def _style(site: Site) -> Style:
     why="TensorRT takes sizes and scales only if they are constant or come from shapes, and neither antialias,"
     " tf_crop_and_resize, half_pixel_symmetric, keep_aspect_ratio_policy nor exclude_outside. Resizing is"
     " separable: a matrix per axis, as in onnx's reference (op_resize.py); coordinates as in ONNX Runtime.",
+    since=11,
     samples=[
-        '(float[n, 2, 4, 5] x) => (float[n, 2, 8, 10] y) <float[4] s = {1, 1, 2, 2}>'
-        ' { y = Resize <mode = "cubic", antialias = 0, exclude_outside = 1> (x, , s) }',
+        """(float[n, 2, 4, 5] x) => (float[n, 2, 8, 10] y) <float[4] s = {1, 1, 2, 2}>
+        { y = Resize <mode = "cubic", exclude_outside = 1> (x, , s) }""",
+        """(float[1, 1, 8, 6] x) => (float[1, 1, 4, 3] y) <float[4] s = {1, 1, 0.6, 0.5}>
+        { y = Resize <mode = "linear", antialias = 1> (x, , s) }""",
+        """(float[1, 2, 9, 6] x) => (float[1, 2, 4, 3] y) <int64[2] s = {4, 3}>
+        { y = Resize <mode = "cubic", antialias = 1, axes = [2, 3], cubic_coeff_a = -0.5> (x, , , s) }""",
+        """(float[2, 1, h, w] x) => (float[2, 1, p, q] y) <float[4] s = {1, 1, 1.5, 0.7}>
+        { y = Resize <mode = "cubic", antialias = 1> (x, , s) }""",
+        """(float[n, 2, h, w] x) => (float[n, 2, p, q] y) <float[4] s = {1, 1, 2.5, 0.7}>
+        { y = Resize <mode = "nearest", nearest_mode = "round_prefer_ceil"> (x, , s) }""",
+        Sample(
+            """(float16[1, 2, 4, 6] x, float[4] s) => (float16[1, 2, 6, 7] y)
+            { y = Resize <mode = "linear"> (x, , s) }""",
+            feeds={"s": [1, 1, 1.5, 1.3]},
+        ),
+        Sample(
+            "(int32[2, 4, 6] x, float[3] s) => (int32[2, 6, 4] y) { y = Resize (x, , s) }",
+            feeds={"s": [1, 1.6, 0.7]},
+        ),
+        Sample(
+            """(float[1, 1, 4, 6] x, int64[2] s) => (float[1, 1, 8, 12] y)
+            { y = Resize <axes = [2, 3], keep_aspect_ratio_policy = "not_larger"> (x, , , s) }""",
+            feeds={"s": [8, 20]},
+        ),
+        """(float[1, 1, 4, 6] x) => (float[1, 1, 9, 14] y) <int64[2] s = {9, 7}>
+        { y = Resize <mode = "linear", axes = [2, 3], keep_aspect_ratio_policy = "not_smaller"> (x, , , s) }""",
+        Sample(
+            """(float[1, 2, 6, 5] x, float[8] roi) => (float[1, 2, 3, 4] y) <int64[4] s = {1, 2, 3, 4}>
+            { y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize",
+                          extrapolation_value = 7.5> (x, roi, , s) }""",
+            feeds={"roi": [0, 0, -0.1, 0.3, 1, 1, 0.6, 1.2]},
+        ),
+        Sample(
+            """(float[1, 1, 5, 6] x) => (float[1, 1, 2, 9] y) <float[4] s = {1, 1, 0.5, 1.6}>
+            { y = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel_symmetric"> (x, , s) }""",
+            opset=19,
+        ),
+        """(float[1, 1, 5, 6] x) => (float[1, 1, 10, 3] y) <float[4] s = {1, 1, 2, 0.5}>
+        { y = Resize <mode = "linear", coordinate_transformation_mode = "align_corners"> (x, , s) }""",
+        """(float[1, 1, 5, 6] x) => (float[1, 1, 1, 9] y) <float[4] s = {1, 1, 0.2, 1.6}>
+        { y = Resize <mode = "linear", coordinate_transformation_mode = "pytorch_half_pixel"> (x, , s) }""",
+        """(uint8[1, 3, 5, 6] x) => (uint8[1, 3, 7, 9] y) <int64[4] s = {1, 3, 7, 9}>
+        { y = Resize <mode = "linear", coordinate_transformation_mode = "asymmetric"> (x, , , s) }""",
+        """(double[1, 1, 3, 4, 5] x) => (double[1, 1, 6, 8, 10] y) <float[5] s = {1, 1, 2, 2, 2}>
+        { y = Resize <mode = "linear"> (x, , s) }""",
+        Sample(
+            """(float[1, 1, 4, 4] x) => (float[1, 1, 8, 2] y)
+            <float[8] r = {0, 0, 0, 0, 1, 1, 1, 1}, float[4] s = {1, 1, 2, 0.5}>
+            { y = Resize <coordinate_transformation_mode = "tf_half_pixel_for_nn", nearest_mode = "floor">
+                         (x, r, s) }""",
+            opset=11,
+        ),
     ],
     near_misses=[
         Sample(
@@ -495,7 +593,7 @@ def _style(site: Site) -> Style:
             feeds={"s": [1, 1, 2, 2]},
         ),
     ],
-)  # fmt: skip
+)
 def resize_rule(site: Site, b: Body) -> str:
     """Resize along every axis with a matrix, or by gathering for nearest."""
     m, x = Mixed(b), site.input(0)
@@ -517,13 +615,33 @@ def resize_rule(site: Site, b: Body) -> str:
 @lowering(
     "upsample-by-weights",
     "Upsample",
-    why="TensorRT takes the scales only as constants. Upsample is Resize with asymmetric coordinates, rounded down.",
-    samples=["(float[1, 1, 2, 2] x) => (float[1, 1, 4, 6] y) { y = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x) }"],
+    "Resize",
+    why="TensorRT takes the scales only as constants. Before opset 11, both have asymmetric coordinates.",
+    samples=[
+        Sample(
+            "(float[1, 1, 2, 2] x) => (float[1, 1, 4, 6] y) <float[4] s = {1, 1, 2, 3}> { y = Upsample (x, s) }",
+            opset=9,
+        ),
+        Sample(
+            """(float[1, 1, 2, 2] x, float[4] s) => (float[1, 1, 4, 6] y)
+            { y = Upsample <mode = "linear"> (x, s) }""",
+            opset=9,
+            feeds={"s": [1, 1, 2, 3]},
+        ),
+        Sample(
+            "(float[1, 1, 2, 2] x) => (float[1, 1, 4, 6] y) { y = Upsample <scales = [1.0, 1.0, 2.0, 3.0]> (x) }",
+            opset=8,
+        ),
+        Sample(
+            "(float[1, 1, 7, 4] x) => (float[1, 1, 4, 6] y) <float[4] s = {1, 1, 0.6, 1.5}> { y = Resize (x, s) }",
+            opset=10,
+        ),
+    ],
     near_misses=["(float[2, 2] x) => (float[4, 4] y) <float[2] s = {2, 2}> { y = Resize (x, , s) }"],
-    until=9,
+    until=10,
 )
 def upsample_rule(site: Site, b: Body) -> str:
-    """Upsample by factors that are an input (opset 9) or an attribute (opset 7)."""
+    """Upsample and the first Resize, by scales that are an input or (opset 7) an attribute."""
     m, x = Mixed(b), site.input(0)
     if site.has(1):
         found = _by_scales(site, m, site.input(1), list(range(x.rank)))
@@ -534,5 +652,5 @@ def upsample_rule(site: Site, b: Body) -> str:
             Axis(a, n, _scaled(n, s, b), np.asarray(s))
             for a, (n, s) in enumerate(zip(befores, values, strict=True))
         ]
-    mode = site.attr("mode", "nearest")
-    return resize(site, b, found, Style(mode=mode, transform="asymmetric", nearest="floor"))
+    style = Style(mode=site.attr("mode", "nearest"), transform="asymmetric", nearest="away_from_start")
+    return resize(site, b, found, style)
