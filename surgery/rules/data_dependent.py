@@ -12,7 +12,7 @@ from surgery.plugins.nms_forms import Corners, Selected, corners, fixpoint_form,
 from surgery.plugins.nms_spec import NmsSpec, choose_form
 from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.indexing import computing_dtype, count_up, dims_tensor, volume
+from surgery.rules.indexing import computing_dtype, count_up, dims_tensor, product_tensor, volume
 
 PAIR_LIMIT = 2**26
 """Most pairs of entries that are compared at once."""
@@ -102,6 +102,7 @@ def nonzero(site: Site, b: Body) -> Bounded:
         "(float[3, 4] x, bool[4] c) => (float[3, k] y) { y = Compress <axis = -1> (x, c) }",
         "(int64[n, 4] x, bool[n] c) => (int64[k, 4] y) { y = Compress <axis = 0> (x, c) }",
         "(uint8[3, n] x, bool[5] c) => (uint8[k] y) { y = Compress (x, c) }",
+        "(int8[2, 2] x, bool[5] c) => (int8[k] y) { y = Compress (x, c) }",
         "(double[3] x, bool[3] c) => (double[k] y) { y = Compress <axis = 0> (x, c) }",
         "(float16[3] x, bool[3] c) => (float16[k] y) { y = Compress <axis = 0> (x, c) }",
         "(bool[3] x, bool[3] c) => (bool[k] y) { y = Compress <axis = 0> (x, c) }",
@@ -116,12 +117,22 @@ def compress(site: Site, b: Body) -> Bounded:
     not_empty(site.input(1))
     if site.input(1).value is not None:
         raise NoMatch("the condition is constant")
-    found = compacted(b, site.x(1))
     axis = site.attributes.get("axis")
     if axis is None:
-        return Bounded(b.gather(b.reshape(x.name, -1), found.order, 0), 0, found.count)
-    axis = int(axis) % x.rank
-    return Bounded(b.gather(x.name, found.order, axis), axis, found.count)
+        axis, source, dims = 0, b.reshape(x.name, -1), x.shape or ()
+        length = product_tensor(b, x, 0, x.rank)
+    else:
+        axis, source = int(axis) % x.rank, x.name
+        dims = (x.shape or ())[axis : axis + 1]
+        length = dims_tensor(b, x, axis, axis + 1)
+    condition, conditions = site.x(1), (site.input(1).shape or (None,))[0]
+    sure = (
+        isinstance(conditions, int) and all(isinstance(d, int) for d in dims) and conditions <= volume(dims)
+    )
+    if not sure:  # a condition may be longer than what it chooses from; the rest of it counts for nothing
+        condition = b.op("Slice", condition, b.ints(0), length, b.ints(0))
+    found = compacted(b, condition)
+    return Bounded(b.gather(source, found.order, axis), axis, found.count)
 
 
 @lowering(
@@ -177,7 +188,8 @@ def unique(site: Site, b: Body) -> list[Bounded | str | None]:
     kinds = _kinds(b, table, columns, ordered=bool(site.attr("sorted", 1)))
     return [
         Bounded(b.gather(source, kinds.order, axis), axis, kinds.count),
-        Bounded(kinds.order, 0, kinds.count),
+        # A name of its own: the gather above reads all of the padded positions.
+        Bounded(b.op("Identity", kinds.order), 0, kinds.count),
         kinds.inverse,
         Bounded(kinds.sizes, 0, kinds.count),
     ]

@@ -424,9 +424,13 @@ def _run_time_elements(b: Body, index: str, data: Operand, indices: Operand, axi
 def compress_constant(site: Site, b: Body) -> str:
     """A gather of the positions where the condition holds."""
     chosen = np.flatnonzero(site.const(1))
+    axis = site.attributes.get("axis")
+    x = site.input(0)
+    dims = (x.shape or ()) if axis is None else (x.shape or ())[int(axis) % x.rank :][:1]
+    if x.shape is not None and all(isinstance(d, int) for d in dims):
+        chosen = chosen[chosen < volume(dims)]
     if not len(chosen):
         raise NoMatch("nothing is chosen: the output is empty")
-    axis = site.attributes.get("axis")
     if axis is None:
         return b.gather(b.reshape(site.x(0), -1), b.const(chosen, np.int64), 0)
     return b.gather(site.x(0), b.const(chosen, np.int64), int(axis))
