@@ -7,7 +7,7 @@ closure is evaluated in one ONNX Runtime session, and node by node if that is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: in
         max_bytes: Largest constant to make; larger results stay computed, so that files do not blow up.
         max_rounds: Rounds of inference and folding; each can uncover more static shapes.
     """
+    lift_constants(graph)
     before = len(graph.nodes)
     refused: dict[str, str] = {}
     rounds = 0
@@ -58,6 +59,43 @@ def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: in
         if len(graph.nodes) == count:
             break
     return FoldResult(before - len(graph.nodes), rounds, tuple(sorted(refused.items())))
+
+
+def lift_constants(graph: gs.Graph) -> None:
+    """Constant nodes become constant tensors, so that rules see values; outputs of the graph keep their node."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.ir.tensor import LazyValues
+
+    outputs = {id(t) for t in graph.outputs}
+    kept = []
+    for node in graph.nodes:
+        if node.op != "Constant":
+            kept.append(node)
+            continue
+        tensor, value = node.outputs[0], node.attrs.get("value")
+        if value is None:
+            array = _constant_attribute(node.attrs)
+            if array is not None:
+                proto = onnx.numpy_helper.from_array(array, tensor.name)
+                value = gs.Constant(tensor.name, LazyValues(proto))
+        if id(tensor) in outputs or not isinstance(value, gs.Constant):
+            kept.append(node)
+            continue
+        list.clear(tensor.inputs)
+        tensor.to_constant(value._values)
+    if len(kept) != len(graph.nodes):
+        graph.nodes.clear()
+        graph.nodes.extend(kept)
+
+
+def _constant_attribute(attrs: Mapping[str, Any]) -> Any:
+    for name, dtype in (
+        ("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)
+    ):  # fmt: skip
+        if name in attrs:
+            return np.asarray(attrs[name], dtype)
+    return None
 
 
 def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None:

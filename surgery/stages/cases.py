@@ -27,13 +27,20 @@ def cases_for(
     Returns:
         The cases, and the ranges of whole numbers that they were made with.
     """
+    import onnx
+
     from surgery.stages.trt_model import on_disk
     from surgery.verify.cases import make_cases
     from surgery.verify.ranges import ranges_from_use
     from surgery.verify.runner import RunError, run_onnx
 
     used = ranges_from_use(state.source.proto)
-    whole = [t.name for t in state.source.proto.graph.input if t.name not in used]
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BOOL)
+    graph = state.source.proto.graph
+    known = {*used, *state.options.constants, *(t.name for t in graph.initializer)}
+    whole = [
+        v.name for v in graph.input if v.name not in known and v.type.tensor_type.elem_type not in kinds
+    ]
     first: tuple[list[Case], dict[str, Span]] | None = None
     with on_disk(state.source.proto, state.source) as original:
         for span in (None, *FURTHER):
@@ -43,11 +50,13 @@ def cases_for(
                 given=state.options.inputs, constants=state.options.constants, spans=spans,
             )  # fmt: skip
             first = first or (cases, spans)
+            if not whole:
+                break  # nothing that another range could change
             try:
-                run_onnx(original, [cases[0].feeds], "the original")
+                run_onnx(original, [c.feeds for c in cases if c.name != "inputs"], "the original")
             except RunError:
                 continue
             return cases, spans
     assert first is not None
-    own = [c for c in first[0] if c.name == "inputs"]
+    own = [c for c in first[0] if c.name == "inputs"] if whole else []
     return own or first[0], first[1]

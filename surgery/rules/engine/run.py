@@ -11,6 +11,7 @@ import numpy as np
 
 from surgery.graph.convert import is_external, value_of
 from surgery.graph.editor import Editor
+from surgery.graph.fold import lift_constants
 from surgery.graph.infer import infer_types
 from surgery.report import Edit
 from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch
@@ -283,43 +284,6 @@ def _is_constant(tensor: Any) -> bool:
     import onnx_graphsurgeon as gs
 
     return isinstance(tensor, gs.Constant)
-
-
-def lift_constants(graph: gs.Graph) -> None:
-    """Constant nodes become constant tensors, so that rules see values; outputs of the graph keep their node."""
-    import onnx
-    import onnx_graphsurgeon as gs
-    from onnx_graphsurgeon.ir.tensor import LazyValues
-
-    outputs = {id(t) for t in graph.outputs}
-    kept = []
-    for node in graph.nodes:
-        if node.op != "Constant":
-            kept.append(node)
-            continue
-        tensor, value = node.outputs[0], node.attrs.get("value")
-        if value is None:
-            array = _constant_attribute(node.attrs)
-            if array is not None:
-                proto = onnx.numpy_helper.from_array(array, tensor.name)
-                value = gs.Constant(tensor.name, LazyValues(proto))
-        if id(tensor) in outputs or not isinstance(value, gs.Constant):
-            kept.append(node)
-            continue
-        list.clear(tensor.inputs)
-        tensor.to_constant(value._values)
-    if len(kept) != len(graph.nodes):
-        graph.nodes.clear()
-        graph.nodes.extend(kept)
-
-
-def _constant_attribute(attrs: Mapping[str, Any]) -> Any:
-    for name, dtype in (
-        ("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)
-    ):  # fmt: skip
-        if name in attrs:
-            return np.asarray(attrs[name], dtype)
-    return None
 
 
 def _site(node: Any, opset: int, outputs: set[str], host: set[str], target: str) -> tuple[Site, Any]:
