@@ -83,6 +83,9 @@ def _meant(meaning: str, dtype: np.dtype[Any], site: Site) -> tuple[int, int]:
         return 0, max(1, min(_size(d) for d in first.shape))
     if meaning in ("axis", "axes") and first is not None and first.shape is not None:
         return 0, max(1, len(first.shape))
+    if site.domain:
+        # Contributed kernels trust masks, lengths and positions: values beyond what they mean end the process.
+        return 0, 2
     info = np.iinfo(dtype)
     return max(int(info.min), -100), min(int(info.max), 100)
 
