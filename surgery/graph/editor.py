@@ -212,6 +212,14 @@ class Editor:
         self.graph.nodes.clear()
         self.graph.nodes.extend(ordered)
 
+    def sort(self) -> None:
+        """Restore topological order; nodes keep their order where data flow allows it."""
+        view = View(self.graph)
+        self.graph.nodes.clear()
+        self.graph.nodes.extend(
+            view.nodes[k] for k in sorted(range(len(view.nodes)), key=view.order.__getitem__)
+        )
+
     def _import(self, nodes: Sequence[onnx.NodeProto]) -> None:
         import onnx
 
@@ -372,7 +380,12 @@ def constant_proto(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if attribute.name == "value":
         tensor: onnx.TensorProto = value
         return tensor
-    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    kinds = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
     if attribute.name not in kinds:
         return None
     return onnx.numpy_helper.from_array(np.asarray(value, kinds[attribute.name]))

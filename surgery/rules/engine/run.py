@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from surgery.graph.convert import is_external, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.fold import lift_constants
 from surgery.graph.infer import infer_types
+from surgery.graph.pattern import Scope
 from surgery.report import Edit
+from surgery.rules.engine.cuts import Cuts, NotDone
 from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch
 from surgery.rules.engine.site import Operand, Site
 from surgery.rules.engine.template import Template, Unproven, template
@@ -21,6 +23,10 @@ from surgery.rules.engine.template import Template, Unproven, template
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+
+    from surgery.rules.engine.pair import Pair, PatternRule
+
+    Rule = Lowering | Pair | PatternRule
 
 Takes = Callable[[Site, "onnx.NodeProto"], bool]
 """Whether the target takes a node as it stands."""
@@ -63,12 +69,14 @@ class Outcome:
         misses: Rules that did not apply, for nodes that no rule replaced.
         wanted: Operands without whose value no rule applies.
         bounded: Tensors that are now padded: name to (axis, name of the count).
+        nearest: For rules for several nodes that were not applied: where the match that came furthest failed.
     """
 
     edits: list[Edit] = field(default_factory=list)
     misses: list[Miss] = field(default_factory=list)
     wanted: list[Wanted] = field(default_factory=list)
     bounded: dict[str, tuple[int, str]] = field(default_factory=dict)
+    nearest: dict[str, str] = field(default_factory=dict)
 
 
 class Engine:
@@ -80,24 +88,32 @@ class Engine:
         target: Name of the target.
         seed: Seed of the values that applications are proven with.
         feeds: Values for graph inputs by name that the proofs use (for samples of rules).
+        domains: Versions of further operator sets.
+        optional: Names of rules that only change the form, and apply only where they are asked for.
     """
 
     def __init__(
         self,
-        rules: Sequence[Lowering],
+        rules: Sequence[Rule],
         takes: Takes,
         *,
         target: str = "",
         seed: int = 0,
         feeds: Mapping[str, Any] | None = None,
         domains: Mapping[str, int] | None = None,
+        optional: Collection[str] = (),
     ) -> None:
         self.takes, self.target, self.seed, self.feeds = takes, target, seed, feeds
         self.domains = dict(domains or {})
         self.index: dict[tuple[str, str], list[Lowering]] = {}
         self.fallback: list[Lowering] = []
-        for rule in rules:
-            if rule.targets and not target.startswith(rule.targets):
+        suited = [r for r in rules if not r.targets or target.startswith(r.targets)]
+        several = [
+            r for r in suited if not isinstance(r, Lowering) and (not r.optional or r.name in optional)
+        ]
+        self.cuts = Cuts(several, target=target, seed=seed, feeds=feeds)
+        for rule in suited:
+            if not isinstance(rule, Lowering):
                 continue
             if not rule.ops:
                 self.fallback.append(rule)
@@ -113,6 +129,8 @@ class Engine:
         outcome = Outcome()
         infer_types(graph)
         self._graph(graph, graph, provenance, outcome, set())
+        applied = {e.rule for e in outcome.edits}
+        outcome.nearest = {n: str(m) for n, m in self.cuts.nearest.items() if n not in applied}
         return outcome
 
     def refuse(self, graph: gs.Graph, nodes: Sequence[Any]) -> None:
@@ -159,20 +177,75 @@ class Engine:
         lift_constants(graph)
         self.domains.update({d.domain: d.version for d in root.import_domains or () if d.domain})
         outputs = {t.name for t in graph.outputs}
-        queue: deque[tuple[Any, int]] = deque()
         for node in graph.nodes:
             if _on_host(node, host):
                 host.update(t.name for t in node.outputs)
             for body in node.subgraphs():
                 self._graph(root, body, provenance, outcome, set(host))
-            if self._rules(node):
-                queue.append((node, 0))
+        opset = int(root.opset)
+        left: list[NotDone] = []
+        fresh: list[Any] | None = None
+        while True:
+            made = self._several(opset, editor, outcome, outputs, host, left)
+            starts = list(graph.nodes) if fresh is None else made
+            fresh = self._single(starts, opset, editor, outcome, outputs, host)
+            if not fresh or not self.cuts.index:
+                break
+        outcome.misses.extend(
+            Miss(m.node.name, m.node.op, m.rule.name, m.reason) for m in left if m.refused and m.node.outputs
+        )
+
+    def _several(
+        self,
+        opset: int,
+        editor: Editor,
+        outcome: Outcome,
+        outputs: set[str],
+        host: set[str],
+        left: list[NotDone],
+    ) -> list[Any]:
+        """Apply the rules for several nodes; the nodes they made."""
+        starts = self.cuts.heads(editor.graph.nodes)
+        if not starts:
+            return []
+
+        def refused(node: Any) -> bool:
+            site, key = _site(node, opset, outputs, host, self.target)
+            return not self._taken(site, key, node)
+
+        scope = Scope(editor.graph, opset)
+        done, left[:], expanded = self.cuts.run(starts, scope, editor, host, refused, self.domains)
+        for entry in done:
+            for name, output in zip(entry.outputs, entry.template.outputs, strict=False):
+                if isinstance(output, Bounded) and name:
+                    outcome.bounded[name] = (output.axis, entry.extra[output.count])
+            names = tuple(n.name for n in entry.made)
+            rule, found = entry.rule, entry.template
+            outcome.edits.append(Edit(rule.name, rule.form, entry.before, names, entry.verified, found.error))
+        if expanded:
+            editor.put_in_place(expanded)
+        if any(len(entry.outputs) > 1 for entry in done):
+            editor.sort()
+        made = {id(n) for entry in done for n in entry.made}
+        return [n for n in editor.graph.nodes if id(n) in made]
+
+    def _single(
+        self,
+        nodes: Sequence[Any],
+        opset: int,
+        editor: Editor,
+        outcome: Outcome,
+        outputs: set[str],
+        host: set[str],
+    ) -> list[Any]:
+        """Apply the rules for one operator to nodes, and to what they make of them; all that was made."""
+        queue: deque[tuple[Any, int]] = deque((n, 0) for n in nodes if self._rules(n))
         expanded: dict[int, list[Any]] = {}
         while queue:
             node, depth = queue.popleft()
             if depth > MAX_DEPTH:
                 continue
-            made = self._attempt(node, int(root.opset), editor, outcome, outputs, host)
+            made = self._attempt(node, opset, editor, outcome, outputs, host)
             if made is None:
                 continue
             expanded[id(node)] = made
@@ -181,6 +254,7 @@ class Engine:
                     queue.appendleft((new, depth + 1))
         if expanded:
             editor.put_in_place(expanded)
+        return [n for made in expanded.values() for n in made]
 
     def _rules(self, node: Any) -> list[Lowering]:
         return [*self.index.get((_domain(node), node.op), ()), *self.fallback]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx.parser
 
-from surgery.rules.engine.rule import Lowering, Sample
+from surgery.rules.engine.rule import Sample
 
 if TYPE_CHECKING:
-    from surgery.rules.engine.run import Outcome
+    from surgery.rules.engine.run import Outcome, Rule
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def parse_sample(sample: Sample) -> onnx.ModelProto:
     return onnx.parser.parse_model(text)
 
 
-def apply_to_sample(rules: Sequence[Lowering], sample: Sample, *, target: str = "tensorrt-rtx-1.7") -> Proof:
+def apply_to_sample(rules: Sequence[Rule], sample: Sample, *, target: str = "tensorrt-rtx-1.7") -> Proof:
     """Apply rules to a sample as if the target refused every node that its first rule is for."""
     from surgery.graph.convert import export_graph, import_graph
     from surgery.rules.engine.run import Engine
@@ -44,6 +44,7 @@ def apply_to_sample(rules: Sequence[Lowering], sample: Sample, *, target: str = 
         target=target,
         feeds=sample.feeds,
         domains=sample.domains,
+        optional=[r.name for r in rules],
     )
     provenance: dict[str, dict[str, str]] = {}
     outcome = engine.run(graph, provenance)

@@ -80,7 +80,7 @@ def write(rule: Any, site: Site) -> tuple[list[onnx.NodeProto], list[str | Bound
 
 def prove(
     site: Site,
-    node: onnx.NodeProto,
+    node: onnx.NodeProto | Sequence[onnx.NodeProto],
     nodes: Sequence[onnx.NodeProto],
     outputs: Sequence[str | Bounded | None],
     *,
@@ -88,7 +88,7 @@ def prove(
     feeds: Arrays | None = None,
     domains: Mapping[str, int] | None = None,
 ) -> tuple[str, float | None]:
-    """Run the node and its replacement on the same values.
+    """Run the node, or the nodes of a cut, and the replacement on the same values.
 
     Returns:
         ``passed`` and the largest absolute difference, or ``skipped: <why>`` if the node itself does not run.
@@ -97,7 +97,8 @@ def prove(
         Unproven: the replacement does not run, or differs.
     """
     wanted = [(i, o) for i, o in enumerate(site.outputs) if o is not None and o.used]
-    before = _model([node], site, [(o.name, o) for _, o in wanted], domains)
+    originals = [node] if isinstance(node, onnx.NodeProto) else node
+    before = _model(originals, site, [(o.name, o) for _, o in wanted], domains)
     names: list[tuple[str, Operand | None]] = []
     for i, operand in wanted:
         made = outputs[i]
@@ -221,7 +222,7 @@ def _open(name: str, operand: Operand | None) -> onnx.ValueInfoProto:
 def template(
     rule: Any,
     site: Site,
-    node: onnx.NodeProto,
+    node: onnx.NodeProto | Sequence[onnx.NodeProto],
     *,
     seed: int,
     feeds: Arrays | None = None,
