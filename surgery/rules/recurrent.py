@@ -311,7 +311,7 @@ def _renamed(site: Site, b: Body, inputs: list[str], attributes: dict[str, Any])
 
 @lowering(
     "recurrent-batch-first", "RNN", "GRU", "LSTM",
-    why="TensorRT ignores layout = 1 without a word and takes the batch for the time. Time goes first, by Transposes.",
+    why="TensorRT ignores layout = 1 without a word and takes the batch for the time. Time is put first.",
     samples=[
         "(float[3, 2, 4] x, float[1, 5, 4] w, float[1, 5, 5] r) => (float[3, 2, 1, 5] y, float[3, 1, 5] h)"
         " { y, h = RNN <hidden_size = 5, layout = 1> (x, w, r) }",
@@ -428,7 +428,8 @@ def misread_by_scan(site: Site, b: Body) -> list[str]:
 @lowering(
     "recurrent-by-scan", "RNN", "GRU", "LSTM",
     why="TensorRT refuses coupled input and forget gates, the activations Affine and (inside its loop) Elu,"
-    " directions with different activations, and GRU in bfloat16. The cells are written out in a Scan, by ONNX's equations.",
+    " directions with different activations, and GRU in bfloat16. The cells are written out in a Scan, by"
+    " ONNX's equations.",
     samples=[
         "(float[t, 2, 4] x, float[1, 5, 4] w, float[1, 5, 5] r) => (float[t, 1, 2, 5] y, float[1, 2, 5] h)"
         ' { y, h = RNN <hidden_size = 5, activations = ["Affine"], activation_alpha = [0.3],'
@@ -439,8 +440,8 @@ def misread_by_scan(site: Site, b: Body) -> list[str]:
         ' activations = ["Sigmoid", "Tanh", "Sigmoid", "Softsign"]> (x, w, r, b) }',
         "(float[5, 2, 4] x, float[1, 15, 4] w, float[1, 15, 5] r, float[1, 30] b) => (float[5, 1, 2, 5] y)"
         ' { y = GRU <hidden_size = 5, direction = "reverse", activations = ["Elu", "Elu"]> (x, w, r, b) }',
-        "(float[t, n, 4] x, float[1, 20, 4] w, float[1, 20, 5] r, float[1, 40] b, float[1, n, 5] h0, float[1, n, 5] c0,"
-        " float[1, 15] p)"
+        "(float[t, n, 4] x, float[1, 20, 4] w, float[1, 20, 5] r, float[1, 40] b, float[1, n, 5] h0,"
+        " float[1, n, 5] c0, float[1, 15] p)"
         " => (float[t, 1, n, 5] y, float[1, n, 5] h, float[1, n, 5] c)"
         ' { y, h, c = LSTM <hidden_size = 5, input_forget = 1, direction = "reverse"> (x, w, r, b, , h0, c0, p) }',
         Sample(
