@@ -91,6 +91,7 @@ def _verify(
     from surgery.verify.detections import DetectionPolicy
     from surgery.verify.engine import verify_engine
     from surgery.verify.runner import DetectionOutputs
+    from surgery.verify.search import Search
     from surgery.verify.tensors import Tolerance
 
     if not report.artifacts.get("engine") or not report.engine_info:
@@ -146,15 +147,16 @@ def _verify(
         detections = DetectionOutputs(
             known["boxes"], known["scores"], known["classes"], known["count"], tuple(known["extras"]), policy
         )
-    cases = make_cases(
-        source.proto,
-        portable,
-        report.profiles,
-        per_point=plan["cases"],
-        seed=report.seed,
-        constants=plan.get("constants"),
-        spans={name: (low, high) for name, (low, high) in plan.get("spans", {}).items()},
-    )
+    with on_disk(source.proto, source) as whole:
+        cases = make_cases(
+            source.proto,
+            portable,
+            report.profiles,
+            per_point=plan["cases"],
+            seed=report.seed,
+            constants=plan.get("constants"),
+            search=Search(source.proto, whole),
+        )
     tf32 = "NVIDIA_TF32_OVERRIDE" not in (report.engine_info.get("environment") or {})
     tolerances = {o.name: Tolerance(plan["atol"], plan["rtol"]) for o in portable.graph.output}
     with Worker(target.flavour, tf32=tf32) as worker, on_disk(reference, source) as original:

@@ -111,7 +111,7 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
     with on_disk(state.source.proto, state.source) as original:
         for label in ("opt", "min", "max"):
             point = [{**e, "min": e[label], "opt": e[label], "max": e[label]} for e in entries]
-            case = cases_for(state, model, point, 1)[0][0]
+            case = cases_for(state, model, point, 1)[0]
             try:
                 run_onnx(original, [case.feeds], "the model")
             except RunError as error:

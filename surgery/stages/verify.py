@@ -46,12 +46,12 @@ class Verify:
         assert state.portable is not None
         if not state.report.profiles:
             checked_profiles(state, state.portable)
-        cases, spans = cases_for(state, state.portable, state.report.profiles, self.cases)
+        cases = cases_for(state, state.portable, state.report.profiles, self.cases)
         tolerances = {o.name: Tolerance(atol=self.atol, rtol=self.rtol) for o in state.portable.graph.output}
         if state.detections is not None:
             policy = replace(state.detections.policy, score_atol=self.atol, box_atol=self.atol)
             state.detections = replace(state.detections, policy=policy)
-        state.report.verification["plan"] = {**self.plan(state), "spans": spans}
+        state.report.verification["plan"] = self.plan(state)
         state.say(f"comparing original and result on {len(cases)} inputs in ONNX Runtime")
         with (
             on_disk(state.reference, state.source) as original,

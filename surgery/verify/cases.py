@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from surgery.verify.search import Search
+
 IMAGE_SIZES = ((300, 300), (240, 400), (416, 312))
 """Sizes (height, width) of images for models that take any size; one is square."""
 
@@ -40,7 +42,7 @@ def make_cases(
     seed: int,
     given: Mapping[str, Any] | None = None,
     constants: Mapping[str, Any] | None = None,
-    spans: Mapping[str, tuple[int, int]] | None = None,
+    search: Search | None = None,
 ) -> list[Case]:
     """Seeded inputs for every point (minimum, optimum, maximum) of the profiles.
 
@@ -56,7 +58,7 @@ def make_cases(
         seed: Seed.
         given: The user's own values, one more case.
         constants: Inputs with a fixed value.
-        spans: Per input of whole numbers, low <= value < high.
+        search: Draws values until the original runs on them; without it the first draw stands.
     """
     import onnx
 
@@ -73,19 +75,41 @@ def make_cases(
     for label, known, placed in points:
         for k in range(rounds):
             number = len(cases)
-            rng = np.random.default_rng([seed, number])
-            feeds = {
-                name: np.asarray(fixed[name], dtype)
-                if name in fixed
-                else derive_input(
-                    name, dtype, _shape(placed.get(name, dims), known, number), rng, (spans or {}).get(name)
-                )
-                for name, (dtype, dims) in specs.items()
-            }
+            shapes = {n: _shape(placed.get(n, dims), known, number) for n, (_, dims) in specs.items()}
+            kinds = {n: dtype for n, (dtype, _) in specs.items()}
+            feeds = _draw(kinds, shapes, fixed, search, seed, number)
             cases.append(Case(f"{label}-{k}", feeds))
     if given is not None:
         cases.append(Case("inputs", check_given({**fixed, **given}, specs)))
     return cases
+
+
+def _draw(
+    kinds: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    fixed: Mapping[str, Any],
+    search: Search | None,
+    seed: int,
+    number: int,
+) -> dict[str, NDArray[Any]]:
+    """Values of a case: the first draw that the model takes wholly, else the best one."""
+    best: tuple[int, dict[str, NDArray[Any]]] | None = None
+    for attempt in range(search.attempts if search is not None else 1):
+        rng = np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
+        spans = search.spans(attempt, rng) if search is not None else {}
+        feeds = {
+            name: np.asarray(fixed[name], dtype)
+            if name in fixed
+            else derive_input(name, dtype, shapes[name], rng, spans.get(name))
+            for name, dtype in kinds.items()
+        }
+        grade = 2 if search is None or search.attempts == 1 else search.judge(feeds)
+        if best is None or grade > best[0]:
+            best = grade, feeds
+        if grade == 2:
+            break
+    assert best is not None
+    return best[1]
 
 
 def _points(

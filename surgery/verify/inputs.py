@@ -88,7 +88,7 @@ def derive_input(
     dtype: Any,
     shape: Sequence[int],
     rng: np.random.Generator,
-    span: tuple[int, int] | None = None,
+    span: tuple[float, float] | None = None,
 ) -> NDArray[Any]:
     """A plausible value for an input: pictures, masks of 0 and 1, small integers, or normal numbers.
 
@@ -97,11 +97,18 @@ def derive_input(
         dtype: Its dtype.
         shape: Its shape.
         rng: Source of randomness.
-        span: For whole numbers: low <= value < high, where that is known.
+        span: low <= value < high, where that is known. A short list of whole numbers has no number twice
+            where the range allows: it may be a list of axes.
     """
     kind = np.dtype(dtype)
     if span is not None and kind.kind in "ui":
-        return rng.integers(*span, shape).astype(kind)
+        low, high = int(span[0]) if kind.kind == "i" else max(int(span[0]), 0), int(span[1])
+        high = max(high, low + 1)
+        if len(shape) == 1 and shape[0] <= high - low:
+            return (low + rng.permutation(high - low)[: shape[0]]).astype(kind)
+        return rng.integers(low, high, shape).astype(kind)
+    if span is not None and kind.kind == "f":
+        return np.asarray(rng.uniform(*span, shape)).astype(kind)
     if kind.kind in "uif" and layout_of(shape) is not None:
         return image_like(shape, kind, rng, layout_of(shape))
     if kind.kind == "b":

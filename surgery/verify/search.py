@@ -1,0 +1,116 @@
+"""Finding values that a model takes, where its graph does not say what its inputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.evaluate import EvaluationError, Evaluator
+from surgery.graph.infer import dims_of
+from surgery.verify.ranges import ranges_from_use
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+ATTEMPTS, ATTEMPTS_SMALL, FEW_NODES = 64, 512, 50
+"""Draws per case, and per case of a model of few nodes. Most models take the first draw; axes, sizes and thresholds
+that arrive as inputs take more."""
+
+SMALL = 8
+"""Inputs of at most so many numbers may be axes, sizes, scales or thresholds."""
+
+SPANS = ((0, 2), (1, 2), (1, 3), (0, 1), (0, 4), (-2, 0), (2, 5), (-3, 3), (0, 3), (0, 6))
+"""Ranges of whole numbers, low <= value < high, tried after the usual one."""
+
+FLOAT_SPANS = ((0.0, 1.0), (1.0, 2.0), (0.3, 0.7), (2.0, 3.0), (0.0, 0.1))
+"""Ranges of small float inputs tried after the usual one."""
+
+Span = tuple[float, float] | None
+
+
+class Search:
+    """Draws ranges for the inputs of a model until the model runs.
+
+    The best draw is one on which every output has the shape that the model declares, the next best one on which
+    ONNX Runtime runs the model at all. Whole numbers that index something keep the range that follows from what they index.
+
+    Args:
+        proto: The model.
+        model: The same, or its path if it has external weights.
+
+    Attributes:
+        attempts: Draws per case; 1 if no input is open to more than one reading.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, model: onnx.ModelProto | Path) -> None:
+        import onnx
+
+        kinds = onnx.TensorProto
+        self.used = ranges_from_use(proto)
+        initial = {t.name for t in proto.graph.initializer}
+        self.whole: list[str] = []
+        self.floats: list[str] = []
+        for value in proto.graph.input:
+            kind = value.type.tensor_type.elem_type
+            if value.name in initial or value.name in self.used:
+                continue
+            if kind in (kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BFLOAT16):
+                dims = dims_of(value)
+                if (
+                    dims is not None
+                    and len(dims) <= 1
+                    and all(isinstance(d, int) and d <= SMALL for d in dims)
+                ):
+                    self.floats.append(value.name)
+            elif kind not in (kinds.BOOL, kinds.STRING):
+                self.whole.append(value.name)
+        self.attempts = 1
+        if self.whole or self.floats:
+            self.attempts = ATTEMPTS_SMALL if len(proto.graph.node) <= FEW_NODES else ATTEMPTS
+        self.declared = {v.name: dims_of(v) for v in proto.graph.output}
+        self._model = model
+        self._session: Evaluator | None = None
+
+    def spans(self, attempt: int, rng: np.random.Generator) -> dict[str, Span]:
+        """Ranges for an attempt: the usual ones first, then one for all, then one for each."""
+        found: dict[str, Span] = dict(self.used)
+        if attempt == 0:
+            return found
+        if attempt <= len(SPANS):
+            found.update(dict.fromkeys(self.whole, SPANS[attempt - 1]))
+            found.update(dict.fromkeys(self.floats, FLOAT_SPANS[(attempt - 1) % len(FLOAT_SPANS)]))
+            return found
+        for name in self.whole:
+            found[name] = SPANS[int(rng.integers(len(SPANS)))]
+        for name in self.floats:
+            place = int(rng.integers(len(FLOAT_SPANS) + 1))
+            found[name] = FLOAT_SPANS[place] if place < len(FLOAT_SPANS) else None
+        return found
+
+    def judge(self, feeds: Arrays) -> int:
+        """0: the model does not run on the values; 1: it runs; 2: it also keeps the shapes it declares."""
+        if self._session is None:
+            try:
+                self._session = Evaluator(self._model)
+            except EvaluationError:
+                return 2  # no values will make it run; verification says why
+        try:
+            outputs = self._session.run(feeds)
+        except EvaluationError:
+            return 0
+        kept = all(_fits(self.declared.get(name), np.shape(value)) for name, value in outputs.items())
+        return 2 if kept else 1
+
+
+def _fits(declared: list[int | str | None] | None, shape: tuple[int, ...]) -> bool:
+    if declared is None:
+        return True
+    return len(declared) == len(shape) and all(
+        not isinstance(d, int) or d == n for d, n in zip(declared, shape, strict=True)
+    )
