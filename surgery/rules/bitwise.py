@@ -587,6 +587,13 @@ def _power_at_run_time(x: str, y: str, dtype: np.dtype[Any], b: Body) -> str:
     return b.where(b.logical_and(b.less(y, zero), b.logical_not(unit)), zero, result)
 
 
+def _in_range(result: str, x: str, y: str, dtype: np.dtype[Any], b: Body) -> str:
+    """The lowest number where the power is out of range: what ONNX Runtime's conversion from double gives on x86."""
+    size = b.op("Pow", b.op("Abs", b.cast(x, np.float32)), b.cast(y, np.float32))
+    info = np.iinfo(dtype)
+    return b.where(b.greater_equal(size, b.scalar(float(info.max) + 1)), b.const(info.min, dtype), result)
+
+
 @lowering(
     "integer-pow",
     "Pow",
@@ -600,10 +607,12 @@ def _power_at_run_time(x: str, y: str, dtype: np.dtype[Any], b: Body) -> str:
     + [
         f"({t}[n] x) => ({t}[n] y) {{ w = Constant <value = {u} {{{k}}}> () y = Pow (x, w) }}"
         for t, u, k in (
-            ("int32", "int32", 2), ("int64", "float", 3.0), ("int64", "int64", 0), ("int32", "float", 1.0),
+            ("int32", "int32", 2),
+            ("int32", "int64", 9), ("int64", "float", 3.0), ("int64", "int64", 0), ("int32", "float", 1.0),
         )
     ]
     + [
+        "(int32[40] x, int32[40] w) => (int32[40] y) { y = Pow (x, w) }",
         Sample(
             "(int32[8] x, float w) => (int32[8] y) { y = Pow (x, w) }",
             feeds={"x": np.array([0, 1, 4, 9, 16, 25, 36, 10000]), "w": np.float32(0.5)},
@@ -627,10 +636,12 @@ def integer_pow(site: Site, b: Body) -> str:
         if exponent == 0:
             return b.add(b.mul(site.x(), b.const(0, dtype)), b.const(1, dtype))
         if exponent.is_integer() and 0 < exponent < 64:
-            return b.op("Identity", site.x()) if exponent == 1 else _power(site.x(), int(exponent), b)
+            if exponent == 1:
+                return b.op("Identity", site.x())
+            return _in_range(_power(site.x(), int(exponent), b), site.x(), site.x(1), dtype, b)
     if site.kind(1) in "iu":
         wide = b.cast(site.x(1), dtype) if site.dtype(1) != dtype else site.x(1)
-        return _power_at_run_time(site.x(), wide, dtype, b)
+        return _in_range(_power_at_run_time(site.x(), wide, dtype, b), site.x(), wide, dtype, b)
     power = b.op("Pow", b.cast(site.x(), np.float32), b.cast(site.x(1), np.float32))
     whole = b.op("Round", power)
     off = b.op("Abs", b.sub(power, whole))

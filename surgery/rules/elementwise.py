@@ -136,7 +136,7 @@ def softmax_of_a_vector(site: Site, b: Body) -> str:
     samples=[
         "(float[n, 6, 4, 4] x) => (float[n, 6, 4, 4] y) "
         "{ y = LRN <size = 3, alpha = 0.5, beta = 0.6, bias = 2.0> (x) }",
-        "(float[6, 5, 2, 3] x) => (float[6, 5, 2, 3] y) { y = LRN <size = 4, alpha = 0.5> (x) }",
+        "(float[5, 5, 2, 3] x) => (float[5, 5, 2, 3] y) { y = LRN <size = 4, alpha = 0.5> (x) }",
         "(float[2, 20, 4, 4] x) => (float[2, 20, 4, 4] y) { y = LRN <size = 17, alpha = 0.9> (x) }",
     ],
     near_misses=["(float[2, 6] x) => (float[2, 6] y) { y = LpNormalization (x) }"],
@@ -180,16 +180,11 @@ def lrn(site: Site, b: Body) -> str:
 )
 def dropout(site: Site, b: Body) -> list[str | None]:
     """The data as they are, and a mask of nothing but true."""
-    ratio = site.input(1).value if site.has(1) else np.array(0.5)
     mode = site.input(2).value if site.has(2) else np.array(False)
-    if ratio is None or ratio != 0:
-        if mode is None:
-            mode = site.need(2, "whether anything is dropped")
-        if np.any(mode):
-            if ratio is None:
-                ratio = site.need(1, "whether anything is dropped")
-            if np.any(ratio != 0):
-                raise NoMatch("training draws at random what it drops")
+    if mode is None or np.any(mode):
+        ratio = site.need(1, "whether anything is dropped") if site.has(1) else np.array(0.5)
+        if np.any(ratio != 0) and np.any(site.need(2, "whether anything is dropped")):
+            raise NoMatch("training draws at random what it drops")
     x = site.x()
     mask = None
     if site.used(1):
