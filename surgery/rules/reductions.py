@@ -56,7 +56,8 @@ Choice = tuple[int, ...]
             feeds={"axes": [0]},
         ),
         "(float[3, 2] x, int64[0] axes) => (float[1, 1] y) { y = ReduceMean (x, axes) }",
-        "(float[3, 2] x, int64[0] axes) => (float[3, 2] y) { y = ReduceSumSquare <noop_with_empty_axes = 1> (x, axes) }",
+        "(float[3, 2] x, int64[0] axes) => (float[3, 2] y) "
+        "{ y = ReduceSumSquare <noop_with_empty_axes = 1> (x, axes) }",
         Sample(
             "(float[3, 2, 2] x, int64[1] axes) => (float[1, 2, 2] y) { y = ReduceSum (x, axes) }",
             opset=13,
@@ -73,7 +74,7 @@ Choice = tuple[int, ...]
 )
 def reduce_run_time_axes(site: Site, b: Body) -> str:
     """The reduction over constant axes, or a choice between such reductions."""
-    x, axes = site.input(0), _run_time(site, 1)
+    x, axes = site.input(0), run_time(site, 1)
     choices = reduction_choices(site, x, axes)
     if not choices:
         raise NoMatch("no axes lead from the shape of the input to the declared shape of the output")
@@ -171,11 +172,13 @@ def _all(b: Body, conditions: Sequence[str]) -> str:
     return total
 
 
-def _run_time(site: Site, i: int) -> Operand:
-    """Input `i`, if it is given and not constant."""
+def run_time(site: Site, i: int) -> Operand:
+    """Input `i`, if it is given and neither constant nor computed from shapes, which TensorRT does on the host."""
     operand = site.input(i)
     if operand.value is not None:
         raise NoMatch(f"input {i} is constant")
+    if operand.shape_only:
+        raise NoMatch(f"input {i} is computed from shapes")
     return operand
 
 
@@ -233,7 +236,7 @@ def reduce_bool(site: Site, b: Body) -> str:
 )
 def cumsum_run_time_axis(site: Site, b: Body) -> str:
     """One CumSum per axis and a choice."""
-    axis = _run_time(site, 1)
+    axis = run_time(site, 1)
     flags = {k: int(site.attr(k)) for k in ("exclusive", "reverse")}
     return along_axis(
         b, axis, site.input(0).rank, lambda r: b.op("CumSum", site.x(0), b.const(r, "int64"), **flags)
@@ -379,7 +382,7 @@ def _triangle(site: Site, b: Body, x: str, axis: int, dtype: np.dtype[np.generic
 )
 def topk_of_declared_number(site: Site, b: Body) -> list[str]:
     """The same with the number that the outputs declare."""
-    _run_time(site, 1)
+    run_time(site, 1)
     rank = site.input(0).rank
     axis = int(site.attr("axis")) % rank
     sizes = [
