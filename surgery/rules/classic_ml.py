@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -454,3 +454,479 @@ def linear_classifier(site: Site, b: Body) -> list[str]:
     if both:
         return [label, two_classes(b, scores, transform, complement=True)]
     return [label, single(b, scores, transform)]
+
+
+# -- trees ------------------------------------------------------------------------------------------
+
+COMPARISONS = {
+    "BRANCH_LEQ": "LessOrEqual",
+    "BRANCH_LT": "Less",
+    "BRANCH_GTE": "GreaterOrEqual",
+    "BRANCH_GT": "Greater",
+    "BRANCH_EQ": "Equal",
+    "BRANCH_NEQ": "Equal",
+}
+MODES = (*COMPARISONS, "BRANCH_MEMBER")
+AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
+TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Trees as arrays over all nodes; leaves are nodes that lead to themselves.
+
+    Attributes:
+        features: Feature that a node looks at.
+        splits: What it is compared with, in the dtype of the comparison.
+        modes: Kind of comparison; "" for a leaf.
+        yes: Next node where the comparison holds.
+        no: Next node where it does not.
+        missing: Whether it holds for NaN.
+        roots: Root of each tree.
+        weights: What a node adds to each target [nodes, targets]; 0 but for leaves.
+        given: Whether a node says anything about a target.
+    """
+
+    features: NDArray[Any]
+    splits: NDArray[Any]
+    modes: tuple[str, ...]
+    yes: NDArray[Any]
+    no: NDArray[Any]
+    missing: NDArray[Any]
+    roots: NDArray[Any]
+    weights: NDArray[Any]
+    given: NDArray[Any]
+
+    def steps(self) -> int:
+        """Comparisons on the longest way from a root to a leaf."""
+        leaf = self.yes == np.arange(len(self.yes))
+        at, count = np.unique(self.roots), 0
+        while not leaf[at].all():
+            inner = at[~leaf[at]]
+            at = np.unique(np.concatenate([self.yes[inner], self.no[inner]]))
+            count += 1
+            if count > MOST_STEPS:
+                raise NoMatch(f"trees of more than {MOST_STEPS} levels")
+        return count
+
+    def leaves(self) -> list[NDArray[Any]]:
+        """Leaves of each tree that can be reached."""
+        leaf = self.yes == np.arange(len(self.yes))
+        found = []
+        for root in self.roots:
+            at, ends = np.array([root]), []
+            for _ in range(MOST_STEPS + 2):
+                ends.append(at[leaf[at]])
+                inner = at[~leaf[at]]
+                if not len(inner):
+                    break
+                at = np.unique(np.concatenate([self.yes[inner], self.no[inner]]))
+            found.append(np.unique(np.concatenate(ends)))
+        return found
+
+    def says(self, target: int) -> bool | None:
+        """Whether some leaf is always, or never, reached that says something about a target; None if it depends."""
+        trees = [self.given[leaves, target] for leaves in self.leaves()]
+        if any(t.all() for t in trees):
+            return True
+        return None if any(t.any() for t in trees) else False
+
+
+def walked(b: Body, forest: Forest, x: str) -> str:
+    """The leaf of every tree for rows x [N, F]: int64 [N, trees]."""
+    steps = forest.steps()
+    rows = b.slice(b.op("Shape", x), 0, 0, 1)
+    trees = len(forest.roots)
+    at = b.op("Expand", b.const(forest.roots.reshape(1, -1), np.int64), b.concat([rows, b.ints(trees)], 0))
+    if not steps:
+        return at
+    nodes = len(forest.features)
+    if nodes > max(NODE_LIMIT, 8 * trees * steps):
+        for _ in range(steps):
+            at = _step(b, forest, x, at)
+        return at
+    following = _step(b, forest, x, "")  # [N, nodes]: every node at once
+    for _ in range(steps):
+        at = b.gather_elements(following, at, 1)
+    return at
+
+
+def _step(b: Body, forest: Forest, x: str, at: str) -> str:
+    """The next node of nodes [N, T], or of all nodes if none are named."""
+
+    def here(values: NDArray[Any], dtype: Any) -> str:
+        if not at:
+            return b.const(values.reshape(1, -1), dtype)
+        return b.gather(b.const(values, dtype), at, 0)
+
+    if at:
+        seen = b.gather_elements(x, here(forest.features, np.int64), 1)
+    else:
+        seen = b.gather(x, b.const(forest.features, np.int64), 1)
+    splits = here(forest.splits, forest.splits.dtype)
+    modes = sorted(set(forest.modes) - {""})
+    holds = ""
+    for mode in modes:
+        answer = _compared(b, mode, seen, splits)
+        if len(modes) > 1:
+            own = np.asarray([m == mode for m in forest.modes])
+            answer = b.logical_and(answer, here(own, np.bool_))
+        holds = b.logical_or(holds, answer) if holds else answer
+    if forest.missing.any():
+        holds = b.logical_or(holds, b.logical_and(here(forest.missing, np.bool_), b.op("IsNaN", seen)))
+    return b.where(holds, here(forest.yes, np.int64), here(forest.no, np.int64))
+
+
+def _compared(b: Body, mode: str, seen: str, splits: str) -> str:
+    if mode == "BRANCH_LEQ":
+        return b.op("LessOrEqual", seen, splits) if b.opset >= 12 else _either(b, "Less", seen, splits)
+    if mode == "BRANCH_GTE":
+        return b.op("GreaterOrEqual", seen, splits) if b.opset >= 12 else _either(b, "Greater", seen, splits)
+    answer = b.op(COMPARISONS[mode], seen, splits)
+    return b.logical_not(answer) if mode == "BRANCH_NEQ" else answer
+
+
+def _either(b: Body, op: str, one: str, two: str) -> str:
+    return b.logical_or(b.op(op, one, two), b.equal(one, two))
+
+
+def aggregated(b: Body, forest: Forest, at: str, aggregate: str) -> str:
+    """Scores [N, targets] of leaves [N, trees]; targets that no leaf says anything about are 0."""
+    values = b.gather(b.const(forest.weights, forest.weights.dtype), at, 0)  # [N, trees, targets]
+    if aggregate in ("SUM", "AVERAGE"):
+        total = b.reduce("ReduceSum", values, 1, keepdims=False)
+        if aggregate == "SUM":
+            return total
+        return b.div(total, b.const(len(forest.roots), forest.weights.dtype))
+    kind = "ReduceMin" if aggregate == "MIN" else "ReduceMax"
+    ends = np.unique(np.concatenate(forest.leaves()))
+    if forest.given[ends].all():
+        return b.reduce(kind, values, 1, keepdims=False)
+    largest = np.finfo(forest.weights.dtype).max
+    far = b.const(largest if aggregate == "MIN" else -largest, forest.weights.dtype)
+    given = b.gather(b.const(forest.given, np.bool_), at, 0)
+    best = b.reduce(kind, b.where(given, values, far), 1, keepdims=False)
+    return b.where(_any(b, given), best, b.const(0, forest.weights.dtype))
+
+
+def _any(b: Body, given: str) -> str:
+    """Whether any of the trees [N, trees, targets] holds."""
+    return b.cast(b.reduce("ReduceMax", b.cast(given, np.int32), 1, keepdims=False), np.bool_)
+
+
+def numbers(site: Site, name: str, dtype: Any) -> NDArray[Any]:
+    """An attribute of numbers, or the tensor form of it; empty if it is in neither."""
+    tensor = site.attributes.get(f"{name}_as_tensor")
+    if tensor is not None and np.size(tensor):
+        return np.asarray(tensor, dtype).reshape(-1)
+    # Numbers in plain attributes are floats, whatever they are compared with.
+    return np.asarray(site.attributes.get(name, []), np.float32).astype(dtype)
+
+
+def old_forest(site: Site, dtype: Any, targets: int, prefix: str) -> Forest:
+    """The forest of TreeEnsembleRegressor and TreeEnsembleClassifier."""
+    trees, ids = (list(site.attr(f"nodes_{k}", [])) for k in ("treeids", "nodeids"))
+    place = {pair: k for k, pair in enumerate(zip(trees, ids, strict=True))}
+    count = len(trees)
+    modes = [str(m) for m in site.attr("nodes_modes", [])]
+    if not count or len(place) < count or not all(m in COMPARISONS or m == "LEAF" for m in modes):
+        raise NoMatch("the trees are not well formed")
+    leaf = np.asarray([m == "LEAF" for m in modes])
+    here = np.arange(count)
+    yes, no = here.copy(), here.copy()
+    for name, to in (("true", yes), ("false", no)):
+        for k, target in enumerate(site.attr(f"nodes_{name}nodeids")):
+            if not leaf[k]:
+                to[k] = place.get((trees[k], target), -1)
+    if min(yes.min(), no.min()) < 0:
+        raise NoMatch("a branch leads nowhere")
+    weights, given = np.zeros((count, targets), dtype), np.zeros((count, targets), bool)
+    values = numbers(site, f"{prefix}_weights", dtype)
+    where = zip(site.attr(f"{prefix}_treeids", []), site.attr(f"{prefix}_nodeids", []), strict=True)
+    for tree, target, value in zip(where, site.attr(f"{prefix}_ids", []), values, strict=True):
+        k = place[tree]
+        if given[k, target]:
+            raise NoMatch("a leaf names a target twice")
+        weights[k, target], given[k, target] = value, True
+    missing = np.asarray(site.attr("nodes_missing_value_tracks_true", []) or [0] * count) == 1
+    return Forest(
+        np.where(leaf, 0, np.asarray(site.attr("nodes_featureids"))), numbers(site, "nodes_values", dtype),
+        tuple("" if m == "LEAF" else m for m in modes), yes, no, missing & ~leaf,
+        np.asarray([k for k in range(count) if not k or trees[k] != trees[k - 1]]), weights, given,
+    )  # fmt: skip
+
+
+def comparing_dtype(site: Site) -> np.dtype[Any]:
+    """What thresholds are compared in: double for doubles, else float."""
+    return np.dtype(np.float64 if site.dtype(0) == np.float64 else np.float32)
+
+
+def _with_base(b: Body, forest: Forest, at: str, scores: str, base: NDArray[Any]) -> str:
+    """Base values added; as in ONNX Runtime, not to a target that no leaf says anything about."""
+    targets = forest.given.shape[1]
+    if len(base) != targets:
+        return scores
+    moved = b.add(scores, b.const(base.reshape(1, -1), base.dtype))
+    if targets == 1 or all(forest.says(k) for k in range(targets)):
+        return moved
+    return b.where(_any(b, b.gather(b.const(forest.given, np.bool_), at, 0)), moved, scores)
+
+
+STUMPS = (
+    "nodes_treeids = [0, 0, 0, 1, 1, 1, 1, 1], nodes_nodeids = [0, 1, 2, 0, 1, 2, 3, 4],"
+    " nodes_featureids = [0, 0, 0, 2, 1, 0, 0, 0], nodes_values = [0.1, 0.0, 0.0, -0.2, 0.4, 0.0, 0.0, 0.0],"
+    " nodes_truenodeids = [1, 0, 0, 1, 3, 0, 0, 0], nodes_falsenodeids = [2, 0, 0, 2, 4, 0, 0, 0]"
+)
+LEQ = "'BRANCH_LEQ', 'LEAF', 'LEAF', 'BRANCH_LEQ', 'BRANCH_LEQ', 'LEAF', 'LEAF', 'LEAF'"
+MIXED = "'BRANCH_GT', 'LEAF', 'LEAF', 'BRANCH_LT', 'BRANCH_NEQ', 'LEAF', 'LEAF', 'LEAF'"
+
+
+def _regressor(kind: str, out: str, rest: str, modes: str = LEQ) -> str:
+    """Text of a sample: two small trees."""
+    return (
+        f"({kind} x) => ({out} y) {{ y = ai.onnx.ml.TreeEnsembleRegressor <{STUMPS}, nodes_modes = [{modes}],"
+        f" {rest}> (x) }}"
+    )
+
+
+ONE_TARGET = (
+    "target_treeids = [0, 0, 1, 1, 1], target_nodeids = [1, 2, 2, 3, 4], target_ids = [0, 0, 0, 0, 0],"
+    " target_weights = [0.5, -1.5, 2.5, 3.5, -4.5], n_targets = 1"
+)
+TWO_TARGETS = ONE_TARGET.replace("target_ids = [0, 0, 0, 0, 0]", "target_ids = [0, 1, 0, 1, 1]").replace(
+    "n_targets = 1", "n_targets = 2"
+)
+
+
+@lowering(
+    "treeensembleregressor-as-walk",
+    "TreeEnsembleRegressor",
+    domain=ML,
+    why="TensorRT has no operators of ai.onnx.ml. All comparisons are made at once, and all trees walked in step.",
+    samples=[
+        ml(_regressor("float[n, 3]", "float[n, 1]", ONE_TARGET + ", base_values = [0.7]")),
+        ml(_regressor("double[4, 3]", "float[4, 1]", ONE_TARGET + ", aggregate_function = 'AVERAGE'", MIXED)),
+        ml(_regressor("float[4, 3]", "float[4, 2]", TWO_TARGETS + ", post_transform = 'SOFTMAX'")),
+        ml(_regressor("float[4, 3]", "float[4, 2]", TWO_TARGETS + ", aggregate_function = 'MIN'")),
+        ml(_regressor("float[4, 3]", "float[4, 1]", ONE_TARGET + ", aggregate_function = 'MAX',"
+                      " nodes_missing_value_tracks_true = [1, 0, 0, 0, 1, 0, 0, 0]"),
+           x=[[np.nan, 0, 0], [0, np.nan, -1], [0, 1, np.nan], [0, 0, 0]]),
+        ml(_regressor("float[2, 3]", "float[2, 2]", TWO_TARGETS + ", base_values = [0.5, 0.1]", MIXED)),
+        ml(_regressor("float[4, 3]", "float[4, 2]", TWO_TARGETS + ", base_values = [0.5, 0.1],"
+                      " aggregate_function = 'AVERAGE'")),
+        ml(_regressor("float[4, 3]", "float[4, 2]", TWO_TARGETS + ", base_values = [0.5, 0.1],"
+                      " aggregate_function = 'MAX'")),
+    ],
+    near_misses=[
+        ml(_regressor("float[3, 3]", "float[3, 1]", ONE_TARGET).replace("2, 4, 0", "2, 9, 0")),
+    ],
+)  # fmt: skip
+def tree_ensemble_regressor(site: Site, b: Body) -> str:
+    """Sum, mean or extreme of the leaves' weights, and a base value."""
+    targets, dtype = int(site.attr("n_targets", 1)), comparing_dtype(site)
+    forest = old_forest(site, dtype, targets, "target")
+    at = walked(b, forest, rows_of(site, b, dtype))
+    scores = aggregated(b, forest, at, str(site.attr("aggregate_function", "SUM")))
+    scores = b.cast(_with_base(b, forest, at, scores, numbers(site, "base_values", dtype)), np.float32)
+    transform = str(site.attr("post_transform", "NONE"))
+    return single(b, scores, transform) if targets == 1 else transformed(b, scores, transform)
+
+
+def _classifier(
+    kind: str, classes: str, ids: str, rest: str = "", weights: str = "0.5, -1.5, 2.5, 3.5, -4.5"
+) -> str:
+    """Text of a sample: two small trees with classes."""
+    count = classes.count(",") + 1
+    return (
+        f"({kind} x) => (int64[4] l, float[4, {count}] y) {{ l, y = ai.onnx.ml.TreeEnsembleClassifier <{STUMPS},"
+        f" nodes_modes = [{LEQ}], class_treeids = [0, 0, 1, 1, 1], class_nodeids = [1, 2, 2, 3, 4],"
+        f" class_ids = [{ids}], class_weights = [{weights}], classlabels_int64s = [{classes}]{rest}> (x) }}"
+    )
+
+
+@lowering(
+    "treeensembleclassifier-as-walk",
+    "TreeEnsembleClassifier",
+    domain=ML,
+    why="TensorRT has no operators of ai.onnx.ml. All comparisons are made at once, and all trees walked in step.",
+    samples=[
+        ml(_classifier("float[4, 3]", "3, 5, 9", "0, 1, 2, 0, 1", ", base_values = [0.1, 0.2, 0.3]")),
+        ml(_classifier("float[4, 3]", "3, 5, 9", "0, 1, 2, 0, 1", ", post_transform = 'SOFTMAX'")),
+        ml(_classifier("int64[4, 3]", "3, 5", "0, 0, 0, 0, 0", ", post_transform = 'LOGISTIC'"), x=(-2, 3)),
+        ml(_classifier("double[4, 3]", "3, 5", "1, 1, 1, 1, 1", "", "0.1, 0.2, 0.3, 0.4, 0.5")),
+        ml(_classifier("int32[4, 3]", "3, 5", "0, 0, 0, 0, 0", ", base_values = [0.4]"), x=(-2, 3)),
+    ],
+    near_misses=[
+        ml(_classifier("float[4, 3]", "3, 5", "0, 1, 1, 1, 1").replace("2, 4, 0", "2, 9, 0")),
+    ],
+)  # fmt: skip
+def tree_ensemble_classifier(site: Site, b: Body) -> list[str]:
+    """Sums per class; with one or two classes, the rules of ONNX Runtime for the binary case."""
+    labels = labels_of(site, "classlabels_int64s")
+    classes, dtype = len(labels), comparing_dtype(site)
+    if not classes:
+        raise NoMatch("no labels")
+    forest = old_forest(site, dtype, classes, "class")
+    at = walked(b, forest, rows_of(site, b, dtype))
+    scores = aggregated(b, forest, at, "SUM")
+    base = numbers(site, "base_values", dtype)
+    transform = str(site.attr("post_transform", "NONE"))
+    if classes <= 2:
+        return _binary(site, b, forest, scores, base)
+    says = [forest.says(k) for k in range(classes)]
+    ranked = scores
+    if len(base):
+        scores = ranked = b.add(scores, b.const(base, dtype))
+    elif not all(says):
+        given = _any(b, b.gather(b.const(forest.given, np.bool_), at, 0))
+        ranked = b.where(given, scores, b.const(np.finfo(dtype).min, dtype))
+    label = b.gather(b.const(labels, np.int64), first_of_largest(b, ranked, classes), 0)
+    return [label, transformed(b, b.cast(scores, np.float32), transform)]
+
+
+def _binary(site: Site, b: Body, forest: Forest, scores: str, base: NDArray[Any]) -> list[str]:
+    """One or two classes. Scores of a class that no leaf names do not exist, and one score may stand for both."""
+    labels, dtype = labels_of(site, "classlabels_int64s"), forest.weights.dtype
+    transform = str(site.attr("post_transform", "NONE"))
+    says = [forest.says(k) for k in range(len(labels))]
+    if None in says or (len(labels) == 1 and len(base) > 1):
+        raise NoMatch("which classes have a score depends on the data")
+    one = b.slice(scores, 1, 0, 1)
+    binary = len(labels) == 2 and len(np.flatnonzero(forest.given.any(0))) == 1
+    positive = bool((forest.weights[forest.given] >= 0).all())
+
+    def shifted(score: str, k: int) -> str:
+        return b.add(score, b.const(base[k], dtype)) if k < len(base) else score
+
+    two = ""
+    if len(labels) == 2 and len(base) == 2 and says[1]:
+        two = shifted(one, 1)
+        one, decides = b.op("Neg", two), two
+    elif len(labels) == 2 and (says[1] or len(base) == 2):
+        one = shifted(one, 0)
+        two = b.slice(scores, 1, 1, 2)
+        two = shifted(two, 1)
+        decides = two if says[1] else one
+    else:
+        one = decides = shifted(one, 0)
+    limit = 0.5 if binary and positive else 0.0
+    low, high = (int(labels[0]), int(labels[1])) if binary else (0, 1)
+    above = b.squeeze(b.greater(decides, b.const(limit, dtype)), 1)
+    label = b.where(above, b.const(high, np.int64), b.const(low, np.int64))
+    one = b.cast(one, np.float32)
+    if two:
+        return [label, transformed(b, b.concat([one, b.cast(two, np.float32)], 1), transform)]
+    if len(labels) == 1:
+        return [label, single(b, one, transform)]
+    if not binary and len(base):
+        raise NoMatch("the second score is not defined")
+    return [label, two_classes(b, one, transform, complement=binary and positive)]
+
+
+def new_forest(site: Site, dtype: Any) -> Forest:
+    """The forest of TreeEnsemble: nodes, then leaves; a test for membership becomes a chain of equalities."""
+    targets = int(site.attr("n_targets", 1))
+    modes = [MODES[int(m)] for m in np.asarray(site.attr("nodes_modes")).reshape(-1)]
+    features = [int(f) for f in site.attr("nodes_featureids")]
+    splits = [float(s) for s in np.asarray(site.attr("nodes_splits"), np.float64).reshape(-1)]
+    missing = [bool(m) for m in site.attr("nodes_missing_value_tracks_true", []) or [0] * len(modes)]
+    inner, leaves = len(modes), [int(t) for t in site.attr("leaf_targetids")]
+    sides = []
+    for name in ("true", "false"):
+        ends = site.attr(f"nodes_{name}leafs")
+        to = site.attr(f"nodes_{name}nodeids")
+        sides.append([int(t) + (inner if end else 0) for end, t in zip(ends, to, strict=True)])
+    yes, no = sides
+    # Leaves keep their place behind the nodes; what chains add comes behind them.
+    modes += [""] * len(leaves)
+    here = range(inner, inner + len(leaves))
+    yes, no = [*yes, *here], [*no, *here]
+    features += [0] * len(leaves)
+    splits += [0.0] * len(leaves)
+    missing += [False] * len(leaves)
+    sets = _membership_sets(site)
+    for k in range(inner):
+        if modes[k] != "BRANCH_MEMBER":
+            continue
+        members = next(sets, [])
+        if not members:
+            raise NoMatch("a set without members")
+        otherwise, at = no[k], k
+        for number, member in enumerate(members):
+            modes[at], splits[at] = "BRANCH_EQ", member
+            if number + 1 < len(members):
+                no[at] = len(modes)
+                modes.append("")
+                features.append(features[k])
+                splits.append(0.0)
+                missing.append(missing[k])
+                yes.append(yes[k])
+                no.append(0)
+                at = no[at]
+        no[at] = otherwise
+    weights, given = np.zeros((len(modes), targets), dtype), np.zeros((len(modes), targets), bool)
+    weights[list(here), leaves] = np.asarray(site.attr("leaf_weights"), dtype).reshape(-1)
+    given[list(here), leaves] = True
+    return Forest(
+        np.asarray(features), np.asarray(splits, dtype), tuple(modes), np.asarray(yes), np.asarray(no),
+        np.asarray(missing, bool), np.asarray(site.attr("tree_roots")), weights, given,
+    )  # fmt: skip
+
+
+def _membership_sets(site: Site) -> Iterator[list[float]]:
+    """The sets in the order of the nodes that use them; NaN ends a set."""
+    members: list[float] = []
+    given = site.attr("membership_values")
+    for value in np.asarray([] if given is None else given, np.float64).reshape(-1).tolist():
+        if value != value:
+            yield members
+            members = []
+        else:
+            members.append(value)
+    yield members
+
+
+def _ensemble(kind: str, rest: str) -> str:
+    """Text of a sample: a tree of three nodes and four leaves."""
+    return (
+        f"({kind}[4, 3] x) => ({kind}[4, 2] y) {{ y = ai.onnx.ml.TreeEnsemble <n_targets = 2, tree_roots = [0],"
+        f" nodes_featureids = [0, 2, 1], nodes_splits = {kind}[3] {{0.5, 1.5, -0.25}},"
+        " nodes_truenodeids = [1, 0, 2], nodes_trueleafs = [0, 1, 1], nodes_falsenodeids = [2, 1, 3],"
+        f" nodes_falseleafs = [0, 1, 1], leaf_targetids = [0, 1, 0, 1],"
+        f" leaf_weights = {kind}[4] {{5.5, 12.0, -3.0, 1.0}}, {rest}> (x) }}"
+    )
+
+
+@lowering(
+    "treeensemble-as-walk",
+    "TreeEnsemble",
+    domain=ML,
+    why="TensorRT has no operators of ai.onnx.ml. All comparisons are made at once, and all trees walked in step.",
+    samples=[
+        ml(_ensemble("float", "nodes_modes = uint8[3] {0, 1, 3}"), 5),
+        ml(_ensemble("double", "nodes_modes = uint8[3] {2, 4, 5}, post_transform = 3"), 5),
+        ml(_ensemble("float", "nodes_modes = uint8[3] {0, 0, 0}, aggregate_function = 2,"
+                     " nodes_missing_value_tracks_true = [1, 0, 1]"), 5,
+           x=[[np.nan, 0, 0], [0, np.nan, -1], [0, 1, np.nan], [0, 0, 0]]),
+        ml(_ensemble("float", "nodes_modes = uint8[3] {0, 6, 6},"
+                     " membership_values = float[6] {1.0, 2.0, nan, 0.0, 3.0, nan}").replace("nan", "-nan"), 5,
+           x=(0, 4)),
+    ],
+    near_misses=[
+        ml(_ensemble("float", "nodes_modes = uint8[3] {0, 6, 6}"), 5),
+        ml(_ensemble("float", "nodes_modes = uint8[3] {0, 0, 0}, post_transform = 1"), 5),
+    ],
+)  # fmt: skip
+def tree_ensemble(site: Site, b: Body) -> str:
+    """Sum, mean or extreme of the leaves' weights."""
+    dtype = comparing_dtype(site)
+    forest = new_forest(site, dtype)
+    at = walked(b, forest, rows_of(site, b, dtype))
+    scores = aggregated(b, forest, at, AGGREGATES[int(site.attr("aggregate_function", 1))])
+    targets, transform = int(site.attr("n_targets", 1)), TRANSFORMS[int(site.attr("post_transform", 0))]
+    if transform in ("SOFTMAX", "LOGISTIC") and targets > 1:
+        raise NoMatch(f"ONNX and ONNX Runtime mean different transforms by the number of {transform}")
+    if transform != "NONE":
+        scores = b.cast(scores, np.float32)
+        scores = single(b, scores, transform) if targets == 1 else transformed(b, scores, transform)
+    return b.cast(scores, site.dtype(0))
