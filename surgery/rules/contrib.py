@@ -11,6 +11,7 @@ from surgery.graph.body import Body
 from surgery.rules.attention import HALVES, reduce_mean, to
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Site
+from surgery.rules.quantization import as_float, dequantize, is_zero, limits, quantize
 
 MS = "com.microsoft"
 DOMAINS = {MS: 1}
@@ -842,3 +843,531 @@ def turned(b: Body, x: str, cosine: str, sine: str, half: int, alternating: bool
         return b.concat([real, imaginary], -1)
     both = b.concat([b.unsqueeze(real, 4), b.unsqueeze(imaginary, 4)], 4)
     return b.reshape(both, 0, 0, 0, 2 * half)
+
+
+# -- quantised ------------------------------------------------------------------------------------------
+
+
+def scalar_of(site: Site, b: Body, i: int) -> str:
+    """Scale or zero point `i` in float32, of rank 0 where it is written as a list of one; zero if left out."""
+    if not site.has(i):
+        return b.scalar(0)
+    value = as_float(site, i, b)
+    return b.squeeze(value, 0) if site.input(i).shape == (1,) else value
+
+
+def real(site: Site, b: Body, x: int, scale: int, zero: int) -> str:
+    """The numbers that a quantised input stands for."""
+    value = as_float(site, x, b)
+    if not is_zero(site, zero):
+        value = b.sub(value, scalar_of(site, b, zero))
+    return b.mul(value, scalar_of(site, b, scale))
+
+
+def nearest(site: Site, b: Body, x: str, dtype: np.dtype[Any] | None = None) -> str:
+    """Rounded half to even and saturated to the output's dtype; the zero point is in it already."""
+    out = dtype or site.out(0).dtype or site.dtype(0)
+    low, high = limits(out)
+    return b.cast(b.op("Clip", b.op("Round", x), b.scalar(low), b.scalar(high)), out)
+
+
+def stored(site: Site, b: Body, x: str, scale: int, zero: int) -> str:
+    """Real numbers as quantised ones."""
+    whole = b.op("Round", b.div(x, scalar_of(site, b, scale)))
+    if not is_zero(site, zero):
+        whole = b.add(whole, scalar_of(site, b, zero))
+    out = site.out(0).dtype or site.dtype(0)
+    low, high = limits(out)
+    return b.cast(b.op("Clip", whole, b.scalar(low), b.scalar(high)), out)
+
+
+SCALES = {"s": np.float32(0.0371), "r": np.float32(0.0213), "t": np.float32(0.0519)}
+
+
+def binary(op: str, kind: str, left: str, right: str) -> Sample:
+    """A sample of QLinearAdd or QLinearMul."""
+    return ms(
+        f"({kind}{left} x, float s, {kind} i, {kind}{right} c, float r, {kind} j, float t, {kind} k) => "
+        f"({kind}{left} y) {{ y = @{op} (x, s, i, c, r, j, t, k) }}",
+        **SCALES,
+    )
+
+
+@lowering(
+    "ms-qlinear-arithmetic",
+    "QLinearAdd",
+    "QLinearMul",
+    domain=MS,
+    why="Sums and products of quantised tensors, which ONNX Runtime's quantizer leaves in operator form; in "
+    "float32 in the order of ONNX Runtime's kernels.",
+    samples=[
+        binary("QLinearAdd", "uint8", "[2, n, 4]", "[n, 4]"),
+        binary("QLinearAdd", "int8", "[2, 3, 4]", "[2, 3, 4]"),
+        binary("QLinearMul", "uint8", "[2, 3, 4]", "[2, 3, 4]"),
+        binary("QLinearMul", "int8", "[2, 3, 4]", "[4]"),
+    ],
+    near_misses=["(float[3] x, float[3] c) => (float[3] y) { y = Add (x, c) }"],
+)
+def qlinear_arithmetic(site: Site, b: Body) -> str:
+    """Operands times their share of the output's scale, the zero points gathered in one constant."""
+    x, y = as_float(site, 0, b), as_float(site, 3, b)
+    sx, sy, sz = (scalar_of(site, b, i) for i in (1, 4, 6))
+    zx, zy, zz = (scalar_of(site, b, i) for i in (2, 5, 7))
+    if site.op == "QLinearMul":
+        product = b.mul(b.sub(x, zx), b.sub(y, zy))
+        return nearest(site, b, b.add(b.mul(product, b.div(b.mul(sx, sy), sz)), zz))
+    rx, ry = b.div(sx, sz), b.div(sy, sz)
+    fixed = b.sub(zz, b.add(b.mul(rx, zx), b.mul(ry, zy)))
+    return nearest(site, b, b.add(b.mul(x, rx), b.add(b.mul(y, ry), fixed)))
+
+
+def unary(op: str, kind: str, attributes: str = "") -> Sample:
+    """A sample of a quantised activation."""
+    return ms(
+        f"({kind}[n, 9] x, float s, {kind} i, float t, {kind} k) => ({kind}[n, 9] y) "
+        f"{{ y = @{op} {attributes} (x, s, i, t, k) }}",
+        s=np.float32(0.0371),
+        t=np.float32(0.0087),
+    )
+
+
+@lowering(
+    "ms-qlinear-activation",
+    "QLinearSigmoid",
+    "QLinearLeakyRelu",
+    "QLinearSoftmax",
+    domain=MS,
+    why="Activations of quantised tensors, which ONNX Runtime's quantizer leaves in operator form.",
+    samples=[
+        unary("QLinearSigmoid", "uint8"),
+        unary("QLinearSigmoid", "int8"),
+        unary("QLinearLeakyRelu", "uint8"),
+        unary("QLinearLeakyRelu", "int8", "<alpha = 0.3>"),
+        unary("QLinearSoftmax", "uint8", "<opset = 13>"),
+        unary("QLinearSoftmax", "int8", "<opset = 13, axis = 0>"),
+        unary("QLinearSoftmax", "uint8", "<opset = 12, axis = 0>"),
+    ],
+    near_misses=["(float[3] x) => (float[3] y) { y = Sigmoid (x) }"],
+)
+def qlinear_activation(site: Site, b: Body) -> str:
+    """Real numbers, the activation, quantised again."""
+    x = real(site, b, 0, 1, 2)
+    if site.op == "QLinearSigmoid":
+        y = b.op("Sigmoid", x)
+    elif site.op == "QLinearLeakyRelu":
+        y = b.op("LeakyRelu", x, alpha=float(site.attr("alpha", 0.01)))
+    else:
+        return stored_probabilities(site, b, softmax_of(site, b, x))
+    return stored(site, b, y, 3, 4)
+
+
+def softmax_of(site: Site, b: Body, x: str) -> str:
+    """Softmax along an axis, or, before opset 13, over all axes from that one on."""
+    axis = int(site.attr("axis", -1))
+    if int(site.attr("opset", 13)) >= 13:
+        return b.op("Softmax", x, axis=axis)
+    flat = b.op("Flatten", x, axis=axis % site.input(0).rank)
+    return b.op("Reshape", b.op("Softmax", flat, axis=-1 if b.opset >= 13 else 1), b.op("Shape", x))
+
+
+def stored_probabilities(site: Site, b: Body, p: str) -> str:
+    """Quantised as ONNX Runtime's softmax does: by the reciprocal of the scale without its fraction."""
+    steps = b.op("Floor", b.op("Reciprocal", scalar_of(site, b, 3)))
+    return nearest(site, b, b.add(b.op("Round", b.mul(p, steps)), scalar_of(site, b, 4)))
+
+
+def channels_first(site: Site, b: Body, x: str) -> str:
+    """(batch, ..., channels) as (batch, channels, ...), if the node has it that way."""
+    rank = site.input(0).rank
+    return b.transpose(x, 0, rank - 1, *range(1, rank - 1)) if site.attr("channels_last", 0) else x
+
+
+def channels_last(site: Site, b: Body, x: str) -> str:
+    """The way back."""
+    rank = site.input(0).rank
+    return b.transpose(x, 0, *range(2, rank), 1) if site.attr("channels_last", 0) else x
+
+
+def pooled(op: str, kind: str, out: str, attributes: str) -> Sample:
+    """A sample of a quantised pooling over (2, 3, 6, 6)."""
+    return ms(
+        f"({kind}[2, 3, 6, 6] x, float s, {kind} i, float t, {kind} k) => ({kind}[{out}] y) "
+        f"{{ y = @{op} {attributes} (x, s, i, t, k) }}",
+        s=np.float32(0.0371),
+        t=np.float32(0.0287),
+    )
+
+
+@lowering(
+    "ms-qlinear-pool",
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+    domain=MS,
+    why="Means of quantised tensors, which ONNX Runtime's quantizer leaves in operator form.",
+    samples=[
+        pooled("QLinearGlobalAveragePool", "uint8", "2, 3, 1, 1", ""),
+        pooled("QLinearGlobalAveragePool", "int8", "2, 1, 1, 6", "<channels_last = 1>"),
+        pooled("QLinearAveragePool", "uint8", "2, 3, 3, 3", "<kernel_shape = [2, 2], strides = [2, 2]>"),
+        pooled(
+            "QLinearAveragePool",
+            "int8",
+            "2, 3, 6, 6",
+            "<kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1>",
+        ),
+        pooled("QLinearAveragePool", "uint8", "2, 2, 5, 6", "<kernel_shape = [2, 2], channels_last = 1>"),
+    ],
+    near_misses=["(float[1, 3, 4, 4] x) => (float[1, 3, 1, 1] y) { y = GlobalAveragePool (x) }"],
+)
+def qlinear_pool(site: Site, b: Body) -> str:
+    """Real numbers (whole ones for the mean over all), the mean, quantised again."""
+    if site.op == "QLinearGlobalAveragePool":
+        x = as_float(site, 0, b)
+        rank = site.input(0).rank
+        axes = range(1, rank - 1) if site.attr("channels_last", 0) else range(2, rank)
+        mean = b.sub(reduce_mean(b, x, axes), scalar_of(site, b, 2))
+        ratio = b.div(scalar_of(site, b, 1), scalar_of(site, b, 3))
+        return nearest(site, b, b.add(b.mul(mean, ratio), scalar_of(site, b, 4)))
+    own = {k: v for k, v in site.attributes.items() if k != "channels_last"}
+    x = channels_first(site, b, real(site, b, 0, 1, 2))
+    return channels_last(site, b, stored(site, b, b.op("AveragePool", x, **own), 3, 4))
+
+
+@lowering(
+    "ms-qlinear-concat",
+    "QLinearConcat",
+    domain=MS,
+    why="Quantised tensors of several scales brought to one and concatenated.",
+    samples=[
+        ms(
+            f"(float t, {kind} k, {kind}[2, n] x, float s, {kind} i, {kind}[2, 4] c, float r, {kind} j) => "
+            f"({kind}[2, m] y) {{ y = @QLinearConcat <axis = 1> (t, k, x, s, i, c, r, j) }}",
+            **SCALES,
+        )
+        for kind in ("uint8", "int8")
+    ],
+    near_misses=["(float[3] x, float[3] c) => (float[6] y) { y = Concat <axis = 0> (x, c) }"],
+)
+def qlinear_concat(site: Site, b: Body) -> str:
+    """Each one in the output's scale, then Concat."""
+    parts = [stored(site, b, real(site, b, i, i + 1, i + 2), 0, 1) for i in range(2, len(site.inputs), 3)]
+    return b.concat(parts, int(site.attr("axis")))
+
+
+@lowering(
+    "ms-qlinear-where",
+    "QLinearWhere",
+    domain=MS,
+    why="A choice between quantised tensors of two scales.",
+    samples=[
+        ms(
+            f"(bool[2, 1] a, {kind}[2, n] x, float s, {kind} i, {kind}[n] c, float r, {kind} j, float t, "
+            f"{kind} k) => ({kind}[2, n] y) {{ y = @QLinearWhere (a, x, s, i, c, r, j, t, k) }}",
+            **SCALES,
+        )
+        for kind in ("uint8", "int8")
+    ],
+    near_misses=["(bool[3] a, float[3] x, float[3] c) => (float[3] y) { y = Where (a, x, c) }"],
+)
+def qlinear_where(site: Site, b: Body) -> str:
+    """Both in the output's scale, then Where."""
+    return b.where(site.x(0), *(stored(site, b, real(site, b, i, i + 1, i + 2), 7, 8) for i in (1, 4)))
+
+
+# -- quantised products ---------------------------------------------------------------------------------
+
+
+def integer_product(b: Body, left: str, right: str, zl: str, zr: str) -> str:
+    """int32 product of quantised matrices, in float32."""
+    zeros = (zl, zr) if zr else (zl,) if zl else ()
+    return b.cast(b.op("MatMulInteger", left, right, *zeros), np.float32)
+
+
+@lowering(
+    "ms-matmul-integer-to-float",
+    "MatMulIntegerToFloat",
+    domain=MS,
+    why="MatMulInteger with the scales and the bias behind it.",
+    samples=[
+        ms(
+            "(uint8[n, 4] x, int8[4, 5] w, float s, float[5] r, uint8 i, int8[5] j, float[5] c) => (float[n, 5] y) "
+            "{ y = @MatMulIntegerToFloat (x, w, s, r, i, j, c) }"
+        ),
+        ms(
+            "(uint8[2, 3, 4] x, uint8[4, 5] w, float s, float r) => (float[2, 3, 5] y) "
+            "{ y = @MatMulIntegerToFloat (x, w, s, r) }"
+        ),
+        ms(
+            "(uint8[3, 4] x, uint8[4, 5] w, float s, float r, uint8 j) => (float[3, 5] y) "
+            "{ y = @MatMulIntegerToFloat (x, w, s, r, , j) }"
+        ),
+    ],
+    near_misses=["(uint8[3, 4] x, int8[4, 5] w) => (int32[3, 5] y) { y = MatMulInteger (x, w) }"],
+)
+def matmul_integer_to_float(site: Site, b: Body) -> str:
+    """MatMulInteger, scales, bias."""
+    y = integer_product(b, site.x(0), site.x(1), site.optional(4), site.optional(5))
+    y = b.mul(y, b.mul(site.x(2), site.x(3)))
+    return b.add(y, site.x(6)) if site.has(6) else y
+
+
+@lowering(
+    "ms-dynamic-quantize-matmul",
+    "DynamicQuantizeMatMul",
+    domain=MS,
+    why="A product whose left operand is quantised on the way: DynamicQuantizeLinear and MatMulInteger.",
+    samples=[
+        ms(
+            "(float[n, 4] x, int8[4, 5] w, float[5] r, int8[5] j, float[5] c) => (float[n, 5] y) "
+            "{ y = @DynamicQuantizeMatMul (x, w, r, j, c) }"
+        ),
+        ms(
+            "(float[2, 3, 4] x, uint8[4, 5] w, float r) => (float[2, 3, 5] y) "
+            "{ y = @DynamicQuantizeMatMul (x, w, r) }"
+        ),
+    ],
+    near_misses=["(float[3, 4] x, float[4, 5] w) => (float[3, 5] y) { y = MatMul (x, w) }"],
+)
+def dynamic_quantize_matmul(site: Site, b: Body) -> str:
+    """DynamicQuantizeLinear, MatMulInteger, scales, bias."""
+    x, scale, zero = b.node("DynamicQuantizeLinear", [site.x(0)], outputs=3)
+    y = b.mul(integer_product(b, x, site.x(1), zero, site.optional(3)), b.mul(scale, site.x(2)))
+    return b.add(y, site.x(4)) if site.has(4) else y
+
+
+def gemm(
+    kinds: tuple[str, str], out: str, columns: str, attributes: str, left: str, right: str, rest: str
+) -> Sample:
+    """A sample of QGemm."""
+    a, w = kinds
+    return ms(
+        f"({a}{left} x, float s, {a} i, {w}{right} c, float{columns} r, {w}{columns} j, int32[5] d"
+        f"{', float t, ' + a + ' k' if rest else ''}) => ({out}[3, 5] y) "
+        f"{{ y = @QGemm {attributes} (x, s, i, c, r, j, d{rest}) }}",
+        **{"s": SCALES["s"], "r": (0.01, 0.03), "t": SCALES["t"]},
+    )
+
+
+@lowering(
+    "ms-qgemm",
+    "QGemm",
+    domain=MS,
+    why="Gemm of quantised matrices, which ONNX Runtime's quantizer leaves in operator form.",
+    samples=[
+        gemm(("uint8", "int8"), "uint8", "", "", "[3, 4]", "[4, 5]", ", t, k"),
+        gemm(("int8", "int8"), "int8", "", "<transB = 1>", "[3, 4]", "[5, 4]", ", t, k"),
+        gemm(("uint8", "uint8"), "float", "", "<transA = 1, alpha = 0.5>", "[4, 3]", "[4, 5]", ""),
+        gemm(("uint8", "int8"), "uint8", "[5]", "<transB = 1>", "[3, 4]", "[5, 4]", ", t, k"),
+    ],
+    near_misses=["(float[3, 4] x, float[4, 5] w) => (float[3, 5] y) { y = Gemm (x, w) }"],
+)
+def qgemm(site: Site, b: Body) -> str:
+    """MatMulInteger, the whole-number bias, scales, quantised again if the output is."""
+    left = b.transpose(site.x(0), 1, 0) if site.attr("transA", 0) else site.x(0)
+    right = b.transpose(site.x(3), 1, 0) if site.attr("transB", 0) else site.x(3)
+    sums = b.op("MatMulInteger", left, right, site.x(2), site.x(5))
+    if site.has(6):
+        sums = b.add(sums, site.x(6))
+    factor = b.mul(scalar_of(site, b, 1), scalar_of(site, b, 4))
+    alpha = float(site.attr("alpha", 1.0))
+    if alpha != 1.0:
+        factor = b.mul(factor, b.scalar(alpha))
+    y = b.cast(sums, np.float32)
+    if not site.has(7):
+        return b.mul(y, factor)
+    y = b.mul(y, b.div(factor, scalar_of(site, b, 7)))
+    return nearest(site, b, b.add(b.op("Round", y), scalar_of(site, b, 8)), site.out(0).dtype)
+
+
+QUANTISED = "uint8[2, 3, 8] x, {w}[8, 24] w, float[24] c, float s, float{n} r"
+
+
+@lowering(
+    "ms-qattention",
+    "QAttention",
+    domain=MS,
+    why="Attention over a quantised input with a quantised projection.",
+    samples=[
+        ms(
+            f"({QUANTISED.format(w='int8', n='')}) => (float[2, 3, 8] y) "
+            "{ y = @QAttention <num_heads = 2> (x, w, c, s, r) }",
+            s=np.float32(0.01),
+            r=np.float32(0.02),
+        ),
+        ms(
+            f"({QUANTISED.format(w='uint8', n='')}, int32[2, 3] m, uint8 i, uint8 j) => (float[2, 3, 8] y) "
+            "{ y = @QAttention <num_heads = 4, unidirectional = 1> (x, w, c, s, r, m, i, j) }",
+            s=np.float32(0.01),
+            r=np.float32(0.02),
+            m=(0, 2),
+        ),
+        ms(
+            f"({QUANTISED.format(w='int8', n='[24]')}, int32[2, 5] m, uint8 i, int8[24] j, float[2, 2, 2, 2, 4] p) "
+            "=> (float[2, 3, 8] y, float[2, 2, 2, 5, 4] q) "
+            "{ y, q = @QAttention <num_heads = 2> (x, w, c, s, r, m, i, j, p) }",
+            s=np.float32(0.01),
+            r=(0.01, 0.03),
+            m=(0, 2),
+        ),
+    ],
+    near_misses=[
+        ms(
+            f"({QUANTISED.format(w='int8', n='')}) => (float[2, 3, 8] y) "
+            "{ y = @QAttention <num_heads = 2, do_rotary = 1> (x, w, c, s, r) }"
+        )
+    ],
+)
+def qattention(site: Site, b: Body) -> list[str | None]:
+    """MatMulInteger, scales, bias, then attention."""
+    reject(site, "do_rotary", "past_present_share_buffer")
+    product = integer_product(b, site.x(0), site.x(1), site.optional(6), site.optional(7))
+    product = b.add(b.mul(product, b.mul(scalar_of(site, b, 3), scalar_of(site, b, 4))), site.x(2))
+    return self_attention(site, b, product, mask=5, past=8, bias=None)
+
+
+@lowering(
+    "ms-qlinear-conv",
+    "QLinearConv",
+    domain=MS,
+    why="ONNX's QLinearConv, with channels first or last.",
+    samples=[
+        ms(
+            f"({kind}[1, {shape}] x, float s, {kind} i, {kind}[4, 3, 3, 3] w, float r, {kind} j, float t, {kind} k, "
+            f"int32[4] d) => ({kind}[1, {out}] y) {{ y = @QLinearConv {attributes} (x, s, i, w, r, j, t, k, d) }}",
+            **SCALES,
+        )
+        for kind, shape, out, attributes in (
+            ("uint8", "3, 6, 6", "4, 6, 6", "<pads = [1, 1, 1, 1]>"),
+            ("uint8", "6, 6, 3", "4, 4, 4", "<channels_last = 1>"),
+            ("int8", "6, 6, 3", "2, 2, 4", "<channels_last = 1, strides = [2, 2]>"),
+        )
+    ],
+    near_misses=["(float[1, 3, 4, 4] x, float[4, 3, 3, 3] w) => (float[1, 4, 2, 2] y) { y = Conv (x, w) }"],
+)
+def ms_qlinear_conv(site: Site, b: Body) -> str:
+    """Transpose, QLinearConv, Transpose."""
+    own = {k: v for k, v in site.attributes.items() if k != "channels_last"}
+    rest = [site.optional(i) for i in range(1, len(site.inputs))]
+    return channels_last(site, b, b.op("QLinearConv", channels_first(site, b, site.x(0)), *rest, **own))
+
+
+@lowering(
+    "ms-nhwc-maxpool",
+    "NhwcMaxPool",
+    domain=MS,
+    why="Max pooling of quantised tensors with channels last.",
+    samples=[
+        ms(
+            f"({kind}[n, 6, 6, 3] x) => ({kind}[n, 3, 3, 3] y) "
+            "{ y = @NhwcMaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 0, 0]> (x) }"
+        )
+        for kind in ("uint8", "int8")
+    ],
+    near_misses=[
+        "(float[1, 3, 4, 4] x) => (float[1, 3, 3, 3] y) { y = MaxPool <kernel_shape = [2, 2]> (x) }"
+    ],
+)
+def nhwc_maxpool(site: Site, b: Body) -> str:
+    """Transpose, MaxPool, Transpose."""
+    rank = site.input(0).rank
+    x = b.transpose(site.x(0), 0, rank - 1, *range(1, rank - 1))
+    return b.transpose(b.op("MaxPool", x, **site.attributes), 0, *range(2, rank), 1)
+
+
+LINEAR = (("uint8", 7), ("int8", -3), ("uint16", 300), ("int16", -300))
+
+
+def eight(op: str, text: str) -> list[Sample]:
+    """Samples of QuantizeLinear or DequantizeLinear per dtype, for the whole tensor and along an axis."""
+    found = []
+    for kind, zero in LINEAR:
+        constants = f"s = Constant <value = float {{0.037}}> () z = Constant <value = {kind} {{{zero}}}> ()"
+        found.append(ms(text.format(t=kind) + f" {{ {constants} y = @{op} (x, s, z) }}"))
+    constants = (
+        "s = Constant <value = float[3] {0.037, 0.5, 0.11}> () z = Constant <value = uint8[3] {1, 20, 3}> ()"
+    )
+    return [*found, ms(text.format(t="uint8") + f" {{ {constants} y = @{op} <axis = 1> (x, s, z) }}")]
+
+
+@lowering(
+    "ms-quantize",
+    "QuantizeLinear",
+    domain=MS,
+    why="QuantizeLinear for more dtypes than ONNX's had when it was written.",
+    samples=eight("QuantizeLinear", "(float[2, 3, n] x) => ({t}[2, 3, n] y)"),
+    near_misses=["(float[2] x, float s, int8 z) => (int8[2] y) { y = QuantizeLinear (x, s, z) }"],
+)
+def ms_quantize(site: Site, b: Body) -> Any:
+    """As ONNX's."""
+    return quantize.build(site, b)
+
+
+@lowering(
+    "ms-dequantize",
+    "DequantizeLinear",
+    domain=MS,
+    why="DequantizeLinear for more dtypes than ONNX's had when it was written.",
+    samples=eight("DequantizeLinear", "({t}[2, 3, n] x) => (float[2, 3, n] y)"),
+    near_misses=["(int8[2] x, float s, int8 z) => (float[2] y) { y = DequantizeLinear (x, s, z) }"],
+)
+def ms_dequantize(site: Site, b: Body) -> Any:
+    """As ONNX's."""
+    return dequantize.build(site, b)
+
+
+# -- the same under another name ------------------------------------------------------------------------
+
+
+@lowering(
+    "ms-as-onnx",
+    "ExpandDims",
+    "GatherND",
+    "Range",
+    "Trilu",
+    "CDist",
+    domain=MS,
+    why="Operators that ONNX got later, or that a few of its operators make.",
+    samples=[
+        ms(
+            "(float[2, n] x) => (float[2, 1, n] y) { a = Constant <value = int32 {1}> () y = @ExpandDims (x, a) }"
+        ),
+        ms(
+            "(int64[2, n] x) => (int64[2, n, 1] y) { a = Constant <value = int32 {-1}> () y = @ExpandDims (x, a) }"
+        ),
+        ms("(float[3, 4] x, int64[2, 1] i) => (float[2, 4] y) { y = @GatherND (x, i) }", i=(0, 3)),
+        ms("(float[3, 4] x) => (float[3, 4] y) { y = @Trilu <upper = 0> (x) }"),
+        ms(
+            "(int64[n, 3, 4] x) => (int64[n, 3, 4] y) { k = Constant <value = int64 {1}> () y = @Trilu (x, k) }"
+        ),
+        ms("(float a, float c, float d) => (float[k] y) { y = @Range (a, c, d) }", a=0, c=5, d=2),
+        ms("(float[n, 4] x, float[3, 4] z) => (float[n, 3] y) { y = @CDist (x, z) }"),
+        ms(
+            '(double[2, 4] x, double[3, 4] z) => (double[2, 3] y) { y = @CDist <metric = "euclidean"> (x, z) }'
+        ),
+    ],
+    near_misses=["(float[3, 4] x) => (float[3, 4] y) { y = Trilu (x) }"],
+)
+def as_onnx(site: Site, b: Body) -> str:
+    """One or a few operators of ONNX."""
+    inputs = [site.optional(i) for i in range(len(site.inputs))]
+    if site.op == "ExpandDims":
+        return expand_dims(site, b)
+    if site.op == "CDist":
+        return pairwise_distances(site, b)
+    if site.op == "Trilu" and b.opset < 14:
+        raise NoMatch("Trilu exists since opset 14")
+    if site.op == "Range" and not site.has(2):
+        inputs = [*inputs[:2], b.const(1, site.dtype(0))]
+    return b.op(site.op, *inputs, **site.attributes)
+
+
+def expand_dims(site: Site, b: Body) -> str:
+    """Unsqueeze; negative axes count in the result."""
+    axis = int(site.need(1, "where the new axis is").reshape(()))
+    return b.unsqueeze(site.x(0), axis if axis >= 0 else axis + site.input(0).rank + 1)
+
+
+def pairwise_distances(site: Site, b: Body) -> str:
+    """Distances (squared by default) of all rows of both, from differences, not from products that cancel."""
+    difference = b.sub(b.unsqueeze(site.x(0), 1), b.unsqueeze(site.x(1), 0))
+    squares = b.reduce("ReduceSum", b.mul(difference, difference), 2, keepdims=False)
+    return b.op("Sqrt", squares) if site.attr("metric", "sqeuclidean") == "euclidean" else squares
