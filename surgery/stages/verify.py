@@ -13,6 +13,8 @@ from surgery.errors import VerificationError
 from surgery.pipeline import StageResult, State
 
 if TYPE_CHECKING:
+    import onnx
+
     from surgery.trt.session import Worker
     from surgery.verify.cases import Case
 
@@ -65,6 +67,7 @@ class Verify:
                 state.detections,
                 tolerances,
                 [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"],
+                empty=_declared_empty(state.source.proto),
             )
         state.report.verification["graph"] = outcome.to_dict()
         if outcome.status != "passed":
@@ -115,6 +118,7 @@ class Verify:
                 state.detections,
                 tolerances,
                 [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"],
+                empty=_declared_empty(state.source.proto),
             )
         state.report.verification["engine"] = {**outcome.to_dict(), **conditions(worker)}
         if outcome.status != "passed":
@@ -125,6 +129,12 @@ class Verify:
                 fix="see verification.engine in report.json; no engine was written",
             )
         return f"engine passed on {len(cases)} inputs"
+
+
+def _declared_empty(model: onnx.ModelProto) -> bool:
+    from surgery.graph.infer import dims_of
+
+    return all(0 in (dims_of(o) or ()) for o in model.graph.output)
 
 
 def conditions(worker: Worker) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def verify_engine(
     detections: DetectionOutputs | None,
     tolerances: Mapping[str, Tolerance],
     inverses: Sequence[Mapping[str, Any]] = (),
+    *,
+    empty: bool = False,
 ) -> Verification:
     """Compare the original in ONNX Runtime with an engine on a GPU.
 
@@ -39,6 +41,7 @@ def verify_engine(
         detections: Which outputs are detections.
         tolerances: Per plain output.
         inverses: Inverses of changes of contract.
+        empty: The original declares every output to be empty.
     """
 
     def run(feeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -48,4 +51,6 @@ def verify_engine(
             raise RunError(f"TensorRT: {outcome.error or 'the process ended'}")
         return list(outcome.outputs)
 
-    return verify_with(original, pre, cases, run, detections, tolerances, inverses, runner="engine")
+    return verify_with(
+        original, pre, cases, run, detections, tolerances, inverses, runner="engine", empty=empty
+    )

@@ -38,7 +38,8 @@ class Search:
     """Draws ranges for the inputs of a model until the model runs.
 
     The best draw is one on which every output has the shape that the model declares, the next best one on which
-    ONNX Runtime runs the model at all. Whole numbers that index something keep the range that follows from what they index.
+    ONNX Runtime runs the model at all. Whole numbers that index something keep the range that follows from what
+    they index.
 
     Args:
         proto: The model.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from surgery.graph.convert import is_external
 from surgery.graph.pattern import Match, Scope, constant_value, plain, tensor_dtype
@@ -265,8 +266,6 @@ def _in_order(match: Match, scope: Scope) -> list[Any]:
 
 def _bytes(tensor: Any, dtype: np.dtype[Any] | None) -> int | None:
     """Size of a constant whose data is in the model, else None."""
-    import onnx_graphsurgeon as gs
-
     if not isinstance(tensor, gs.Constant) or is_external(tensor):
         return None
     size = dtype.itemsize if dtype is not None else 1
@@ -281,8 +280,6 @@ def _part(tensor: Any) -> Any:
 
 
 def _frozen(value: Any, op: str) -> Any:
-    import onnx_graphsurgeon as gs
-
     if isinstance(value, gs.Graph):
         raise NoMatch(f"{op} has bodies; rules for several nodes do not look into them")
     if isinstance(value, (list, tuple)):

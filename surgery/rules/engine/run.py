@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from surgery.graph.convert import is_external, value_of
 from surgery.graph.editor import Editor
@@ -22,7 +23,6 @@ from surgery.rules.engine.template import Template, Unproven, template
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_graphsurgeon as gs
 
     from surgery.rules.engine.pair import Pair, PatternRule
 
@@ -35,7 +35,10 @@ MAX_DEPTH = 16
 """Rules applied to what rules made, at most so often in a row."""
 
 SMALL = 4096
-"""Bytes up to which a constant's value is part of a node's class."""
+"""Bytes up to which a constant's value is part of a node's class; a larger one is a class of its own."""
+
+WEIGHTS = 16
+"""Real numbers above which the values of a constant cannot decide whether the target takes a node."""
 
 HOST = frozenset({"Shape", "Size"})
 
@@ -119,6 +122,8 @@ class Engine:
                 self.fallback.append(rule)
             for op in rule.ops:
                 self.index.setdefault((rule.domain, op), []).append(rule)
+        self._applicable: dict[tuple[str, str], list[Lowering]] = {}
+        self._plans: dict[Any, _Plan] = {}
         self._templates: dict[Any, Template | NoMatch | NeedsConstant | Unproven] = {}
         self._verdicts: dict[Any, bool] = {}
         self._proven: set[Any] = set()
@@ -138,7 +143,8 @@ class Engine:
         wanted = {id(n) for n in nodes}
         for node, key in self._keys(graph):
             if id(node) in wanted:
-                self._verdicts[key] = False
+                self._verdicts[key[0]] = False
+                self._plans.clear()
 
     def _keys(self, graph: gs.Graph) -> list[tuple[Any, Any]]:
         outputs = {t.name for t in graph.outputs}
@@ -147,7 +153,7 @@ class Engine:
         for node in graph.nodes:
             if _on_host(node, host):
                 host.update(t.name for t in node.outputs)
-            found.append((node, _site(node, int(graph.opset), outputs, host, self.target)[1]))
+            found.append((node, _key(node, int(graph.opset), outputs, host)))
         return found
 
     def refuses(self, graph: gs.Graph) -> Callable[[Any], bool]:
@@ -160,8 +166,9 @@ class Engine:
                 host.update(t.name for t in node.outputs)
 
         def refused(node: Any) -> bool:
-            site, key = _site(node, int(graph.opset), outputs, host, self.target)
-            return not self._taken(site, key, node)
+            opset = int(graph.opset)
+            key = _key(node, opset, outputs, host)
+            return not self._taken(lambda: _site(node, opset, outputs, host, self.target), key, node)
 
         return refused
 
@@ -180,7 +187,7 @@ class Engine:
         for node in graph.nodes:
             if _on_host(node, host):
                 host.update(t.name for t in node.outputs)
-            for body in node.subgraphs():
+            for body in _bodies(node):
                 self._graph(root, body, provenance, outcome, set(host))
         opset = int(root.opset)
         left: list[NotDone] = []
@@ -210,8 +217,8 @@ class Engine:
             return []
 
         def refused(node: Any) -> bool:
-            site, key = _site(node, opset, outputs, host, self.target)
-            return not self._taken(site, key, node)
+            key = _key(node, opset, outputs, host)
+            return not self._taken(lambda: _site(node, opset, outputs, host, self.target), key, node)
 
         scope = Scope(editor.graph, opset)
         done, left[:], expanded = self.cuts.run(starts, scope, editor, host, refused, self.domains)
@@ -257,37 +264,52 @@ class Engine:
         return [n for made in expanded.values() for n in made]
 
     def _rules(self, node: Any) -> list[Lowering]:
-        return [*self.index.get((_domain(node), node.op), ()), *self.fallback]
+        place = (_domain(node), node.op)
+        found = self._applicable.get(place)
+        if found is None:
+            found = self._applicable[place] = [*self.index.get(place, ()), *self.fallback]
+        return found
 
     def _attempt(
         self, node: Any, opset: int, editor: Editor, outcome: Outcome, outputs: set[str], host: set[str]
     ) -> list[Any] | None:
-        site, key = _site(node, opset, outputs, host, self.target)
-        misses: list[Miss] = []
-        wanted: Wanted | None = None
+        key = _key(node, opset, outputs, host)
+        plan = self._plans.get(key)
+        if plan is None:
+            site = _site(node, opset, outputs, host, self.target)
+            plan = self._plans[key] = self._plan(site, key, node)
+        if plan.template is not None and plan.rule is not None:
+            return self._apply(plan.rule, plan.template, plan.site, node, editor, outcome, key)
+        if plan.wanted is not None:
+            tensor = node.inputs[plan.wanted.operand].name
+            outcome.wanted.append(Wanted(node.name, node.op, tensor, plan.wanted.why))
+        else:
+            outcome.misses.extend(Miss(node.name, node.op, name, why) for name, why in plan.misses)
+        return None
+
+    def _plan(self, site: Site, key: Any, node: Any) -> _Plan:
+        """What to do with all nodes of a class."""
+        misses: list[tuple[str, str]] = []
+        wanted: NeedsConstant | None = None
         for rule in self._rules(node):
-            if opset < rule.since or (rule.until is not None and opset > rule.until):
+            if site.opset < rule.since or (rule.until is not None and site.opset > rule.until):
                 continue
-            if rule.when == "refused" and self._taken(site, key, node):
+            if rule.when == "refused" and self._taken(lambda: site, key, node):
                 continue
             found = self._template(rule, site, key, node)
             if isinstance(found, NeedsConstant):
-                tensor = node.inputs[found.operand].name
-                wanted = wanted or Wanted(node.name, node.op, tensor, found.why)
+                wanted = wanted or found
             elif isinstance(found, Exception):
-                misses.append(Miss(node.name, node.op, rule.name, str(found)))
+                misses.append((rule.name, str(found)))
             else:
-                return self._apply(rule, found, site, node, editor, outcome, key)
-        if wanted is not None:
-            outcome.wanted.append(wanted)
-        else:
-            outcome.misses.extend(misses)
-        return None
+                return _Plan(site, rule, found)
+        return _Plan(site, misses=tuple(misses), wanted=wanted)
 
-    def _taken(self, site: Site, key: Any, node: Any) -> bool:
-        if key not in self._verdicts:
-            self._verdicts[key] = self.takes(site, _proto(node, site))
-        return self._verdicts[key]
+    def _taken(self, site: Callable[[], Site], key: Any, node: Any) -> bool:
+        if key[0] not in self._verdicts:
+            found = site()
+            self._verdicts[key[0]] = self.takes(found, _proto(node, found))
+        return self._verdicts[key[0]]
 
     def _template(self, rule: Lowering, site: Site, key: Any, node: Any) -> Any:
         """The replacement, or the exception that says why there is none."""
@@ -348,78 +370,121 @@ def _domain(node: Any) -> str:
 def _on_host(node: Any, host: set[str]) -> bool:
     if node.op in HOST:
         return True
-    if not node.inputs or node.op == "Constant":
+    if not host or node.op == "Constant":
         return False
-    known = [t for t in node.inputs if t.name]
-    return all(_is_constant(t) or t.name in host for t in known) and any(t.name in host for t in known)
+    found = False
+    for tensor in node.inputs:
+        if tensor.name in host:
+            found = True
+        elif tensor.name and not isinstance(tensor, gs.Constant):
+            return False
+    return found
 
 
-def _is_constant(tensor: Any) -> bool:
-    import onnx_graphsurgeon as gs
-
-    return isinstance(tensor, gs.Constant)
+def _bodies(node: Any) -> list[gs.Graph]:
+    return [v for v in node.attrs.values() if isinstance(v, gs.Graph)] if node.attrs else []
 
 
-def _site(node: Any, opset: int, outputs: set[str], host: set[str], target: str) -> tuple[Site, Any]:
-    """The node as a site with placeholder names, and its class."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to do with a class of nodes: a rule and its replacement, or why there is none."""
+
+    site: Site
+    rule: Lowering | None = None
+    template: Template | None = None
+    misses: tuple[tuple[str, str], ...] = ()
+    wanted: NeedsConstant | None = None
+
+
+def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:
+    """The class of a node: what decides whether the target takes it, and the values of weights."""
+    parts: list[Any] = [node.op, node.domain or "", opset]
+    weights: list[Any] = []
+    if node.attrs:
+        parts.append(tuple(sorted([(k, _frozen(_plain(v))) for k, v in node.attrs.items()])))
+    seen: dict[int, int] = {}
+    for i, tensor in enumerate(node.inputs):
+        if not tensor.name:
+            parts.append(None)
+            continue
+        parts.append(seen.setdefault(id(tensor), i))
+        parts.append(_dtype(tensor))
+        parts.append(_shape(tensor))
+        if not isinstance(tensor, gs.Constant):
+            parts.append(tensor.name in host)
+        elif is_external(tensor):
+            parts.append("external")
+        else:
+            _add_value(tensor, parts, weights)
+    parts.append("->")
+    for tensor in node.outputs:
+        if tensor.name:
+            parts += (bool(tensor.outputs) or tensor.name in outputs, _dtype(tensor), _shape(tensor))
+        else:
+            parts.append(None)
+    return tuple(parts), tuple(weights)
+
+
+def _add_value(tensor: Any, parts: list[Any], weights: list[Any]) -> None:
+    """The value of a constant: to the class itself where it is small, to its weights where it is not."""
+    count = 1
+    for dim in tensor.shape:
+        count *= dim
+    dtype = _dtype(tensor)
+    small = count * (dtype.itemsize if dtype is not None else 8) <= SMALL
+    value = _raw(tensor) if small else id(tensor)
+    if small and (count <= WEIGHTS or (dtype is not None and dtype.kind in "iub")):
+        parts.append(value)
+    else:
+        parts.append("weight")
+        weights.append(value)
+
+
+def _raw(tensor: Any) -> bytes:
+    proto = getattr(tensor._values, "tensor", None)
+    raw = getattr(proto, "raw_data", b"")
+    return raw or value_of(tensor).tobytes()
+
+
+def _site(node: Any, opset: int, outputs: set[str], host: set[str], target: str) -> Site:
+    """The node as a site with placeholder names."""
     inputs: list[Operand | None] = []
-    key: list[Any] = []
     seen: dict[int, int] = {}
     for i, tensor in enumerate(node.inputs):
         if not tensor.name:
             inputs.append(None)
-            key.append(None)
             continue
         place = seen.setdefault(id(tensor), i)
-        operand, part = _operand(f"in{place}", tensor, tensor.name in host)
-        inputs.append(operand)
-        key.append((place, part))
+        inputs.append(_operand(f"in{place}", tensor, tensor.name in host))
     results: list[Operand | None] = []
     for i, tensor in enumerate(node.outputs):
         if not tensor.name:
             results.append(None)
-            key.append(None)
             continue
         used = bool(tensor.outputs) or tensor.name in outputs
-        operand = Operand(f"out{i}", _dtype(tensor), _shape(tensor), used=used)
-        results.append(operand)
-        key.append((used, str(operand.dtype), operand.shape))
+        results.append(Operand(f"out{i}", _dtype(tensor), _shape(tensor), used=used))
     attributes = {k: _plain(v) for k, v in node.attrs.items()}
-    whole = (
-        node.op,
-        _domain(node),
-        opset,
-        tuple((k, _frozen(v)) for k, v in sorted(attributes.items())),
-        *key,
-    )
-    return Site(node.op, _domain(node), opset, attributes, tuple(inputs), tuple(results), target), whole
+    return Site(node.op, _domain(node), opset, attributes, tuple(inputs), tuple(results), target)
 
 
-def _operand(name: str, tensor: Any, host: bool) -> tuple[Operand, Any]:
+def _operand(name: str, tensor: Any, host: bool) -> Operand:
     dtype, shape = _dtype(tensor), _shape(tensor)
-    if not _is_constant(tensor):
-        return Operand(name, dtype, shape, shape_only=host), (str(dtype), shape, host)
+    if not isinstance(tensor, gs.Constant):
+        return Operand(name, dtype, shape, shape_only=host)
     if is_external(tensor):
-        return Operand(name, dtype, shape), (str(dtype), shape, "external")
-
-    def read() -> Any:
-        return value_of(tensor)
-
-    operand = Operand(name, dtype, shape, constant=True, read=read)
-    size = int(np.prod([int(d) for d in shape or ()], dtype=np.int64)) * (dtype.itemsize if dtype else 8)
-    part = value_of(tensor).tobytes() if size <= SMALL else id(tensor)
-    return operand, (str(dtype), shape, part)
+        return Operand(name, dtype, shape)
+    return Operand(name, dtype, shape, constant=True, read=lambda: value_of(tensor))
 
 
 def _dtype(tensor: Any) -> np.dtype[Any] | None:
-    import onnx
+    dtype = tensor.dtype
+    if dtype is None or isinstance(dtype, np.dtype):
+        return dtype
+    if isinstance(dtype, (int, np.integer)) and not isinstance(dtype, type):
+        import onnx
 
-    if tensor.dtype is None:
-        return None
-    if isinstance(tensor.dtype, (int, np.integer)) and not isinstance(tensor.dtype, type):
-        found: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(int(tensor.dtype))
-        return found
-    known: np.dtype[Any] = np.dtype(tensor.dtype)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(int(dtype))
+    known: np.dtype[Any] = np.dtype(dtype)
     return known
 
 
@@ -429,11 +494,7 @@ def _shape(tensor: Any) -> tuple[Any, ...] | None:
 
 def _plain(value: Any) -> Any:
     """A graphsurgeon attribute as rules see it."""
-    import onnx_graphsurgeon as gs
-
-    if isinstance(value, gs.Constant):
-        return value_of(value)
-    return value
+    return value_of(value) if isinstance(value, gs.Constant) else value
 
 
 def _frozen(value: Any) -> Any:

@@ -16,13 +16,25 @@ INDICES = frozenset({"indices", "target", "labels", "index", "ids", "batch_indic
 """Names that operator schemas give to operands which index another one."""
 
 
+ATTEMPTS = 256
+"""Draws at most, until the node runs on enough of them; the first almost always suffices."""
+
+SPANS = ((0, 10), (0, 2), (1, 3), (0, 1), (1, 2), (-2, 0), (0, 4), (2, 5), (-3, 3), (0, 3), (0, 6))
+FLOAT_SPANS = ((0.0, 1.0), (1.0, 2.0), (0.3, 0.7), (2.0, 3.0))
+
+SMALL = 8
+"""Operands of at most so many numbers may be axes, sizes, scales or thresholds."""
+
+
 def sample_feeds(
     site: Site, seed: int, cases: int, given: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Values for the site's inputs that are not constant.
 
-    Whole numbers are tried in several ranges, because what they mean decides which of them the node takes.
-    Dims that are not known get small sizes, equal names equal sizes.
+    Whole numbers are drawn from several ranges, because what they mean decides which of them the node takes: the
+    range that the operand's name suggests, then one for all, then one for each. Short lists of numbers have no
+    number twice where the range allows (they may be axes). Dims that are not known get small sizes, equal names
+    equal sizes.
 
     Args:
         site: The node.
@@ -35,14 +47,33 @@ def sample_feeds(
     for i, operand in enumerate(site.inputs):
         if operand is not None and operand.value is None:
             operands.setdefault(operand.name, (operand, formal[min(i, len(formal) - 1)] if formal else ""))
-    for attempt, (low, high) in enumerate(((0, 0), (0, 10), (0, 2), (1, 3), (0, 1), (1, 2))):
+    open_ones = [n for n, (o, _) in operands.items() if n not in (given or {}) and _open(o)]
+    for attempt in range(ATTEMPTS if open_ones else 1):
         for case in range(cases):
             rng = np.random.default_rng([seed, attempt, case])
-            feeds = {}
-            for name, (operand, meaning) in operands.items():
-                hint = (given or {}).get(name)
-                feeds[name] = _value(operand, meaning, hint, (low, high), site, rng)
-            yield feeds
+            spans: dict[str, Any] = {}
+            for name in open_ones if attempt else ():
+                choices = FLOAT_SPANS if _float(operands[name][0]) else SPANS
+                place = attempt - 1 if attempt <= len(SPANS) else int(rng.integers(len(choices)))
+                spans[name] = choices[place % len(choices)]
+            yield {
+                name: _value(operand, meaning, (given or {}).get(name), spans.get(name), site, rng)
+                for name, (operand, meaning) in operands.items()
+            }
+
+
+def _float(operand: Operand) -> bool:
+    return operand.dtype is not None and operand.dtype.kind == "f"
+
+
+def _open(operand: Operand) -> bool:
+    """Whether several readings of the operand are possible: whole numbers, and short lists of floats."""
+    if operand.dtype is None or operand.dtype.kind == "b":
+        return False
+    if operand.dtype.kind in "iu":
+        return True
+    sizes = [_size(d) for d in operand.shape or ()]
+    return len(sizes) <= 1 and all(n <= SMALL for n in sizes)
 
 
 def _formal_names(site: Site) -> list[str]:
@@ -56,24 +87,24 @@ def _formal_names(site: Site) -> list[str]:
 
 
 def _value(
-    operand: Operand, meaning: str, hint: Any, span: tuple[int, int], site: Site, rng: np.random.Generator
+    operand: Operand, meaning: str, hint: Any, span: Any, site: Site, rng: np.random.Generator
 ) -> NDArray[Any]:
     dtype = np.dtype(operand.dtype) if operand.dtype is not None else np.dtype(np.float32)
     shape = [_size(d) for d in operand.shape or ()]
     if hint is not None and not (isinstance(hint, tuple) and len(hint) == 2):
         return np.asarray(hint, dtype)
-    if hint is not None:
-        low, high = hint
-        if dtype.kind in "iu":
-            return rng.integers(low, high, shape).astype(dtype)
-        return np.asarray(rng.uniform(low, high, shape)).astype(dtype)
+    span = hint if hint is not None else span
     if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
     if dtype.kind in "iu":
-        low, high = span
-        if high <= low:  # the first attempt: what the name says
-            low, high = _meant(meaning, dtype, site)
+        low, high = span if span is not None else _meant(meaning, dtype, site)
+        low = max(low, 0) if dtype.kind == "u" else low
+        high = max(high, low + 1)
+        if hint is None and len(shape) == 1 and shape[0] <= min(high - low, SMALL):
+            return (low + rng.permutation(high - low)[: shape[0]]).astype(dtype)
         return rng.integers(low, high, shape).astype(dtype)
+    if span is not None:
+        return np.asarray(rng.uniform(*span, shape)).astype(dtype)
     return np.asarray(rng.normal(0, 1, shape)).astype(dtype)
 
 

@@ -117,6 +117,9 @@ def prove(
         except EvaluationError as error:
             why = str(error)
             continue
+        if not all(isinstance(outputs[i], Bounded) or _as_declared(o, expected[o.name]) for i, o in wanted):
+            why = "no values were found that keep the declared shapes"
+            continue
         try:
             found = evaluate_somehow(after, case)
         except EvaluationError as error:
@@ -135,6 +138,16 @@ def prove(
     if not ran:
         return f"skipped: the node does not run on its own: {why[:160]}", None
     return "passed", worst
+
+
+def _as_declared(operand: Operand, value: NDArray[Any]) -> bool:
+    """Whether a result has the shape that the model declares: values that contradict it prove nothing."""
+    dims = operand.shape
+    if dims is None:
+        return True
+    return len(dims) == value.ndim and all(
+        not isinstance(d, int) or d == n for d, n in zip(dims, value.shape, strict=True)
+    )
 
 
 def _difference(expected: NDArray[Any], value: NDArray[Any], what: str) -> float:
