@@ -273,16 +273,15 @@ def _with_region(site: Site, m: Mixed, found: list[Axis], axes: list[int]) -> li
 
 def _idle(axis: Axis, style: Style, rank: int) -> bool:
     """Whether nothing happens along an axis."""
-    if style.transform == "tf_crop_and_resize":
-        known = not isinstance(axis.start, str) and not isinstance(axis.end, str)
-        if not known or axis.start != 0 or axis.end != 1:
-            return False
+    # Interpolation is defined between pixels: batch and channels stay as they are if their size does.
+    if style.mode != "nearest" and rank > 2 and axis.index < 2 and axis.before == axis.after:
+        return True
+    if style.antialias and axis.before == axis.after:
+        return True
+    # ONNX Runtime leaves an axis with a scale of 1 alone, whatever the region of interest.
     if not isinstance(axis.scale, str):
         return bool(axis.scale == 1) and (axis.before == axis.after)
-    if axis.before == axis.after == 1:
-        return True
-    # Interpolation is defined between pixels: batch and channels have a scale of 1 if their size stays.
-    return style.mode != "nearest" and rank > 2 and axis.index < 2 and axis.before == axis.after
+    return bool(axis.before == axis.after == 1)
 
 
 # -- coordinates and weights --------------------------------------------------------------------------
@@ -301,6 +300,8 @@ def coordinates(m: Mixed, axis: Axis, transform: str) -> Value:
         extent = m.op("Sub", axis.end, axis.start)
         along = m.op("Div", m.op("Mul", m.op("Mul", i, extent), last), steps)
         many = m.op("Add", m.op("Mul", axis.start, last), along)
+        if isinstance(axis.scale, str):
+            many = m.op("Where", m.op("Equal", axis.scale, 1), i, many)
         single = m.op("Mul", m.op("Mul", m.op("Add", axis.start, axis.end), 0.5), last)
         return _if_single(m, axis, many, single)
     center = m.op("Div", m.op("Add", i, 0.5), axis.scale)
@@ -316,6 +317,9 @@ def coordinates(m: Mixed, axis: Axis, transform: str) -> Value:
     if transform == "half_pixel_symmetric":
         adjustment = m.op("Div", after, m.op("Mul", axis.scale, before))
         offset = m.op("Mul", m.op("Div", before, 2), m.op("Sub", 1, adjustment))
+        if axis.static:  # as ONNX Runtime: this one in double precision
+            exact = offset + (i + np.float64(0.5)) / np.float64(axis.scale) - 0.5
+            return exact.astype(np.float32)
         return m.op("Add", offset, x)
     raise NoMatch(f"coordinates {transform} are not known")
 
@@ -469,6 +473,10 @@ def resize(site: Site, b: Body, found: list[Axis], style: Style) -> str:
     m, x = Mixed(b), site.input(0)
     rank, dtype = x.rank, site.dtype(0)
     busy = sorted((a for a in found if not _idle(a, style, rank)), key=_by_growth)
+    if site.kind(0) in "iu":
+        busy.sort(key=lambda a: -a.index)  # rounded after every axis, the last axis first
+    if all(isinstance(a.after, int) and a.before == a.after for a in busy):
+        return b.op("Identity", x.name)  # as ONNX Runtime, whatever the scales
     if any(isinstance(a.after, int) and a.after < 1 for a in busy):
         raise NoMatch("the output is empty")
     inner = dtype
@@ -485,6 +493,7 @@ def resize(site: Site, b: Body, found: list[Axis], style: Style) -> str:
                 value = b.gather(value, nearest_index(m, at, axis, style.nearest), axis=axis.index)
             else:
                 value = _interpolate(m, value, axis, at, style, rank, inner)
+                value = _rounded(b, value) if style.antialias and site.kind(0) in "iu" else value
     if style.transform == "tf_crop_and_resize" and busy:
         outside = ""
         for axis, at in zip(busy, places, strict=True):
@@ -505,6 +514,12 @@ def _beyond(m: Mixed, at: Value, axis: Axis, rank: int) -> str:
     """Which elements along the axis lie outside of the input, shaped for broadcasting."""
     mask = m.op("Or", m.op("Less", at, 0), m.op("Greater", at, m.op("Sub", m.real(axis.before), 1)))
     return m.b.reshape(m.name(mask), *(-1 if a == axis.index else 1 for a in range(rank)))
+
+
+def _rounded(b: Body, value: str) -> str:
+    """The nearest whole number, halves away from zero."""
+    size = b.op("Floor", b.add(b.op("Abs", value), b.scalar(0.5)))
+    return b.mul(size, b.op("Sign", value))
 
 
 def _narrow(b: Body, value: str, kind: str, dtype: Any) -> str:
