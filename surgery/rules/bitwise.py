@@ -325,7 +325,8 @@ def bit_shift(site: Site, b: Body) -> str:
     x = b.cast(site.x(0), np.int64) if dtype != np.int64 else site.x(0)
     y = b.cast(site.x(1), np.int64) if dtype != np.int64 else site.x(1)
     beyond = b.const(word.bits, np.int64)
-    places = b.where(b.less(y, b.const(0, np.int64)), beyond, b.minimum(y, beyond))
+    inside = b.logical_and(b.less(y, beyond), b.logical_not(b.less(y, b.const(0, np.int64))))
+    places = b.where(inside, y, beyond)
     shifted = (_shift_left if site.attr("direction") == "LEFT" else _shift_right)(x, places, word, b)
     return shifted if dtype == np.int64 else b.cast(shifted, dtype)
 

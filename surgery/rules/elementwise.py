@@ -118,9 +118,9 @@ def celu(site: Site, b: Body) -> str:
         *(f"(float[5] x) => (float[5] y) {{ y = {op} (x) }}" for op in ("Softmax", "LogSoftmax", "Hardmax")),
         "(float[n] x) => (float[n] y) { y = Softmax (x) }",
         "(float16[5] x) => (float16[5] y) { y = Softmax <axis = 0> (x) }",
+        Sample("(float[5] x) => (float[5] y) { y = Softmax <axis = 0> (x) }", opset=11),
     ],
     near_misses=["(float[2, 5] x) => (float[2, 5] y) { y = Softmax (x) }"],
-    since=13,
 )
 def softmax_of_a_vector(site: Site, b: Body) -> str:
     """With a dim of 1 in front, which is taken off again."""
