@@ -137,6 +137,7 @@ def softmax_of_a_vector(site: Site, b: Body) -> str:
         "(float[n, 6, 4, 4] x) => (float[n, 6, 4, 4] y) "
         "{ y = LRN <size = 3, alpha = 0.5, beta = 0.6, bias = 2.0> (x) }",
         "(float[5, 5, 2, 3] x) => (float[5, 5, 2, 3] y) { y = LRN <size = 4, alpha = 0.5> (x) }",
+        "(float16[5, 5, 2, 3] x) => (float16[5, 5, 2, 3] y) { y = LRN <size = 3, alpha = 0.5> (x) }",
         "(float[2, 20, 4, 4] x) => (float[2, 20, 4, 4] y) { y = LRN <size = 17, alpha = 0.9> (x) }",
     ],
     near_misses=["(float[2, 6] x) => (float[2, 6] y) { y = LpNormalization (x) }"],
@@ -146,14 +147,21 @@ def lrn(site: Site, b: Body) -> str:
     size, rank = int(site.attr("size")), site.input(0).rank
     if rank < 3:
         raise NoMatch("fewer than three dims")
-    x = site.x()
+    dtype = site.dtype()
+    narrow = dtype.itemsize == 2
+    kind = np.dtype(np.float32) if narrow else dtype
+    x = b.cast(site.x(), kind) if narrow else site.x()
     planes = b.unsqueeze(b.reshape(b.mul(x, x), 0, 0, -1), 1)
     before = (size - 1) // 2
     pads = [before, 0, size - 1 - before, 0]
     mean = b.op("AveragePool", planes, kernel_shape=[size, 1], pads=pads, strides=[1, 1], count_include_pad=1)
     mean = b.op("Reshape", mean, b.op("Shape", x))
-    scale = b.add(b.mul(mean, b.scalar(site.attr("alpha", 1e-4))), b.scalar(site.attr("bias", 1.0)))
-    return b.div(x, b.op("Pow", scale, b.scalar(site.attr("beta", 0.75))))
+    alpha, bias, beta = (
+        b.const(site.attr(name, value), kind)
+        for name, value in (("alpha", 1e-4), ("bias", 1.0), ("beta", 0.75))
+    )
+    result = b.div(x, b.op("Pow", b.add(b.mul(mean, alpha), bias), beta))
+    return b.cast(result, dtype) if narrow else result
 
 
 @lowering(
