@@ -166,9 +166,9 @@ def _in_function(case: Case, place: Place | None) -> Answer:
     if case.facts is None:
         return None, ""
     names = {f"({n})" for _, n in case.facts.functions}
-    inside = (place is not None and place.function is not None) or any(
-        entry.endswith(n) for entry in case.stack for n in names
-    )
+    inside = (
+        place is not None and (place.function is not None or place.node.name in case.facts.inlined)
+    ) or any(entry.endswith(n) for entry in case.stack for n in names)
     return inside, "it lies in the body of a model-local function"
 
 

@@ -92,16 +92,29 @@ def label(node: onnx.NodeProto) -> str:
 
 
 class Facts:
-    """A model read once for many questions; the model is not changed."""
+    """A model read once for many questions; the model is not changed.
+
+    Attributes:
+        model: The model.
+        places: All its nodes: the main graph's, those of bodies and of model-local functions.
+        main: The main graph's scope.
+        opsets: Version of each operator set.
+        functions: Domain and name of each model-local function.
+        inlined: Names of nodes that stood in a model-local function before it was expanded.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
+        self.inlined: frozenset[str] = frozenset()
         self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
         self.places: list[Place] = []
         self.main = self._read(_inferred(model).graph, model.graph, None, (), (), None)
         for function in model.functions:
             self._read(None, function, None, (), (), function.name)
         self.functions = {(f.domain, f.name) for f in model.functions}
+        self._by_name: dict[str, list[Place]] = {}
+        for place in self.places:
+            self._by_name.setdefault(place.node.name, []).append(place)
 
     def _read(
         self,
@@ -152,7 +165,7 @@ class Facts:
 
     def find(self, name: str, op: str | None = None, index: int | None = None) -> Place | None:
         """The node of a name; where several share it, the one with that operator and position."""
-        same = [p for p in self.places if p.node.name == name and (not op or p.node.op_type == op)]
+        same = [p for p in self._by_name.get(name, ()) if not op or p.node.op_type == op]
         if len(same) > 1 and index is not None and index >= 0:
             exact = [p for p in same if list(p.scope.graph.node).index(p.node) == index]
             same = exact or same

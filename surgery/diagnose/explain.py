@@ -1,0 +1,654 @@
+"""Explaining a model: every node that a target does not take, why, and what to do, in one go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from surgery.diagnose.classify import Finding, classify, compose
+from surgery.diagnose.facts import Facts, Place
+from surgery.diagnose.remedy import PROFILE, Remedy, derived_ranges, remedies, versions
+from surgery.errors import ModelError
+from surgery.trt.types import ParserMessage
+
+if TYPE_CHECKING:
+    from surgery.diagnose.workcopy import WorkCopy
+    from surgery.graph.load import LoadedModel
+    from surgery.targets import Target
+    from surgery.trt.session import Worker
+    from surgery.trt.types import BuildOutcome, Outcome
+
+Where = Literal["file", "model", "input", "constant", "parse", "build", "table"]
+Shapes = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
+
+SECONDS = 50.0
+"""Time that one model may take."""
+
+ROUNDS = 200
+"""Rounds of cutting and asking again."""
+
+GLOBAL = PROFILE | {
+    "workspace-too-small", "no-outputs", "file-truncated", "engine-gpu-mismatch", "bf16-dtype", "opset-too-new",
+}  # fmt: skip
+"""Classes that are not about one node: nothing is gained by looking for it."""
+
+
+@dataclass(slots=True)
+class Problem:
+    """Something that the target does not take.
+
+    Attributes:
+        where: Who says so: the file's own check, the parser (about the model, an input, a constant or a node),
+            the builder, or the table of a target that is not installed.
+        messages: What was said.
+        findings: Classes that fit, best first.
+        node: Name of the node (or of the input or constant), or None where no single one is to blame.
+        op: Its operator.
+        domain: Its domain.
+        path: The nodes whose bodies or functions it lies in, outermost first.
+        evidence: What was seen in the graph.
+        operands: Name, kind and origin of each operand.
+        remedies: What to do, best first.
+        versions: What the tables of other targets say to the operator.
+        located: How the node was found where the message does not name it.
+        also: Other places with the same node of the same function.
+    """
+
+    where: Where
+    messages: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    node: str | None = None
+    op: str | None = None
+    domain: str = ""
+    path: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    operands: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    remedies: tuple[Remedy, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    located: str | None = None
+    also: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def id(self) -> str | None:
+        """The class that fits best."""
+        return self.findings[0].id if self.findings else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "where": self.where,
+            "node": self.node,
+            "op": self.op,
+            "domain": self.domain,
+            "path": list(self.path),
+            "class": self.id,
+            "classes": [{"id": f.id, "score": f.score} for f in self.findings],
+            "messages": list(self.messages),
+            "cause": self.findings[0].cause if self.findings else None,
+            "evidence": list(self.evidence),
+            "operands": [{"name": n, "kind": k, "from": list(c)} for n, k, c in self.operands],
+            "fixes": [{"kind": r.kind, "text": r.text, "command": r.command} for r in self.remedies],
+            "versions": {"catalogue": self.findings[0].versions if self.findings else None, **self.versions},
+            "located": self.located,
+            "also": [list(p) for p in self.also],
+        }
+
+
+@dataclass(slots=True)
+class Explanation:
+    """All that was found about one model.
+
+    Attributes:
+        model: Its path or name.
+        target: The target's name.
+        installed: The version that was asked, or None where only the table was.
+        problems: What the target does not take, in order of discovery.
+        notes: What is good to know and stops nothing.
+        skipped: Nodes that could not be asked about, because nothing could stand for what they read.
+        complete: Whether everything was looked at; if not, the last note says why.
+    """
+
+    model: str
+    target: str
+    installed: str | None
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    complete: bool = True
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing found, 3 the file, 4 the parser (or the table), 5 the builder."""
+        kinds = {p.where for p in self.problems}
+        if not kinds:
+            return 0
+        return 3 if "file" in kinds else 5 if kinds == {"build"} else 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "schema": 1,
+            "exit_code": self.exit_code,
+            "model": self.model,
+            "target": self.target,
+            "installed": self.installed,
+            "complete": self.complete,
+            "problems": [p.to_dict() for p in self.problems],
+            "notes": self.notes,
+            "skipped": self.skipped,
+        }
+
+
+def explain(
+    model: str | Path | bytes,
+    *,
+    target: str | None = None,
+    shapes: Shapes | None = None,
+    workspace_mib: float | None = None,
+    seconds: float = SECONDS,
+) -> Explanation:
+    """Find every node that a target does not take, and say why and what to do.
+
+    The parser is asked; each node that it refuses is cut out, typed inputs take the place of what it makes, and
+    the parser is asked again until it takes the rest, which is then built. Nothing of the model is executed.
+
+    Args:
+        model: Path of an ``.onnx`` file, or its bytes.
+        target: Name of a TensorRT flavour and version; None takes what is installed.
+        shapes: Per input (minimum, optimum, maximum) shape for the build, exactly these; None derives them.
+        workspace_mib: Workspace limit of the build in MiB.
+        seconds: Time that it may take; what is not looked at then is told.
+
+    Raises:
+        ConfigError: no such target.
+        MissingEnvironmentError: that TensorRT is installed and does not load.
+    """
+    from surgery.graph.load import load_model
+    from surgery.targets import resolve_target
+
+    chosen = resolve_target(target)
+    name = "<bytes>" if isinstance(model, bytes) else str(model)
+    result = Explanation(name, chosen.name, chosen.installed_version)
+    try:
+        loaded = load_model(model)
+    except ModelError as error:
+        result.problems.append(_file_problem(error, model))
+        return result
+    _Search(loaded, chosen, result, shapes, workspace_mib, seconds).run()
+    return result
+
+
+def _file_problem(error: ModelError, source: str | Path | bytes) -> Problem:
+    import onnx
+
+    from surgery.diagnose.evidence import TESTS, Case
+
+    text = error.message + (f": {error.cause}" if error.cause else "")
+    facts = None
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
+        if proto.graph.node:
+            facts = Facts(proto)
+    except Exception:  # whatever is wrong with the file is told already
+        facts = None
+    place: Place | None = None
+    for candidate in facts.places if facts is not None else ():
+        case = Case(text, candidate.node.op_type, candidate.node.domain, candidate, None, facts)
+        if any(TESTS[t](case, candidate)[0] for t in ("undefined-input", "missing-attribute")):
+            place = candidate
+            break
+    findings = classify([text], model=facts)
+    if place is not None:
+        named = ParserMessage("INVALID_GRAPH", text, place.node.name, place.node.op_type, -1, "check", "", 0)
+        findings = sorted(
+            [*findings, *(f for f in classify([named], model=facts) if f.id not in {g.id for g in findings})],
+            key=lambda f: -f.score,
+        )
+    tried = [Remedy("file", error.fix)] if error.fix else []
+    return Problem(
+        "file",
+        (text,),
+        tuple(findings),
+        place.label if place is not None else error.node,
+        place.node.op_type if place is not None else None,
+        evidence=findings[0].evidence if findings else (),
+        path=place.path if place is not None else (),
+        remedies=(*tried, *(Remedy(f.kind, f.text) for f in (findings[0].fixes if findings else ()))),
+    )
+
+
+class _Search:
+    """One search through one model."""
+
+    def __init__(
+        self,
+        source: LoadedModel,
+        target: Target,
+        result: Explanation,
+        shapes: Shapes | None,
+        workspace_mib: float | None,
+        seconds: float,
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.result = result
+        self.shapes = shapes
+        self.workspace = None if workspace_mib is None else int(workspace_mib * 2**20)
+        self.deadline = time.monotonic() + seconds
+        self.worker: Worker | None = None
+        self._written: dict[tuple[str, str | None], Problem] = {}
+
+    # -- the course of it -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Fill the result."""
+        from surgery.diagnose.workcopy import WorkCopy
+        from surgery.trt.session import give_back, lend
+
+        self.work: WorkCopy = WorkCopy(self.source.proto)
+        if not self.target.installed:
+            self._by_table(list(self.work.origins))
+            self.result.notes.append(
+                f"{self.target.name} is not installed here: this is what its table says; the parser was not asked"
+            )
+            return
+        self.worker = lend(self.target.flavour)
+        try:
+            if self._parse_all():
+                self._build_all()
+        finally:
+            give_back(self.worker)
+        self._by_table(self.work.skipped)
+        told = {(p.node, p.op) for p in self.result.problems}
+        for token in dict.fromkeys(self.work.skipped):
+            origin = self.work.origins[token]
+            if (origin.name, origin.op) not in told:
+                self.result.skipped.append(f"{origin.op} {origin.name!r}")
+
+    def left(self) -> float:
+        """Seconds left."""
+        return self.deadline - time.monotonic()
+
+    def _stop(self, why: str) -> None:
+        self.result.complete = False
+        self.result.notes.append(why)
+
+    # -- the parser -------------------------------------------------------------------------------------------------
+
+    def _parse_all(self) -> bool:
+        """Ask the parser until it takes what is left; False if it never did."""
+        for _ in range(ROUNDS):
+            if self.left() < 1:
+                self._stop("the time was over before the parser had seen everything")
+                return False
+            outcome = self._ask_parser(self.work.model)
+            if outcome.ok:
+                return True
+            before = (len(self.work.cut), len(self.work.skipped), len(self.work.model.graph.input))
+            if outcome.aborted or outcome.timed_out or outcome.out_of_memory:
+                if not self._parser_died(outcome):
+                    return False
+            else:
+                self._refused(outcome.errors, outcome.last_node, outcome.log)
+            if before == (len(self.work.cut), len(self.work.skipped), len(self.work.model.graph.input)):
+                if not self.result.problems:
+                    self._add("model", [compose(e) for e in outcome.errors], list(outcome.errors), None)
+                self._stop("the parser still refuses what is left, and names no node in it")
+                return False
+        self._stop(f"more than {ROUNDS} rounds")
+        return False
+
+    def _ask_parser(self, model: Any) -> Any:
+        from surgery.stages.trt_model import on_disk
+        from surgery.trt.types import Limits
+
+        assert self.worker is not None
+        with on_disk(model, self.source) as placed:
+            data = placed if isinstance(placed, Path) else placed.SerializeToString()
+            return self.worker.parse(data, limits=Limits(max(self.left(), 1.0)))
+
+    def _refused(self, errors: Sequence[ParserMessage], last: str | None, log: Sequence[Any]) -> None:
+        by_node: dict[str, list[ParserMessage]] = {}
+        for error in errors:
+            tokens = self.work.tokens(error.node_name)
+            if tokens:
+                by_node.setdefault(tokens[0], []).append(error)
+            elif error.function == "importInput":
+                self._inputs(error)
+            elif "Failed to import initializer: " in error.description:
+                self._constant(error)
+            else:
+                near = self.work.tokens(last or "")
+                if error.code == "UNSUPPORTED_GRAPH" and near:
+                    near = [self.work.owner(near[0])]
+                if near and error.function not in ("parseGraph", "deserializeOnnxModel"):
+                    by_node.setdefault(near[0], []).append(error)
+                else:
+                    self._add("model", [compose(error)], [error], None)
+        for token, messages in by_node.items():
+            self._add("parse", [compose(m) for m in messages], messages, token)
+        self.work.drop(by_node)
+
+    def _inputs(self, error: ParserMessage) -> None:
+        from surgery.diagnose.workcopy import TYPES, usable
+
+        for value in list(self.work.model.graph.input):
+            kind = self.work.facts.main.kind(value.name)
+            if kind.dtype in TYPES and usable(kind):
+                continue
+            found = classify([replace(error, description=f"input named {value.name}: {error.description}")],
+                             model=self.work.facts)  # fmt: skip
+            readers = self.work.drop_tensor(value.name)
+            if not any(p.where == "input" and p.node == value.name for p in self.result.problems):
+                self._tensor("input", value.name, str(kind), error, found, readers)
+
+    def _constant(self, error: ParserMessage) -> None:
+        name = error.description.rsplit("Failed to import initializer: ", 1)[1].strip()
+        kind = self.work.facts.main.kind(name)
+        found = classify([error], model=self.work.facts)
+        readers = self.work.drop_tensor(name)
+        self._tensor("constant", name, str(kind), error, found, readers)
+
+    def _tensor(
+        self,
+        where: Where,
+        name: str,
+        kind: str,
+        error: ParserMessage,
+        found: list[Finding],
+        readers: list[str],
+    ) -> None:
+        read = [f"{self.work.origins[t].op} {self.work.origins[t].name!r}" for t in readers]
+        evidence = [f"{name!r} is {kind}"]
+        if read:
+            evidence.append(f"read by {', '.join(read[:5])}")
+        place = self.work.place(readers[0]) if readers else None
+        self.result.problems.append(
+            Problem(
+                where,
+                (compose(error),),
+                tuple(self._readable(f) for f in found),
+                name,
+                None,
+                evidence=tuple(evidence),
+                remedies=tuple(self._remedies(found, place)),
+            )
+        )
+
+    def _parser_died(self, outcome: Outcome) -> bool:
+        how = (
+            "ran out of time"
+            if outcome.timed_out
+            else "used too much memory"
+            if outcome.out_of_memory
+            else "aborted"
+        )
+        tokens = self.work.tokens(outcome.last_node or "")
+        if not tokens:
+            self._add("model", [f"the parser {how} and had announced no node"], [], None)
+            self._stop("the parser ended before it announced a node")
+            return False
+        token = tokens[0]
+        confirmed = ""
+        top = self.work.index(self.work.owner(token))
+        if top is not None and self.left() > 2 and not outcome.timed_out:
+            alone = self._ask_parser(self.work.part(top, top + 1))
+            same = alone.aborted or alone.out_of_memory
+            confirmed = (
+                "; it does so with this node alone, too" if same else "; with this node alone it does not"
+            )
+        text = f"the parser {how} at this node, the last that it announced{confirmed}"
+        self._add(
+            "parse", [text], [text], token, located="the last node that the parser announced" + confirmed
+        )
+        self.work.drop([token])
+        return True
+
+    # -- the builder ------------------------------------------------------------------------------------------------
+
+    def _profiles(self, model: Any) -> list[Any]:
+        from surgery.trt.types import ShapeProfile
+
+        facts = self.work.facts
+        made = derived_ranges(facts, model.graph)
+        if self.shapes is not None:
+            original = {v.name for v in self.source.proto.graph.input}
+            present = {v.name for v in model.graph.input}
+            made = {n: s for n, s in made.items() if n not in original}
+            for name, (low, best, high) in self.shapes.items():
+                if name in present:
+                    made[name] = (tuple(low), tuple(best), tuple(high))
+        return [ShapeProfile(name, *shape) for name, shape in made.items()]
+
+    def _ask_builder(self, model: Any) -> BuildOutcome:
+        from surgery.stages.trt_model import on_disk
+        from surgery.trt.types import BuildOptions, Limits
+
+        assert self.worker is not None
+        profiles = self._profiles(model)
+        options = BuildOptions(workspace_bytes=self.workspace, tf32=False)
+        with on_disk(model, self.source) as placed:
+            data = placed if isinstance(placed, Path) else placed.SerializeToString()
+            return self.worker.build(
+                data, [profiles] if profiles else [], options, limits=Limits(max(self.left(), 1.0))
+            )
+
+    def _build_all(self) -> None:
+        for _ in range(ROUNDS):
+            model = self.work.for_build()
+            if not model.graph.output:
+                return
+            if self.left() < 1:
+                self._stop("the time was over before everything was built")
+                return
+            outcome = self._ask_builder(model)
+            if outcome.ok:
+                self._note_profile()
+                return
+            if outcome.parse_errors:
+                self._stop("the parser took the model, and refused it when it was to be built")
+                return
+            if outcome.timed_out:
+                self._stop(
+                    "the build did not end in the time given (--seconds); up to then nothing was refused"
+                )
+                return
+            if not self._build_failed(outcome):
+                return
+        self._stop(f"more than {ROUNDS} rounds")
+
+    def _build_failed(self, outcome: BuildOutcome) -> bool:
+        """Say what the builder refused and cut it out; False to end the search."""
+        messages = list(outcome.errors) or [
+            "the builder used too much memory" if outcome.out_of_memory else "the builder aborted"
+            if outcome.aborted else "the builder refused the model and gave no reason"
+        ]  # fmt: skip
+        found = classify([self._spelt(m) for m in messages], model=self.work.facts)
+        tokens = [t for m in messages for t in self.work.tokens(m)]
+        tokens = [t for t in dict.fromkeys(tokens) if t not in self.work.cut]
+        if found and found[0].id in GLOBAL:
+            self._add("build", messages, messages, None)
+            return False
+        if len(tokens) == 1:
+            self._add("build", messages, messages, tokens[0])
+            self.work.drop(tokens)
+            return True
+        seen = [t for t in self.work.tokens(found[0].node or "") if self._is_there(t)] if found else []
+        if not tokens and seen and found[0].evidence:
+            self._add(
+                "build", messages, messages, seen[0], located="the node that fulfils what the message says"
+            )
+            self.work.drop(seen)
+            return True
+        return self._bisect(messages, outcome)
+
+    def _is_there(self, token: str) -> bool:
+        return self.work.index(self.work.owner(token)) is not None and token not in self.work.cut
+
+    def _same(self, first: BuildOutcome, other: BuildOutcome, ident: str | None) -> bool:
+        if other.ok or other.parse_errors or other.timed_out:
+            return False
+        if first.aborted or first.out_of_memory:
+            return other.aborted or other.out_of_memory
+        found = classify([self._spelt(m) for m in other.errors], model=self.work.facts)
+        return (found[0].id if found else None) == ident
+
+    def _bisect(self, messages: list[str], outcome: BuildOutcome) -> bool:
+        """Find the shortest beginning of the graph that fails alike, then the shortest end of that."""
+        found = classify([self._spelt(m) for m in messages], model=self.work.facts)
+        ident = found[0].id if found else None
+        count, asked = len(self.work.model.graph.node), 0
+
+        def fails(first: int, last: int) -> bool:
+            nonlocal asked
+            asked += 1
+            return self._same(outcome, self._ask_builder(self.work.part(first, last)), ident)
+
+        low, high = 0, count
+        while high - low > 1 and self.left() > 2:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fails(0, middle) else (middle, high)
+        sure = high - low <= 1
+        start, end = 0, high - 1
+        while start < end and self.left() > 2:
+            middle = (start + end + 1) // 2
+            start, end = (middle, end) if fails(middle, high) else (start, middle - 1)
+        nodes = [n.name for n in list(self.work.model.graph.node)[start:high]]
+        names = ", ".join(
+            f"{self.work.origins[t].op} {self.work.origins[t].name!r}"
+            for t in nodes[:6]
+            if t in self.work.origins
+        )
+        more = f" and {len(nodes) - 6} more" if len(nodes) > 6 else ""
+        how = f"by building parts of the graph ({asked} builds): it fails with {names}{more} alone"
+        if not sure or start < end:
+            self._stop("the time was over before the failing nodes were found")
+            how = f"not to the end: somewhere among {len(nodes)} nodes up to here"
+        last = nodes[-1] if nodes else None
+        if last is None or last not in self.work.origins:
+            self._add("build", messages, messages, None)
+            return False
+        self._add("build", messages, messages, last, located=how)
+        if not sure:
+            return False
+        self.work.drop([last])
+        return True
+
+    def _note_profile(self) -> None:
+        ranges = derived_ranges(self.work.facts)
+        if self.shapes is None and ranges:
+            listed = "; ".join(
+                f"{n} " + ":".join("x".join(map(str, s)) for s in shape) for n, shape in ranges.items()
+            )
+            self.result.notes.append(
+                f"inputs with free dims need an optimization profile; the one derived here: {listed} (--shape)"
+            )
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def _spelt(self, text: str) -> str:
+        """A message with operators in the place of tokens, for signatures."""
+        for token in self.work.tokens(text):
+            text = text.replace(token, self.work.origins[token].op)
+        return text
+
+    def _readable(self, finding: Finding) -> Finding:
+        read = self.work.readable
+        return replace(
+            finding,
+            evidence=tuple(read(t) for t in finding.evidence),
+            node=read(finding.node) if finding.node else None,
+        )
+
+    def _remedies(self, found: Sequence[Finding], place: Place | None) -> list[Remedy]:
+        return remedies(found, place, self.work.facts, self.target, self.result.model)
+
+    def _add(
+        self,
+        where: Where,
+        texts: Sequence[str],
+        messages: Sequence[ParserMessage | str],
+        token: str | None,
+        *,
+        located: str | None = None,
+    ) -> None:
+        work, read = self.work, self.work.readable
+        origin = work.origins[token] if token is not None else None
+        given = [m if isinstance(m, ParserMessage) else self._spelt(m) for m in messages]
+        if token is not None and origin is not None:
+            given = [
+                replace(m, node_name=token, node_op=origin.op)
+                if isinstance(m, ParserMessage) and not m.node_name
+                else m
+                for m in given
+            ]
+        found = classify(given, op=origin.op if origin else None, node=token, model=work.facts)
+        place = work.place(token) if token is not None else None
+        if origin is not None:
+            first = (origin.written, found[0].id if found else None)
+            known = self._written.get(first)
+            if known is not None:
+                known.also.append(origin.path)
+                return
+        else:
+            first = ("", None)
+        told = tuple(dict.fromkeys(read(t) for t in texts))
+        problem = Problem(
+            where,
+            told,
+            tuple(self._readable(f) for f in found),
+            origin.name if origin else None,
+            origin.op if origin else None,
+            origin.domain if origin else "",
+            origin.path if origin else (),
+            evidence=tuple(read(t) for t in (found[0].evidence if found else ())),
+            operands=self._operands(place) if place is not None else (),
+            remedies=tuple(self._remedies(found, place)),
+            versions=versions(origin.op, origin.domain) if origin else {},
+            located=located,
+        )
+        if origin is not None:
+            self._written[first] = problem
+        self.result.problems.append(problem)
+
+    def _operands(self, place: Place) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        read, facts = self.work.readable, self.work.facts
+        return tuple(
+            (read(name), str(place.scope.kind(name)), tuple(read(t) for t in facts.chain(place.scope, name)))
+            for name in place.node.input
+            if name
+        )
+
+    def _by_table(self, tokens: Sequence[str]) -> None:
+        """What the target's table says about nodes that the parser was not asked about."""
+        for token in dict.fromkeys(tokens):
+            origin = self.work.origins[token]
+            standard = origin.domain in ("", "ai.onnx")
+            entry = self.target.operator(origin.op) if standard else None
+            plugin = self.target.plugin(origin.op)
+            if (entry is not None and entry.supported) or (plugin is not None and plugin.available):
+                continue
+            if not self._is_listed(token):
+                continue
+            place = "the default domain" if standard else f"domain {origin.domain!r}"
+            reason = (
+                entry.restrictions if entry is not None and entry.restrictions else f"{place} has none for it"
+            )
+            text = f"the table of {self.target.table}: No importer registered for op: {origin.op} ({reason})"
+            self._add("table", [text], [_as_message(text, token, origin.op)], token)
+
+    def _is_listed(self, token: str) -> bool:
+        origin = self.work.origins[token]
+        return (origin.domain, origin.op) not in {(f.domain, f.name) for f in self.source.proto.functions}
+
+
+def _as_message(text: str, token: str, op: str) -> ParserMessage:
+    plugin = "Plugin not found, are the plugin name, version, and namespace correct?"
+    return ParserMessage(
+        "UNSUPPORTED_NODE", f"{text}; {plugin} UNSUPPORTED_NODE: false", token, op, -1, "table", "", 0
+    )

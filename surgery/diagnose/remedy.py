@@ -1,0 +1,200 @@
+"""What to do about a node: shipped rules, constants, profiles, and which versions take it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from surgery.diagnose.classify import Finding
+from surgery.diagnose.facts import Facts, Place, dtype_name
+
+if TYPE_CHECKING:
+    from surgery.targets import Target
+
+PROFILE = frozenset(
+    {"no-optimization-profile", "profile-missing-input", "profile-conflicts-static-dim", "named-dims-differ"}
+)
+"""Classes whose remedy is a range for each free dim."""
+
+LACKING = frozenset({"uint16", "uint32", "uint64", "int16", "float64"})
+"""Element types that `surgery run` carries in others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One thing to do.
+
+    Attributes:
+        kind: As in the catalogue, or ``rule``.
+        text: What it does.
+        command: What to type, or a piece of YAML; None where there is nothing to type.
+    """
+
+    kind: str
+    text: str
+    command: str | None = None
+
+
+@lru_cache(maxsize=1)
+def _rules() -> dict[tuple[str, str], list[tuple[str, tuple[str, ...]]]]:
+    from surgery.rules import shipped_rules
+
+    found: dict[tuple[str, str], list[tuple[str, tuple[str, ...]]]] = {}
+    for rule in shipped_rules():
+        for op in rule.ops:
+            found.setdefault((rule.domain, op), []).append((rule.name, rule.targets))
+    return found
+
+
+def rules_for(op: str, domain: str, target: str) -> list[str]:
+    """Names of the shipped rules for an operator, as far as they are for the target."""
+    domain = "" if domain == "ai.onnx" else domain
+    rules = _rules().get((domain, op), [])
+    return [name for name, targets in rules if not targets or any(target.startswith(t) for t in targets)]
+
+
+def remedies(
+    findings: Sequence[Finding], place: Place | None, facts: Facts, target: Target, model: str
+) -> list[Remedy]:
+    """What to do, best first: what surgery does by itself, what it needs to be told, then the catalogue's advice."""
+    run = f"surgery run generic {shlex.quote(model)} --target {target.name}"
+    found: list[Remedy] = []
+    ids = {f.id for f in findings[:1]}
+    if place is not None:
+        found += _for_node(place, facts, target, run)
+    if (not found and ids & PROFILE) or "hardcoded-batch-reshape" in ids:
+        shapes = profile_options(facts)
+        if shapes:
+            found.append(
+                Remedy("builder-option", "give each free dim a range, or one fixed size", f"{run} {shapes}")
+            )
+    if "workspace-too-small" in ids:
+        text = "give the builder more workspace, or leave the limit away"
+        found.append(Remedy("builder-option", text, f"{run} --set build.workspace_mib=4096"))
+    for finding in findings[:2]:
+        for fix in finding.fixes:
+            remedy = Remedy(fix.kind, fix.text)
+            if remedy not in found:
+                found.append(remedy)
+    return found
+
+
+def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Remedy]:
+    node = place.node
+    if not facts.alive(place):
+        return [Remedy("rewrite", "no output depends on it: nodes like it are left out", run)]
+    operands = [n for n in node.input if n]
+    sources = {n: facts.sources(place.scope, n, through_shapes=True) for n in operands}
+    if not any(sources.values()):
+        return [Remedy("constant-fold", "all its operands are constant: it is computed once and stored", run)]
+    found = []
+    rules = rules_for(node.op_type, node.domain, target.name)
+    if rules:
+        named = " or ".join(repr(r) for r in rules[:3])
+        found.append(
+            Remedy("rule", f"rule {named} writes {node.op_type} in operators that the target takes", run)
+        )
+    wanted = small_inputs(place, facts)
+    if wanted:
+        values = " ".join(f"--constant {shlex.quote(n)}=VALUE" for n in wanted)
+        named = ", ".join(map(repr, wanted))
+        found.append(
+            Remedy(
+                "shape-specialize", f"give the value of {named}, if it is always the same", f"{run} {values}"
+            )
+        )
+    kinds = {place.scope.kind(n).dtype for n in (*node.input, *node.output) if n}
+    kinds |= {dtype_name(a.i) for a in node.attribute if a.name == "to"}
+    lacking = sorted(k for k in kinds if k in LACKING)
+    if lacking and not found:
+        found.append(
+            Remedy("dtype-cast", f"{', '.join(lacking)} is carried in a type that the target has", run)
+        )
+    return found
+
+
+def small_inputs(place: Place, facts: Facts) -> list[str]:
+    """Inputs of the model that give an operand such as axes, sizes or a depth its value."""
+    inputs = {v.name for v in facts.model.graph.input} - set(facts.main.constants)
+    found: dict[str, None] = {}
+    for position, name in enumerate(place.node.input):
+        if not name or (position == 0 and place.node.op_type not in ("Range", "ConstantOfShape")):
+            continue
+        kind = place.scope.kind(name)
+        size = 1
+        for dim in kind.dims or ():
+            size *= dim if isinstance(dim, int) else 1
+        if (
+            kind.dtype not in ("int64", "int32", "float32", "bool")
+            or kind.dims is None
+            or size > 16
+            or len(kind.dims) > 1
+        ):
+            continue
+        for source in facts.sources(place.scope, name):
+            dims = facts.main.kind(source).dims
+            if source in inputs and dims is not None and len(dims) <= 1:
+                found[source] = None
+    return list(found)
+
+
+def profile_options(facts: Facts) -> str:
+    """``--shape`` options for the inputs with free dims, with ranges to start from."""
+    parts = []
+    for name, (low, best, high) in derived_ranges(facts).items():
+        text = ":".join("x".join(str(d) for d in shape) for shape in (low, best, high))
+        parts.append(f"--shape {shlex.quote(f'{name}={text}')}")
+    return " ".join(parts)
+
+
+Shape = tuple[int, ...]
+
+
+def derived_ranges(facts: Facts, graph: object = None) -> dict[str, tuple[Shape, Shape, Shape]]:
+    """Minimum, optimum and maximum of each input with free dims; one name of a dim has one range."""
+    from surgery.diagnose.facts import kind_of
+    from surgery.stages.profiles import DERIVED_BATCH, DERIVED_OTHER, DERIVED_SIZE
+
+    source = facts.model.graph if graph is None else graph
+    found = {}
+    for value in source.input:  # type: ignore[attr-defined]
+        dims = kind_of(value).dims
+        if value.name in facts.main.constants or dims is None or all(isinstance(d, int) for d in dims):
+            continue
+        ranges = [
+            (d, d, d)
+            if isinstance(d, int)
+            else DERIVED_BATCH
+            if axis == 0
+            else DERIVED_SIZE
+            if len(dims) == 4
+            else DERIVED_OTHER
+            for axis, d in enumerate(dims)
+        ]
+        low, best, high = (tuple(r[i] for r in ranges) for i in range(3))
+        found[value.name] = (low, best, high)
+    return found
+
+
+def versions(op: str, domain: str) -> dict[str, str]:
+    """What each target with a table says to an operator: ``yes``, ``restricted: ...`` or ``no``."""
+    from surgery.targets import known_targets, resolve_target
+
+    told: dict[str, str] = {}
+    for name in known_targets():
+        target = resolve_target(name)
+        if not target.table_exact:
+            continue
+        entry = target.operator(op) if domain in ("", "ai.onnx") else None
+        plugin = target.plugin(op)
+        if entry is not None and entry.supported:
+            text = " ".join(entry.restrictions.split())
+            told[name] = f"restricted: {text}" if text else "yes"
+        elif plugin is not None and plugin.available:
+            told[name] = f"plugin, version {', '.join(plugin.versions)}"
+        else:
+            told[name] = "no"
+    return told
