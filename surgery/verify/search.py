@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.infer import dims_of
+from surgery.graph.operands import Call, draw_operands
 from surgery.verify.ranges import ranges_from_use
 
 if TYPE_CHECKING:
@@ -75,8 +76,47 @@ class Search:
         if self.whole or self.floats:
             self.attempts = ATTEMPTS_SMALL if len(proto.graph.node) <= FEW_NODES else ATTEMPTS
         self.declared = {v.name: dims_of(v) for v in proto.graph.output}
+        self._read_nodes(proto)
         self._model = model
         self._session: Evaluator | None = None
+
+    def _read_nodes(self, proto: onnx.ModelProto) -> None:
+        """Nodes with operands that come straight from an input, and what is known of shapes and constants."""
+        import onnx
+
+        open_ones = {*self.whole, *self.floats, *self.used}
+        self._nodes: list[tuple[onnx.NodeProto, dict[int, str]]] = []
+        self._constants: dict[str, NDArray[Any]] = {}
+        self._known: dict[str, list[int | str | None] | None] = {}
+        if not open_ones:
+            return
+        try:
+            shaped = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        except Exception:  # a help, never a condition; onnx raises many undocumented types
+            shaped = proto
+        graph = shaped.graph
+        self._known = {v.name: dims_of(v) for v in (*graph.input, *graph.value_info, *graph.output)}
+        self._known.update({t.name: list(t.dims) for t in graph.initializer})
+        self._dtypes = {
+            v.name: onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type)
+            for v in graph.input
+            if v.type.tensor_type.elem_type
+        }
+        same = {n: n for n in open_ones}
+        for node in graph.node:
+            if node.op_type in ("Cast", "Identity") and node.input[0] in same:
+                same[node.output[0]] = same[node.input[0]]
+            elif node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self._constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+                self._known[node.output[0]] = list(node.attribute[0].t.dims)
+            else:
+                sources = {i: same[n] for i, n in enumerate(node.input) if n in same}
+                if sources:
+                    self._nodes.append((node, sources))
+        wanted = {n for node, _ in self._nodes for n in node.input}
+        for tensor in graph.initializer:
+            if tensor.name in wanted and np.prod(tensor.dims) <= 64:  # never weights
+                self._constants[tensor.name] = onnx.numpy_helper.to_array(tensor)
 
     def spans(self, attempt: int, rng: np.random.Generator) -> dict[str, Span]:
         """Ranges for an attempt: the usual ones first, then one for all, then one for each."""
@@ -94,6 +134,41 @@ class Search:
             found[name] = FLOAT_SPANS[place] if place < len(FLOAT_SPANS) else None
         return found
 
+    def values(
+        self, shapes: Mapping[str, Sequence[int]], rng: np.random.Generator
+    ) -> dict[str, NDArray[Any]]:
+        """Values of inputs that are axes, sizes or bounds of a node, fitting the shapes that the model declares.
+
+        Args:
+            shapes: Shapes of the model's inputs in this case.
+            rng: Source of randomness.
+        """
+        found: dict[str, NDArray[Any]] = {}
+        for node, sources in self._nodes:
+            call = Call(
+                node.op_type,
+                {a.name: onnx_value(a) for a in node.attribute},
+                [self._shape(n, shapes) for n in node.input],
+                [self._constants.get(n) for n in node.input],
+                [self._shape(n, shapes) for n in node.output],
+            )
+            for i, value in draw_operands(call, rng).items():
+                name = sources.get(i)
+                if name is None or name in found:
+                    continue
+                array = np.asarray(value)
+                if array.size == int(np.prod(shapes[name], dtype=np.int64)):
+                    found[name] = array.astype(self._dtypes[name]).reshape(shapes[name])
+        return found
+
+    def _shape(self, name: str, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
+        if not name:
+            return None
+        dims = shapes.get(name, self._known.get(name))
+        if dims is None or not all(isinstance(d, int) for d in dims):
+            return None
+        return tuple(int(d) for d in dims)  # type: ignore[arg-type]
+
     def judge(self, feeds: Arrays) -> int:
         """0: the model does not run on the values; 1: it runs; 2: it also keeps the shapes it declares."""
         if self._session is None:
@@ -107,6 +182,13 @@ class Search:
             return 0
         kept = all(_fits(self.declared.get(name), np.shape(value)) for name, value in outputs.items())
         return 2 if kept else 1
+
+
+def onnx_value(attribute: onnx.AttributeProto) -> Any:
+    """An attribute's value."""
+    import onnx
+
+    return onnx.helper.get_attribute_value(attribute)
 
 
 def _fits(declared: list[int | str | None] | None, shape: tuple[int, ...]) -> bool:

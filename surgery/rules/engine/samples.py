@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.operands import Call, draw_operands
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -56,10 +58,35 @@ def sample_feeds(
                 choices = FLOAT_SPANS if _float(operands[name][0]) else SPANS
                 place = attempt - 1 if attempt <= len(SPANS) else int(rng.integers(len(choices)))
                 spans[name] = choices[place % len(choices)]
-            yield {
+            feeds = {
                 name: _value(operand, meaning, (given or {}).get(name), spans.get(name), site, rng)
                 for name, (operand, meaning) in operands.items()
             }
+            yield {**feeds, **_structural(site, operands, given or {}, rng)}
+
+
+def _structural(
+    site: Site, operands: Mapping[str, Any], given: Mapping[str, Any], rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Axes, sizes and bounds that fit the shapes of data and result."""
+
+    def fixed(operand: Operand | None) -> tuple[int, ...] | None:
+        return None if operand is None or operand.shape is None else tuple(_size(d) for d in operand.shape)
+
+    call = Call(
+        site.op,
+        site.attributes,
+        [fixed(o) for o in site.inputs],
+        [o.value if o is not None else None for o in site.inputs],
+        [o.dims if o is not None and o.static else None for o in site.outputs],
+    )
+    found = {}
+    for i, value in draw_operands(call, rng).items():
+        operand = site.input(i)
+        if operand.name in operands and operand.name not in given:
+            shape = fixed(operand) or ()
+            found[operand.name] = np.asarray(value).astype(operand.dtype).reshape(shape)
+    return found
 
 
 def _float(operand: Operand) -> bool:
