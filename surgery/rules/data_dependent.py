@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,9 @@ from surgery.plugins.nms_spec import NmsSpec, choose_form
 from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
 from surgery.rules.engine.site import Operand, Site
 from surgery.rules.indexing import computing_dtype, count_up, dims_tensor, product_tensor, volume
+
+MOST_WRITTEN = 2**16
+"""Most positions that are written out as a constant."""
 
 PAIR_LIMIT = 2**26
 """Most pairs of entries that are compared at once."""
@@ -25,34 +29,53 @@ class Compacted:
     Attributes:
         order: int64 [N].
         count: int64, rank 0.
-        slots: int64 [N]: where each entry goes; N for those that were not chosen.
-        size: int64 [1]: N.
     """
 
     order: str
     count: str
-    slots: str
-    size: str
 
 
-def compacted(b: Body, chosen: str) -> Compacted:
+@dataclass(frozen=True)
+class Length:
+    """The length of an axis: int64 of shape [1], and the number if it is known."""
+
+    name: str
+    known: int | None
+
+    @staticmethod
+    def of(b: Body, value: str, dims: Sequence[object]) -> Length:
+        """The length of a vector that has as many entries as dims have elements."""
+        if all(isinstance(d, int) for d in dims):
+            return Length(b.ints(volume(dims)), volume(dims))
+        return Length(b.slice(b.op("Shape", value), 0, 0, 1), None)
+
+    def positions(self, b: Body) -> str:
+        """0, 1, ... below it; int64."""
+        if self.known is not None and self.known <= MOST_WRITTEN:
+            return b.const(np.arange(self.known), np.int64)
+        return count_up(b, self.name)
+
+
+def compacted(b: Body, chosen: str, size: Length) -> Compacted:
     """Positions where a bool vector is true: each goes to the number of those before it.
 
     What is not chosen goes to a slot behind the others, which is cut off. No sort, no TopK, any length.
     """
     flags = b.cast(chosen, np.int64)
-    size = b.op("Shape", flags)
     place = b.sub(b.op("CumSum", flags, b.const(0, np.int64)), b.const(1, np.int64))
-    slots = b.where(chosen, place, size)
+    slots = b.where(chosen, place, size.name)
     count = b.reduce("ReduceSum", flags, 0, keepdims=False)
-    return Compacted(scattered(b, slots, count_up(b, size), size), count, slots, size)
+    return Compacted(scattered(b, slots, size.positions(b), size), count)
 
 
-def scattered(b: Body, slots: str, values: str, size: str) -> str:
+def scattered(b: Body, slots: str, values: str, size: Length) -> str:
     """Values [N] at slots [N] of a zero vector of that size; int64. Slot `size` is cut off."""
-    room = b.op("Expand", b.const(0, np.int64), b.add(size, b.ints(1)))
+    if size.known is not None:
+        room = b.op("Expand", b.const(0, np.int64), b.ints(size.known + 1))
+    else:
+        room = b.op("Expand", b.const(0, np.int64), b.add(size.name, b.ints(1)))
     filled = b.op("ScatterElements", room, slots, values, axis=0)
-    return b.op("Slice", filled, b.ints(0), size, b.ints(0))
+    return b.op("Slice", filled, b.ints(0), size.name, b.ints(0))
 
 
 def not_empty(operand: Operand) -> None:
@@ -81,7 +104,8 @@ def nonzero(site: Site, b: Body) -> Bounded:
     if not x.rank:
         raise NoMatch("a scalar")
     chosen = x.name if site.kind(0) == "b" else b.cast(x.name, np.bool_)
-    found = compacted(b, b.reshape(chosen, -1))
+    flat = b.reshape(chosen, -1)
+    found = compacted(b, flat, Length.of(b, flat, x.shape or ()))
     rest, rows = found.order, []
     for axis in reversed(range(x.rank)):
         if not axis:
@@ -131,7 +155,7 @@ def compress(site: Site, b: Body) -> Bounded:
     )
     if not sure:  # a condition may be longer than what it chooses from; the rest of it counts for nothing
         condition = b.op("Slice", condition, b.ints(0), length, b.ints(0))
-    found = compacted(b, condition)
+    found = compacted(b, condition, Length.of(b, condition, (conditions if sure else None,)))
     return Bounded(b.gather(source, found.order, axis), axis, found.count)
 
 
@@ -185,7 +209,8 @@ def unique(site: Site, b: Body) -> list[Bounded | str | None]:
     if volume(entries or ()) ** 2 * columns > PAIR_LIMIT:
         raise NoMatch(f"{volume(entries or ())} entries of {columns} are too many to compare all pairs")
     table = b.cast(table, computing_dtype(site.dtype(0)) if site.kind(0) != "b" else np.int32)
-    kinds = _kinds(b, table, columns, ordered=bool(site.attr("sorted", 1)))
+    size = Length.of(b, table, entries or ())
+    kinds = _kinds(b, table, columns, size, ordered=bool(site.attr("sorted", 1)))
     return [
         Bounded(b.gather(source, kinds.order, axis), axis, kinds.count),
         # A name of its own: the gather above reads all of the padded positions.
@@ -212,18 +237,17 @@ class Kinds:
     count: str
 
 
-def _kinds(b: Body, table: str, columns: int, *, ordered: bool) -> Kinds:
-    size = b.slice(b.op("Shape", table), 0, 0, 1)
-    here = count_up(b, size)
+def _kinds(b: Body, table: str, columns: int, size: Length, *, ordered: bool) -> Kinds:
+    here = size.positions(b)
     equal, smaller = _compared(b, table, columns)  # [i, j]: row j is equal to, is smaller than row i
-    earliest = b.where(equal, b.unsqueeze(here, 0), size)
+    earliest = b.where(equal, b.unsqueeze(here, 0), size.name)
     first_of = b.reduce("ReduceMin", earliest, 1, keepdims=False)
     first = b.equal(first_of, here)
     flags = b.cast(first, np.int64)
     before = smaller if ordered else b.less(b.unsqueeze(here, 0), b.unsqueeze(first_of, 1))
     preceding = b.where(before, b.unsqueeze(flags, 0), b.const(0, np.int64))
     inverse = b.reduce("ReduceSum", preceding, 1, keepdims=False)
-    slots = b.where(first, inverse, size)
+    slots = b.where(first, inverse, size.name)
     many = b.reduce("ReduceSum", b.cast(equal, np.int64), 1, keepdims=False)
     count = b.reduce("ReduceSum", flags, 0, keepdims=False)
     return Kinds(scattered(b, slots, here, size), scattered(b, slots, many, size), inverse, count)
@@ -311,17 +335,18 @@ def non_max_suppression(site: Site, b: Body) -> Bounded:
     if most is None:
         wanted = b.reshape(site.x(2), 1, 1, 1)
         valid = b.logical_and(valid, b.less(b.const(np.arange(limit).reshape(1, 1, -1), np.int64), wanted))
-    return _listed(b, boxes, valid, found.positions, classes)
+    return _listed(b, boxes, valid, found.positions, classes, limit)
 
 
-def _listed(b: Body, boxes: Operand, valid: str, positions: str, classes: int) -> Bounded:
+def _listed(b: Body, boxes: Operand, valid: str, positions: str, classes: int, limit: int) -> Bounded:
     """Rows (image, class, box) of what is valid in [B, C, M]."""
     shape = b.op("Shape", positions)
     image = b.reshape(count_up(b, dims_tensor(b, boxes, 0, 1)), -1, 1, 1)
     kind = b.const(np.arange(classes).reshape(1, -1, 1), np.int64)
     columns = [b.op("Expand", image, shape), b.op("Expand", kind, shape), b.cast(positions, np.int64)]
     rows = b.concat([b.reshape(c, -1, 1) for c in columns], 1)
-    kept = compacted(b, b.reshape(valid, -1))
+    flat = b.reshape(valid, -1)
+    kept = compacted(b, flat, Length.of(b, flat, ((boxes.shape or (None,))[0], classes, limit)))
     return Bounded(b.gather(rows, kept.order, 0), 0, kept.count)
 
 

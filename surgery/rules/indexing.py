@@ -70,6 +70,8 @@ def wrapped(b: Body, indices: str, sizes: str) -> str:
 def count_up(b: Body, count: str) -> str:
     """0, 1, ... below a count of shape [1]; int64."""
     zero, one = b.const(0, np.int64), b.const(1, np.int64)
+    if b.opset >= 27:  # no TensorRT of this time takes the Range of these opsets
+        return b.sub(b.op("CumSum", b.op("Expand", one, count), zero), one)
     return b.op("Range", zero, b.squeeze(count, 0), one)
 
 
