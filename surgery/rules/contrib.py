@@ -245,14 +245,16 @@ def inside(site: Site, b: Body, i: int = 0) -> tuple[str, np.dtype[Any], np.dtyp
 
 
 @lowering(
-    "ms-gelu",
+    "ms-activation",
     "Gelu",
     "BiasGelu",
     "FastGelu",
     "QuickGelu",
     "BiasSplitGelu",
+    "BiasAdd",
+    "BiasSoftmax",
     domain=MS,
-    why="Activations, some with a bias, that ONNX Runtime's optimizer makes of erf, tanh or sigmoid.",
+    why="Activations, some with a bias, that ONNX Runtime's optimizer makes of erf, tanh, sigmoid or softmax.",
     samples=[
         ms("(float[n, 4] x) => (float[n, 4] y) { y = @Gelu (x) }"),
         ms("(float[n, 3, 4] x, float[4] c) => (float[n, 3, 4] y) { y = @BiasGelu (x, c) }"),
@@ -263,19 +265,33 @@ def inside(site: Site, b: Body, i: int = 0) -> tuple[str, np.dtype[Any], np.dtyp
     ],
     near_misses=[Sample("(float[2, 4] x) => (float[2, 4] y) { y = Gelu (x) }", opset=20)],
 )
-def gelus(site: Site, b: Body) -> str:
+def activations(site: Site, b: Body) -> str:
     """The sum with the bias, then the activation; BiasSplitGelu multiplies one half by the other's."""
     x, dtype, work = inside(site, b)
-    if site.has(1):
-        x = b.add(x, to(b, site.x(1), site.dtype(1), work))
+    for i in range(1, len(site.inputs)):
+        if site.has(i):
+            x = b.add(x, to(b, site.x(i), site.dtype(i), work))
     if site.op == "QuickGelu":
-        alpha = b.const(site.attr("alpha", 1.702), work)
-        return to(b, b.mul(x, b.op("Sigmoid", b.mul(x, alpha))), work, dtype)
-    if site.op == "BiasSplitGelu":
+        x = b.mul(x, b.op("Sigmoid", b.mul(x, b.const(site.attr("alpha", 1.702), work))))
+    elif site.op == "BiasSplitGelu":
         left, right = b.split(x, -1, 2)
-        return to(b, b.mul(left, gelu_of(b, right, work)), work, dtype)
-    shape = tanh_gelu_of if site.op == "FastGelu" else gelu_of
-    return to(b, shape(b, x, work), work, dtype)
+        x = b.mul(left, gelu_of(b, right, work))
+    elif site.op == "BiasSoftmax":
+        x = softmax_from(site, b, x, int(site.attr("axis", 1)))
+    elif site.op == "FastGelu":
+        x = tanh_gelu_of(b, x, work)
+    elif site.op != "BiasAdd":
+        x = gelu_of(b, x, work)
+    return to(b, x, work, dtype)
+
+
+def softmax_from(site: Site, b: Body, x: str, axis: int) -> str:
+    """Softmax over all axes from one on, as ONNX had it before opset 13."""
+    rank = site.input(0).rank
+    if axis % rank == rank - 1:
+        return b.op("Softmax", x, axis=-1)
+    flat = b.op("Flatten", x, axis=axis % rank)
+    return b.op("Reshape", b.op("Softmax", flat, axis=-1), b.op("Shape", x))
 
 
 # -- normalizations -------------------------------------------------------------------------------------
@@ -964,10 +980,9 @@ def qlinear_activation(site: Site, b: Body) -> str:
 def softmax_of(site: Site, b: Body, x: str) -> str:
     """Softmax along an axis, or, before opset 13, over all axes from that one on."""
     axis = int(site.attr("axis", -1))
-    if int(site.attr("opset", 13)) >= 13:
-        return b.op("Softmax", x, axis=axis)
-    flat = b.op("Flatten", x, axis=axis % site.input(0).rank)
-    return b.op("Reshape", b.op("Softmax", flat, axis=-1 if b.opset >= 13 else 1), b.op("Shape", x))
+    return (
+        b.op("Softmax", x, axis=axis) if int(site.attr("opset", 13)) >= 13 else softmax_from(site, b, x, axis)
+    )
 
 
 def stored_probabilities(site: Site, b: Body, p: str) -> str:
@@ -1312,6 +1327,132 @@ def ms_quantize(site: Site, b: Body) -> Any:
 def ms_dequantize(site: Site, b: Body) -> Any:
     """As ONNX's."""
     return dequantize.build(site, b)
+
+
+PACKED = {2: 4, 4: 2, 8: 1}
+"""Bits of a weight to weights in a byte."""
+
+
+def unpacked(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
+    """Whole numbers of so many bits, the lowest bits of a byte first, along the last axis."""
+    shifts = np.arange(PACKED[bits]) * bits
+    apart = (values[..., None].astype(np.int64) >> shifts) & ((1 << bits) - 1)
+    return apart.reshape(*values.shape[:-1], -1)
+
+
+def block_weights(site: Site) -> np.ndarray[Any, Any]:
+    """The weights of MatMulNBits, (K, N), in float32."""
+    bits, block = int(site.attr("bits", 4)), int(site.attr("block_size"))
+    rows, columns = int(site.attr("N")), int(site.attr("K"))
+    if bits not in PACKED:
+        raise NoMatch(f"weights of {bits} bits are not written out")
+    blocks = -(-columns // block)
+    numbers = unpacked(site.const(1).reshape(rows, blocks, -1), bits)[..., :block]
+    scales = site.const(2).astype(np.float32).reshape(rows, blocks, 1)
+    zeros: Any = 1 << (bits - 1)
+    if site.has(3):
+        zeros = site.const(3)
+        if zeros.dtype == np.uint8:
+            zeros = unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
+        zeros = zeros.astype(np.float32).reshape(rows, blocks, 1)
+    weights = (numbers.astype(np.float32) - zeros) * scales
+    return np.ascontiguousarray(weights.reshape(rows, -1)[:, :columns].T)
+
+
+def packed_weights(bits: int, rows: int, columns: int, block: int, zeros: str = "") -> str:
+    """Constants of a sample of MatMulNBits."""
+    blocks = -(-columns // block)
+    numbers = [(37 * i + 11 * (i // 7)) % 256 for i in range(rows * blocks * (block // PACKED[bits]))]
+    scales = [0.01 * (1 + i % 5) for i in range(rows * blocks)]
+    text = (
+        f"w = Constant <value = uint8[{rows}, {blocks}, {block // PACKED[bits]}] "
+        f"{{{', '.join(map(str, numbers))}}}> () "
+        f"s = Constant <value = float[{rows * blocks}] {{{', '.join(map(str, scales))}}}> () "
+    )
+    count = rows * -(-blocks // PACKED[bits])
+    if zeros:
+        text += f"z = Constant <value = uint8[{count}] {{{', '.join(str(17 * i % 256) for i in range(count))}}}> () "
+    return text
+
+
+@lowering(
+    "ms-matmul-nbits",
+    "MatMulNBits",
+    domain=MS,
+    why="Products with weights of 2, 4 or 8 bits in blocks. The weights become real numbers when the model is "
+    "rewritten.",
+    samples=[
+        ms(
+            f"(float[2, n, {columns}] x) => (float[2, n, {rows}] y) {{ "
+            f"{packed_weights(bits, rows, columns, 16, zeros)} y = @MatMulNBits <bits = {bits}, block_size = 16, K = {columns}, N = {rows}> (x, w, s{zeros}) }}"
+        )
+        for bits, rows, columns, zeros in ((4, 3, 32, ""), (4, 3, 48, ", z"), (8, 2, 32, ""), (4, 2, 40, ""))
+    ],
+    near_misses=[
+        ms(
+            "(float[2, 32] x, uint8[3, 2, 8] w, float[6] s) => (float[2, 3] y) "
+            "{ y = @MatMulNBits <bits = 4, block_size = 16, K = 32, N = 3> (x, w, s) }"
+        )
+    ],
+)
+def matmul_nbits(site: Site, b: Body) -> str:
+    """MatMul with the weights written out, and the bias."""
+    if site.has(4):
+        raise NoMatch("weights in another order are not written out")
+    dtype = site.dtype(0)
+    work = np.dtype(np.float32) if dtype.name in HALVES else dtype
+    y = b.op("MatMul", to(b, site.x(0), dtype, work), b.const(block_weights(site), work))
+    if site.has(5):
+        y = b.add(y, to(b, site.x(5), site.dtype(5), work))
+    return to(b, y, work, dtype)
+
+
+MAX_INVERSE = 32
+"""Largest matrix whose elimination is unrolled."""
+
+
+@lowering(
+    "ms-inverse",
+    "Inverse",
+    domain=MS,
+    why="No TensorRT inverts matrices. Gauss-Jordan elimination with partial pivoting, unrolled over the size.",
+    samples=[
+        ms("(float[2, 3, 3] x) => (float[2, 3, 3] y) { y = @Inverse (x) }"),
+        ms("(float[1, 1] x) => (float[1, 1] y) { y = @Inverse (x) }", x=(1, 3)),
+        ms("(double[n, 2, 5, 5] x) => (double[n, 2, 5, 5] y) { y = @Inverse (x) }"),
+        ms("(float16[2, 2] x) => (float16[2, 2] y) { y = @Inverse (x) }", x=[[1, 2], [3, 1]]),
+    ],
+    near_misses=[ms("(float[n, n] x) => (float[n, n] y) { y = @Inverse (x) }")],
+)
+def inverse(site: Site, b: Body) -> str:
+    """The matrix beside the identity; what makes the one the identity makes the other the inverse."""
+    x = site.input(0)
+    size = x.shape[-1] if x.shape else None
+    if not isinstance(size, int) or not 1 <= size <= MAX_INVERSE:
+        raise NoMatch(f"matrices of {size} rows are not unrolled")
+    dtype = site.dtype(0)
+    work = np.dtype(np.float32) if dtype.name in HALVES else dtype
+    left = to(b, x.name, dtype, work)
+    matrix = b.concat([left, b.op("Expand", b.const(np.eye(size), work), b.op("Shape", left))], -1)
+    rows = b.const(np.arange(size).reshape(-1, 1), np.int64)
+    for step in range(size):
+        matrix = eliminated(b, matrix, rows, step, size, work)
+    return to(b, b.slice(matrix, -1, size, 2 * size), work, dtype)
+
+
+def eliminated(b: Body, matrix: str, rows: str, step: int, size: int, work: np.dtype[Any]) -> str:
+    """One column made one of the identity, by the row with its largest entry from that step on."""
+    here = np.arange(size).reshape(-1, 1)
+    column = b.op("Abs", b.slice(matrix, -1, step, step + 1))
+    large = b.where(b.const(here >= step, np.bool_), column, b.const(-1, work))
+    largest = b.equal(large, b.reduce("ReduceMax", large, -2))
+    best = b.reduce("ReduceMin", b.where(largest, rows, b.const(size - 1, np.int64)), -2)
+    chosen = b.equal(rows, best)
+    line = b.reduce("ReduceSum", b.where(chosen, matrix, b.const(0, work)), -2)
+    unit = b.div(line, b.slice(line, -1, step, step + 1))
+    moved = b.where(chosen, b.slice(matrix, -2, step, step + 1), matrix)
+    others = b.sub(moved, b.mul(b.slice(moved, -1, step, step + 1), unit))
+    return b.where(b.const(here == step, np.bool_), unit, others)
 
 
 # -- the same under another name ------------------------------------------------------------------------
