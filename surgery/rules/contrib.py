@@ -1384,7 +1384,8 @@ def packed_weights(bits: int, rows: int, columns: int, block: int, zeros: str = 
     samples=[
         ms(
             f"(float[2, n, {columns}] x) => (float[2, n, {rows}] y) {{ "
-            f"{packed_weights(bits, rows, columns, 16, zeros)} y = @MatMulNBits <bits = {bits}, block_size = 16, K = {columns}, N = {rows}> (x, w, s{zeros}) }}"
+            + packed_weights(bits, rows, columns, 16, zeros)
+            + f"y = @MatMulNBits <bits = {bits}, block_size = 16, K = {columns}, N = {rows}> (x, w, s{zeros}) }}"
         )
         for bits, rows, columns, zeros in ((4, 3, 32, ""), (4, 3, 48, ", z"), (8, 2, 32, ""), (4, 2, 40, ""))
     ],
