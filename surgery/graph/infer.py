@@ -44,13 +44,16 @@ def infer_types(graph: gs.Graph) -> int:
     except Exception:  # onnx raises many types, none documented
         return 0
     changed = 0
+    dtypes: dict[int, Any] = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         tensor = tensors.get(value.name)
         if not isinstance(tensor, gs.Variable) or not value.type.HasField("tensor_type"):
             continue
         element = value.type.tensor_type.elem_type
         if element and tensor.dtype is None:
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
+            if element not in dtypes:
+                dtypes[element] = onnx.helper.tensor_dtype_to_np_dtype(element)
+            tensor.dtype = dtypes[element]
             changed += 1
         if is_static(tensor.shape):
             continue
@@ -86,28 +89,29 @@ def _skeleton(graph: gs.Graph) -> tuple[onnx.ModelProto, dict[str, Any]]:
         model.opset_import.extend([onnx.helper.make_opsetid("", graph.opset)])
     model.functions.extend(OnnxExporter.export_function(f) for f in graph.functions)
     declared = {t.name for t in (*graph.inputs, *graph.outputs)}
-    tensors: dict[str, Any] = {t.name: t for t in (*graph.inputs, *graph.outputs)}
+    tensors: dict[str, Any] = {}
     body = model.graph
     body.name = graph.name or "graph"
     body.input.extend(_declare(t) for t in graph.inputs)
     nodes = []
     domains: set[str] = set()
     for node in graph.nodes:
-        inputs, outputs = [t.name for t in node.inputs], [t.name for t in node.outputs]
-        nodes.append(
-            onnx.NodeProto(
-                op_type=node.op,
-                input=inputs,
-                output=outputs,
-                domain=node.domain or "",
-                attribute=_attributes(node.attrs) if node.attrs else (),
-            )
+        proto = onnx.NodeProto(
+            op_type=node.op, input=[t.name for t in node.inputs], output=[t.name for t in node.outputs]
         )
         if node.domain:
+            proto.domain = node.domain
             domains.add(node.domain)
-        tensors.update(zip(inputs, node.inputs, strict=True))
-        tensors.update(zip(outputs, node.outputs, strict=True))
+        if node.attrs:
+            proto.attribute.extend(_attributes(node.attrs))
+        nodes.append(proto)
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant):
+                tensors[tensor.name] = tensor
+        for tensor in node.outputs:
+            tensors[tensor.name] = tensor
     tensors.pop("", None)
+    tensors.update({t.name: t for t in (*graph.inputs, *graph.outputs)})
     body.node.extend(nodes)
     model.opset_import.extend(onnx.helper.make_opsetid(d, 1) for d in sorted(domains - known))
     for name, tensor in tensors.items():

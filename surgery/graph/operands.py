@@ -260,6 +260,16 @@ def _tile(call: Call, rng: np.random.Generator) -> Found:
     return {1: [ceil(o / d) if d else 1 for o, d in zip(out, data, strict=True)]}
 
 
+def _unpool(call: Call, rng: np.random.Generator) -> Found:
+    """Distinct positions in each plane: what two values at one place mean is not defined."""
+    data, out = _data(call), _out(call)
+    size = int(np.prod(out[2:]))
+    count = int(np.prod(data[2:]))
+    planes = int(np.prod(data[:2]))
+    places = np.stack([p * size + rng.permutation(size)[:count] for p in range(planes)])
+    return {1: places.reshape(data), 2: list(out)}
+
+
 RULES: dict[str, Callable[[Call, np.random.Generator], Found]] = {
     "Slice": _slice,
     "Pad": _pad,
@@ -280,7 +290,7 @@ RULES: dict[str, Callable[[Call, np.random.Generator], Found]] = {
     "Reshape": lambda call, rng: {1: list(_out(call))},
     "Expand": lambda call, rng: {1: list(_out(call))},
     "ConstantOfShape": lambda call, rng: {0: list(_out(call))},
-    "MaxUnpool": lambda call, rng: {2: list(_out(call))},
+    "MaxUnpool": _unpool,
     "Upsample": lambda call, rng: {1: [_scale(d, o) for d, o in zip(_data(call), _out(call), strict=True)]},
     "TopK": lambda call, rng: {1: [_out(call)[_axis_of(call)]]},
     "OneHot": lambda call, rng: {1: _out(call)[_axis_of(call)]},

@@ -18,11 +18,11 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from surgery.graph.convert import is_external, value_of
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
     from numpy.typing import NDArray
 
 COMMUTATIVE = frozenset(
@@ -285,6 +285,7 @@ class Pattern:
         self.roots = roots
         self.heads = {(p.domain, kind) for p in _ops_of(roots[0]) for kind in p.kinds}
         """Domain and operator of the nodes that a match can start at."""
+        self._starts = [(p.kinds, p.commutative, _heads(p)) for p in _ops_of(roots[0])]
 
     @cached_property
     def ops(self) -> tuple[str, ...]:
@@ -299,6 +300,21 @@ class Pattern:
     def depth(self) -> int:
         """Nodes on the longest way from an output to an input."""
         return max(_depth(r) for r in self.roots)
+
+    def may_match(self, op: str, makers: Sequence[str | None]) -> bool:
+        """Whether a match at a node is possible, by its operator and those that make its inputs."""
+        for kinds, commutative, heads in self._starts:
+            if op not in kinds:
+                continue
+            for place, wanted in heads:
+                if commutative:
+                    if wanted.isdisjoint(makers):
+                        break
+                elif place >= len(makers) or makers[place] not in wanted:
+                    break
+            else:
+                return True
+        return False
 
     def match(self, node: gs.Node, scope: Scope) -> Match | Mismatch:
         """Match at a node that makes the pattern's first output.
@@ -756,7 +772,7 @@ def _ops_of(pattern: Any) -> list[Op]:
     return [p for p, _ in _makers(pattern)]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def _heads(pattern: Op) -> tuple[tuple[int, frozenset[str]], ...]:
     """Inputs that a node has to make, and by which operators."""
     found = []
@@ -796,8 +812,6 @@ def _depth(pattern: Any) -> int:
 
 def _text(value: Any) -> str:
     """An argument of a failure's text."""
-    import onnx_graphsurgeon as gs
-
     if isinstance(value, Out):
         value = value.node
     if isinstance(value, Either):
@@ -818,8 +832,6 @@ def _text(value: Any) -> str:
 
 def constant_value(tensor: Any) -> NDArray[Any] | None:
     """The value of a constant whose data is in the model, else None."""
-    import onnx_graphsurgeon as gs
-
     if not isinstance(tensor, gs.Constant) or is_external(tensor):
         return None
     return value_of(tensor)
@@ -870,24 +882,23 @@ def equal_attribute(found: Any, wanted: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """An attribute as Python values: tensors as arrays, types as ONNX's numbers for them."""
-    import onnx
-    import onnx_graphsurgeon as gs
-
     if isinstance(value, gs.Constant):
         return value_of(value)
     if isinstance(value, (type, np.dtype)):
+        import onnx
+
         return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value)))
     return value
 
 
 def tensor_dtype(tensor: Any) -> np.dtype[Any] | None:
     """A tensor's dtype as numpy has it, or None."""
-    import onnx
-
     dtype = tensor.dtype
-    if dtype is None:
-        return None
+    if dtype is None or isinstance(dtype, np.dtype):
+        return dtype
     if isinstance(dtype, (int, np.integer)) and not isinstance(dtype, type):
+        import onnx
+
         dtype = onnx.helper.tensor_dtype_to_np_dtype(int(dtype))
     known: np.dtype[Any] = np.dtype(dtype)
     return known

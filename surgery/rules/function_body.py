@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -91,15 +91,16 @@ def _bindable(value: object) -> object:
 
 def _function(site: Site) -> onnx.FunctionProto:
     """The function of the schema in force, in the newest version that is not newer than the model."""
-    schema = onnx.defs.get_schema(site.op, site.opset, site.domain)
+    schema: Any = onnx.defs.get_schema(site.op, site.opset, site.domain)
     function = onnx.FunctionProto()
     if schema.has_context_dependent_function:
         version = _newest(schema.context_dependent_function_opset_versions, site.opset)
+        bound: dict[str, Any] = {k: _bindable(v) for k, v in site.attributes.items()}
         node = onnx.helper.make_node(
             site.op,
             [o.name if o is not None else "" for o in site.inputs],
             [o.name if o is not None and o.used else "" for o in site.outputs],
-            **{k: _bindable(v) for k, v in site.attributes.items()},
+            **bound,
         )
         types = []
         for operand in site.inputs:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from surgery.rules.engine.rule import NoMatch
 from surgery.rules.engine.template import value_info
 
@@ -40,6 +42,9 @@ class Oracle:
         if site.domain:
             plugin = target.plugin(site.op)
             return plugin is not None and plugin.available
+        values = [o for o in (*site.inputs, *site.outputs) if o is not None and not o.constant]
+        if any(o.dtype == np.float64 for o in values):
+            return False  # parsers narrow it to float32 without a word, inputs and outputs included
         entry = target.operator(site.op)
         if entry is None or not entry.supported:
             return False

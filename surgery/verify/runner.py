@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from surgery.graph.evaluate import open_session
 from surgery.verify.cases import MIN_CASES, Case
 from surgery.verify.compare import Arrays, CaseResult, DetectionOutputs, compare_case
 from surgery.verify.inverse import apply_inverses, apply_to_inputs
@@ -216,7 +217,7 @@ def _session(model: onnx.ModelProto | bytes | Path) -> Any:
         payload = str(model)
     else:
         payload = model if isinstance(model, bytes) else model.SerializeToString()
-    return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+    return open_session(payload, options)
 
 
 def _compare(

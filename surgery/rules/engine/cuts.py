@@ -79,14 +79,15 @@ class Cuts:
     ) -> None:
         self.target, self.seed, self.feeds = target, seed, feeds
         self.index: dict[tuple[str, str], list[CutRule]] = {}
-        self.reach = 0
+        self._reach: dict[str, int] = {}
         self.nearest: dict[str, Mismatch] = {}
         self._count = 0
         self._reads: dict[Any, tuple[str, ...]] = {}
         self._templates: dict[Any, Template | Exception] = {}
         self._proven: set[Any] = set()
         for rule in rules:
-            self.reach = max(self.reach, rule.pattern.depth)
+            for op in rule.pattern.ops:
+                self._reach[op] = max(self._reach.get(op, 0), rule.pattern.depth)
             for head in sorted(rule.pattern.heads):
                 self.index.setdefault(head, []).append(rule)
 
@@ -130,7 +131,10 @@ class Cuts:
             level = depth.get(id(node), 0)
             if not scope.alive(node) or level > MAX_DEPTH:
                 continue
+            makers = [_maker(t) for t in node.inputs]
             for rule in self._rules(node, scope.opset):
+                if not rule.pattern.may_match(node.op, makers):
+                    continue
                 found = self._attempt(rule, node, scope, editor, host, refused, domains)
                 if found is None:
                     continue
@@ -142,7 +146,7 @@ class Cuts:
                 depth.update((id(n), level + 1) for n in entry.made)
                 done.append(entry)
                 kept.update((id(n), n) for n in cut.match.kept)
-                stack += self.heads([*self._around(cut, scope), *entry.made])
+                stack += self.heads([*self._around(entry, cut, scope), *entry.made])
                 break
         _drop_unused(list(kept.values()), scope, expanded)
         return done, [n for n in not_done.values() if scope.alive(n.node)], expanded
@@ -247,15 +251,20 @@ class Cuts:
         outputs = [t for t in cut.match.outputs if t is not None]
         scope.replace(gone, entry.made, loose=len(outputs) > 1)
 
-    def _around(self, cut: Cut, scope: Scope) -> list[Any]:
+    def _around(self, entry: Done, cut: Cut, scope: Scope) -> list[Any]:
         """Nodes after a cut at which a pattern that takes in what was made may match now."""
         found: dict[int, Any] = {}
         level = [t for t in cut.match.outputs if t is not None]
-        for _ in range(self.reach - 1):
+        reach = max((self._reach.get(n.op, 0) for n in entry.made), default=0)
+        for _ in range(reach - 1):
             users = {id(u): u for t in level for u in scope.users(t) if id(u) not in found}
             found.update(users)
             level = [t for u in users.values() for t in u.outputs]
         return [n for n in found.values() if scope.alive(n)]
+
+
+def _maker(tensor: Any) -> str | None:
+    return tensor.inputs[0].op if tensor.inputs else None
 
 
 def _drop_unused(nodes: list[Any], scope: Scope, expanded: dict[int, list[Any]]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -132,8 +134,10 @@ class Engine:
     def run(self, graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> Outcome:
         """Apply to the graph and the bodies inside it, in place, until nothing more applies."""
         outcome = Outcome()
-        infer_types(graph)
-        self._graph(graph, graph, provenance, outcome, set())
+        with no_collection():
+            lift_constants(graph)
+            infer_types(graph)
+            self._graph(graph, graph, provenance, outcome, set())
         applied = {e.rule for e in outcome.edits}
         outcome.nearest = {n: str(m) for n, m in self.cuts.nearest.items() if n not in applied}
         return outcome
@@ -274,11 +278,12 @@ class Engine:
         self, node: Any, opset: int, editor: Editor, outcome: Outcome, outputs: set[str], host: set[str]
     ) -> list[Any] | None:
         key = _key(node, opset, outputs, host)
-        plan = self._plans.get(key)
+        plan = self._plans.get(key[0]) or self._plans.get(key)
         if plan is None:
             site = _site(node, opset, outputs, host, self.target)
-            plan = self._plans[key] = self._plan(site, key, node)
-        if plan.template is not None and plan.rule is not None:
+            plan = self._plan(site, key, node)
+            self._plans[key[0] if plan is TAKEN else key] = plan
+        if plan.template is not None and plan.rule is not None and plan.site is not None:
             return self._apply(plan.rule, plan.template, plan.site, node, editor, outcome, key)
         if plan.wanted is not None:
             tensor = node.inputs[plan.wanted.operand].name
@@ -291,11 +296,13 @@ class Engine:
         """What to do with all nodes of a class."""
         misses: list[tuple[str, str]] = []
         wanted: NeedsConstant | None = None
+        left = False
         for rule in self._rules(node):
             if site.opset < rule.since or (rule.until is not None and site.opset > rule.until):
                 continue
             if rule.when == "refused" and self._taken(lambda: site, key, node):
                 continue
+            left = True
             found = self._template(rule, site, key, node)
             if isinstance(found, NeedsConstant):
                 wanted = wanted or found
@@ -303,7 +310,7 @@ class Engine:
                 misses.append((rule.name, str(found)))
             else:
                 return _Plan(site, rule, found)
-        return _Plan(site, misses=tuple(misses), wanted=wanted)
+        return _Plan(site, misses=tuple(misses), wanted=wanted) if left else TAKEN
 
     def _taken(self, site: Callable[[], Site], key: Any, node: Any) -> bool:
         if key[0] not in self._verdicts:
@@ -389,11 +396,27 @@ def _bodies(node: Any) -> list[gs.Graph]:
 class _Plan:
     """What to do with a class of nodes: a rule and its replacement, or why there is none."""
 
-    site: Site
+    site: Site | None = None
     rule: Lowering | None = None
     template: Template | None = None
     misses: tuple[tuple[str, str], ...] = ()
     wanted: NeedsConstant | None = None
+
+
+TAKEN = _Plan()
+"""No rule is for this class: whatever values its weights have."""
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without Python's garbage collector, which would walk the whole graph again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:

@@ -131,7 +131,7 @@ def _value(
             return (low + rng.permutation(high - low)[: shape[0]]).astype(dtype)
         return rng.integers(low, high, shape).astype(dtype)
     if span is not None:
-        return np.asarray(rng.uniform(*span, shape)).astype(dtype)
+        return np.asarray(rng.uniform(float(span[0]), float(span[1]), shape)).astype(dtype)
     return np.asarray(rng.normal(0, 1, shape)).astype(dtype)
 
 
