@@ -55,13 +55,13 @@ class Mixed:
         """A size as a real number."""
         return self.b.cast(size, np.float32) if isinstance(size, str) else np.asarray(size, np.float32)
 
-    def count(self, size: int | str, margin: int = 0) -> Value:
+    def count(self, size: int | str, margin: int | str = 0) -> Value:
         """-margin, ..., size - 1 + margin as real numbers."""
-        if not isinstance(size, str):
+        if not isinstance(size, str) and not isinstance(margin, str):
             return np.arange(-margin, size + margin, dtype=np.float32)
-        end = self.b.add(size, self.b.const(margin, np.int64))
-        whole = self.b.op("Range", self.b.const(-margin, np.int64), end, self.b.const(1, np.int64))
-        return self.b.cast(whole, np.float32)
+        far = self.index(margin)
+        start, end = self.b.sub(self.b.const(0, np.int64), far), self.b.add(self.index(size), far)
+        return self.b.cast(self.b.op("Range", start, end, self.b.const(1, np.int64)), np.float32)
 
     def column(self, value: Value) -> Value:
         """A vector as a column."""
@@ -80,7 +80,11 @@ class Mixed:
         return condition.astype(np.float32)
 
     def index(self, value: Value) -> str:
-        """Whole numbers as an int64 tensor."""
+        """Whole numbers as an int64 tensor; a name is that of one."""
+        return value if isinstance(value, str) else self.b.const(value, np.int64)
+
+    def whole(self, value: Value) -> str:
+        """Real numbers that are whole as an int64 tensor."""
         return self.b.cast(value, np.int64) if isinstance(value, str) else self.b.const(value, np.int64)
 
 
@@ -112,6 +116,7 @@ class Style:
     exclude_outside: bool = False
     antialias: bool = False
     extrapolation: float = 0.0
+    stretched: bool = True
 
 
 # -- sizes and scales ---------------------------------------------------------------------------------
@@ -147,6 +152,11 @@ def _unchanged(site: Site, axis: int) -> bool:
     if not out or not x or len(out) != len(x):
         return False
     return isinstance(x[axis], str) and x[axis] == out[axis]
+
+
+def _batch(site: Site, axis: int) -> bool:
+    """Whether it is the batch of images that are interpolated: its size stays."""
+    return axis == 0 and site.input(0).rank > 2 and site.attr("mode", "nearest") != "nearest"
 
 
 def _scaled(size: int | str, scale: np.float32, b: Body) -> int | str:
@@ -195,21 +205,21 @@ def _place(site: Site, operand: Operand) -> int:
 def _by_sizes(site: Site, m: Mixed, sizes: Operand, axes: list[int]) -> list[Axis]:
     found, x = [], site.input(0)
     value = sizes.value
+    if value is not None and len(value) != len(axes):
+        raise NoMatch("the number of sizes is not that of the axes")
     policy = site.attr("keep_aspect_ratio_policy", "stretch")
     befores = [_dim(x, a, m.b) for a in axes]
     common: Value = None
     if policy != "stretch":
         common = _common_scale(m, sizes, befores, policy)
     for k, axis in enumerate(axes):
-        if _unchanged(site, axis) and common is None:
+        if common is None and (_unchanged(site, axis) or _batch(site, axis)):
             continue
         after = _size_after(site, m, sizes, k, axis, befores[k], common)
         scale = common
         if scale is None:
             scale = m.op("Div", m.real(after), m.real(befores[k]))
         found.append(Axis(axis, befores[k], after, scale))
-    if value is not None and len(value) != len(axes):
-        raise NoMatch("the number of sizes is not that of the axes")
     return found
 
 
@@ -240,7 +250,7 @@ def _size_after(
     if declared is not None:
         return declared
     if common is None and sizes.shape_only:
-        return m.b.cast(m.b.gather(sizes.name, m.b.const(k, np.int64), axis=0), np.int64)
+        return m.b.gather(sizes.name, m.b.const(k, np.int64), axis=0)
     if common is not None and (value is not None or sizes.shape_only):
         grown = m.op("Floor", m.op("Add", m.op("Mul", m.real(before), common), 0.5))
         return m.b.cast(m.name(grown), np.int64)
@@ -346,7 +356,7 @@ def nearest_index(m: Mixed, x: Value, axis: Axis, rounding: str) -> str:
         if rounding == "round_prefer_ceil":
             above = m.op("Or", above, m.op("Equal", part, 0.5))
         whole = m.op("Add", low, m.one_where(above))
-    return m.index(m.op("Max", m.op("Min", whole, m.op("Sub", m.real(axis.before), 1)), 0))
+    return m.whole(m.op("Max", m.op("Min", whole, m.op("Sub", m.real(axis.before), 1)), 0))
 
 
 def _kernel(m: Mixed, t: Value, style: Style) -> Value:
@@ -362,24 +372,31 @@ def _kernel(m: Mixed, t: Value, style: Style) -> Value:
     return m.op("Where", m.op("Greater", t, 1), far, inner)
 
 
+def _margin(m: Mixed, axis: Axis, style: Style) -> int | str:
+    """How far the filter reaches beyond the edges, rounded up."""
+    reach = 2 if style.mode == "cubic" else 1
+    if not style.antialias:
+        return reach + 1
+    if not isinstance(axis.scale, str):
+        return ceil(reach / min(float(axis.scale), 1.0)) + 1
+    if isinstance(axis.after, int) and isinstance(axis.before, int):
+        return ceil(reach / min(max(axis.after - 0.5, 0.5) / axis.before, 1.0)) + 1
+    if not style.stretched:
+        raise NoMatch("how far the filter reaches is not known")
+    before, after = m.index(axis.before), m.index(axis.after)
+    far = m.b.div(m.b.mul(before, m.b.const(reach, np.int64)), after)
+    return m.b.add(far, m.b.const(reach + 1, np.int64))
+
+
 def weights(m: Mixed, x: Value, axis: Axis, style: Style) -> Value:
     """Matrix [after, before]: an output element is the sum of input elements times its row.
 
     Elements beyond an edge are those at the edge; their weights are added to the edge's.
     """
     shrink: Value = np.asarray(1, np.float32)
-    margin = 3 if style.mode == "cubic" else 2
     if style.antialias:
         shrink = m.op("Min", axis.scale, 1)
-        if not isinstance(axis.scale, str):
-            least = float(axis.scale)
-        elif isinstance(axis.after, int) and isinstance(axis.before, int):
-            least = max(axis.after - 0.5, 0.5) / axis.before
-        else:
-            raise NoMatch("how far the filter reaches is not known")
-        margin = ceil((margin - 1) / min(least, 1.0)) + 1
-    if style.exclude_outside:
-        margin = 0
+    margin: int | str = 0 if style.exclude_outside else _margin(m, axis, style)
     if style.mode == "linear" and not style.antialias:
         x = m.op("Max", m.op("Min", x, m.op("Sub", m.real(axis.before), 1)), 0)
     column = m.count(axis.before, margin)
@@ -446,8 +463,8 @@ def _whole_bilinear(m: Mixed, x: str, rows: Axis, columns: Axis, at: list[Value]
         low = m.op("Floor", place)
         high = m.op("Min", m.op("Add", low, 1), last)
         edge = m.op("Equal", low, high)
-        first.append(m.index(low))
-        second.append(m.index(high))
+        first.append(m.whole(low))
+        second.append(m.whole(high))
         near.append(m.op("Where", edge, 0.5, m.op("Sub", high, place)))
         far.append(m.op("Where", edge, 0.5, m.op("Sub", place, low)))
     total = ""
@@ -538,6 +555,7 @@ def _style(site: Site) -> Style:
         exclude_outside=bool(site.attr("exclude_outside", 0)),
         antialias=bool(site.attr("antialias", 0)),
         extrapolation=float(site.attr("extrapolation_value", 0.0)),
+        stretched=site.attr("keep_aspect_ratio_policy", "stretch") == "stretch",
     )
 
 
@@ -611,6 +629,10 @@ def _style(site: Site) -> Style:
 )
 def resize_rule(site: Site, b: Body) -> str:
     """Resize along every axis with a matrix, or by gathering for nearest."""
+    return _resized(site, b)
+
+
+def _resized(site: Site, b: Body) -> str:
     m, x = Mixed(b), site.input(0)
     given = site.attr("axes")
     axes = [a % x.rank for a in given] if given is not None else list(range(x.rank))
@@ -625,6 +647,48 @@ def resize_rule(site: Site, b: Body) -> str:
     if style.transform == "tf_crop_and_resize":
         found = _with_region(site, m, found, axes)
     return resize(site, b, found, style)
+
+
+REFUSED = frozenset({"tf_crop_and_resize", "half_pixel_symmetric"})
+"""Coordinates that no parser takes."""
+
+
+@lowering(
+    "resize-to-computed-size",
+    "Resize",
+    since=11,
+    when="always",
+    why="A node whose size comes from shapes cannot be tried alone; some attributes are refused by every parser:"
+    " antialias, keep_aspect_ratio_policy, tf_crop_and_resize, half_pixel_symmetric. Weights are computed as it runs.",
+    samples=[
+        """(float[2, 3, h, w] x) => (float[2, 3, p, q] y) <int64[2] up = {2, 1}, int64[2] down = {1, 2}>
+        {
+            size = Shape <start = 2> (x)
+            grown = Mul (size, up)
+            s = Div (grown, down)
+            y = Resize <mode = "cubic", antialias = 1, axes = [2, 3]> (x, , , s)
+        }""",
+        """(float[2, 3, h, w] x) => (float[2, 3, p, q] y) <int64[2] more = {3, 1}>
+        {
+            size = Shape <start = 2> (x)
+            s = Add (size, more)
+            y = Resize <mode = "linear", keep_aspect_ratio_policy = "not_smaller", axes = [2, 3]> (x, , , s)
+        }""",
+    ],
+    near_misses=[
+        """(float[1, 1, 4, 6] x) => (float[1, 1, 8, 6] y) <int64[4] s = {1, 1, 8, 6}>
+        { y = Resize <mode = "linear"> (x, , , s) }""",
+    ],
+)
+def resize_to_computed_size(site: Site, b: Body) -> str:
+    """As the other rule, for sizes or scales that are computed from shapes."""
+    place = next((i for i in (2, 3) if _given(site, i) is not None), None)
+    if place is None or not site.input(place).shape_only:
+        raise NoMatch("the size does not come from shapes")
+    style = _style(site)
+    if not style.antialias and style.stretched and style.transform not in REFUSED:
+        raise NoMatch("the attributes are taken")
+    return _resized(site, b)
 
 
 @lowering(

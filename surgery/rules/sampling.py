@@ -431,7 +431,7 @@ _BOXES = [[0, 0, 7, 7], [1.2, 2.5, 5.1, 6.9], [-3, -2, 2, 12], [4, 4, 4.2, 4.1],
         Sample(
             """(double[1, 2, 8, 9] x, double[5, 4] r, int64[5] n) => (double[5, 2, 2, 2] y)
             { y = RoiAlign <output_height = 2, output_width = 2> (x, r, n) }""",
-            opset=10,
+            opset=11,
             feeds={"r": _BOXES, "n": [0, 0, 0, 0, 0]},
         ),
         Sample(
