@@ -85,6 +85,7 @@ class Cuts:
         self._reads: dict[Any, tuple[str, ...]] = {}
         self._templates: dict[Any, Template | Exception] = {}
         self._proven: set[Any] = set()
+        self._lineage: dict[int, tuple[Any, frozenset[str]]] = {}
         for rule in rules:
             for op in rule.pattern.ops:
                 self._reach[op] = max(self._reach.get(op, 0), rule.pattern.depth)
@@ -143,6 +144,7 @@ class Cuts:
                     continue
                 entry, cut = found
                 self._place(entry, cut, scope, expanded)
+                self._descend(entry, cut)
                 depth.update((id(n), level + 1) for n in entry.made)
                 done.append(entry)
                 kept.update((id(n), n) for n in cut.match.kept)
@@ -171,9 +173,10 @@ class Cuts:
             if nearest is None or match.depth > nearest.depth:
                 self.nearest[rule.name] = match
             return None
-        wanted = any(refused(n) for n in match.nodes) if rule.when == "refused" else True
-        if not wanted:
+        if rule.when == "refused" and not any(refused(n) for n in match.nodes):
             return None
+        if all(rule.name in self._made_by(n) for n in match.nodes):
+            return None  # a rule that finds what it wrote itself would never come to an end
         try:
             cut = Cut(match, scope, host, self.target)
         except NoMatch as error:
@@ -250,6 +253,15 @@ class Cuts:
             expanded[id(node)] = list(entry.made) if node is last else []
         outputs = [t for t in cut.match.outputs if t is not None]
         scope.replace(gone, entry.made, loose=len(outputs) > 1)
+
+    def _made_by(self, node: Any) -> frozenset[str]:
+        """Rules that a node goes back to, one after the other."""
+        return self._lineage.get(id(node), (None, frozenset()))[1]
+
+    def _descend(self, entry: Done, cut: Cut) -> None:
+        common = frozenset.intersection(*(self._made_by(n) for n in cut.match.nodes)) | {entry.rule.name}
+        for node in entry.made:
+            self._lineage[id(node)] = (node, common)  # kept, so that no other node gets its id
 
     def _around(self, entry: Done, cut: Cut, scope: Scope) -> list[Any]:
         """Nodes after a cut at which a pattern that takes in what was made may match now."""
