@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from surgery.errors import BuildError
+from surgery.errors import BuildError, ConversionError
 from surgery.pipeline import StageResult, State
 
 
@@ -34,6 +34,7 @@ class Build:
 
     def run(self, state: State) -> StageResult:
         """Build in a child process; the engine stays in memory until it is verified."""
+        from surgery.stages.because import because
         from surgery.stages.profiles import checked_profiles
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import handed_over, worker_for
@@ -85,11 +86,23 @@ class Build:
                 )
             return StageResult(True, f"engine of {len(outcome.engine) / 2**20:.1f} MiB")
         code, message = _reason(outcome.timed_out, outcome.out_of_memory, outcome.aborted, self.seconds)
+        why = because(outcome.errors, state.target_model)
+        rewritten = any(getattr(stage, "rules", False) for stage in state.config.stages)
+        if code == "build-refused" and why.id is not None and rewritten:
+            # The rules have had their turn: part of the graph is not convertible, whichever step says so.
+            raise ConversionError(
+                f"{state.target.name} takes the model's nodes one by one but does not build it",
+                code="not-convertible",
+                where=state.source.name,
+                node=why.node,
+                cause=why.cause,
+                fix=why.fix,
+            )
         raise BuildError(
             message,
             code=code,
             where=state.source.name,
-            cause=outcome.errors[0] if outcome.errors else None,
+            cause=why.cause if outcome.errors else None,
             fix="see build.log; raise build.seconds or build.memory_mib if a limit was met",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Oracle:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.said: dict[str, tuple[Any, ...]] = {}
+        """Operator to what TensorRT said about the last node of it that it refused."""
 
     def takes(self, site: Site, node: onnx.NodeProto) -> bool:
         """Whether the target takes the node as it stands."""
@@ -80,6 +82,8 @@ class Oracle:
         kept = len(self.state.log)
         outcome = worker.build(model.SerializeToString(), [], options, limits=Limits(PROBE_SECONDS))
         del self.state.log[kept:]  # what a probe says is not about the user's model
+        if not outcome.ok:
+            self.said[site.op] = (*outcome.parse_errors, *outcome.errors)
         return outcome.ok
 
 

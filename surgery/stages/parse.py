@@ -19,6 +19,7 @@ class Parse:
 
     def run(self, state: State) -> StageResult:
         """Parse in a child process; fill ``unsupported.after``."""
+        from surgery.stages.because import because
         from surgery.stages.inspect import unsupported
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import handed_over, worker_for
@@ -53,7 +54,7 @@ class Parse:
             for e in outcome.errors
         ]
         first = outcome.errors[0] if outcome.errors else None
-        text = f"{first.code} in {first.function}: {first.description}" if first else "no message"
+        why = because(outcome.errors, state.target_model)
         raise ConversionError(
             f"the parser refuses {len(outcome.errors)} nodes, first {first.node_name!r} ({first.node_op})"
             if first
@@ -61,6 +62,11 @@ class Parse:
             code="parser-refused",
             where=state.source.name,
             node=first.node_name if first else None,
-            cause=text,
-            fix="see unsupported.after in report.json; the model as handed over is in <model>.failed.onnx",
+            cause=why.cause,
+            fix=" ".join(
+                [
+                    *([why.fix] if why.fix else []),
+                    f"All of them: surgery explain {state.source.path or 'MODEL'}",
+                ]
+            ),
         )

@@ -13,6 +13,7 @@ from surgery.report import Edit, IoChange
 if TYPE_CHECKING:
     from surgery.pipeline import State
     from surgery.rules.engine.run import Engine, Outcome, Wanted
+    from surgery.stages.oracle import Oracle
 
 ROUNDS = 6
 """Folding can make operands constant that let further rules apply."""
@@ -37,11 +38,12 @@ def apply_rules(state: State) -> str:
     from surgery.rules.engine.run import Engine
     from surgery.stages.oracle import Oracle
 
-    engine = Engine(shipped_rules(), Oracle(state).takes, target=state.target.name, seed=state.options.seed)
+    oracle = Oracle(state)
+    engine = Engine(shipped_rules(), oracle.takes, target=state.target.name, seed=state.options.seed)
     counts: dict[str, int] = {}
     outcome = _until_settled(state, engine, counts)
     if outcome.wanted:
-        _ask(state, outcome.wanted)
+        _ask(state, outcome.wanted, oracle)
     first = written_out_first(state.graph, engine.refuses(state.graph))
     if first:
         engine.refuse(state.graph, first)
@@ -183,7 +185,9 @@ def _report_misses(state: State, outcome: Outcome) -> None:
         state.warn(f"rule {miss.rule} does not apply to {miss.node!r} ({miss.op}): {miss.reason}")
 
 
-def _ask(state: State, wanted: list[Wanted]) -> None:
+def _ask(state: State, wanted: list[Wanted], oracle: Oracle) -> None:
+    from surgery.stages.because import because
+
     inputs = {t.name: t for t in state.graph.inputs}
     producers = {t.name: n for n in state.graph.nodes for t in n.outputs if t.name}
     names: dict[str, Wanted] = {}
@@ -191,13 +195,15 @@ def _ask(state: State, wanted: list[Wanted]) -> None:
         for name in _sources(entry.tensor, inputs, producers):
             names.setdefault(name, entry)
     first = wanted[0]
+    why = because(oracle.said.get(first.op, ()), state.source.proto, op=first.op, node=first.node)
+    told = f" [{why.id}]" if why.id else ""
     if not names:
         raise ConversionError(
             f"{first.op} needs to know {first.tensor!r} when the engine is built: {first.why}",
             code="needs-constant",
             where=state.source.name,
             node=first.node,
-            cause="it is computed from data",
+            cause=f"it is computed from data{told}",
             fix="export the model with a fixed value for it",
         )
     listed = tuple(names)
@@ -206,7 +212,7 @@ def _ask(state: State, wanted: list[Wanted]) -> None:
         code="needs-constant",
         where=state.source.name,
         node=first.node,
-        cause=f"{first.op} takes it as an input, and the target wants a constant there",
+        cause=f"{first.op} takes it as an input, and the target wants a constant there{told}",
         fix="give it: " + " ".join(f"--constant {n}={_example(inputs[n])}" for n in listed),
         needs_constant=listed,
     )
