@@ -179,7 +179,7 @@ def compress(site: Site, b: Body) -> Bounded:
             feeds={"x": (0, 2)},
         ),
         Sample(
-            "(double[2, n, 3] x) => (double[2, k, 3] y, int64[k] f, int64[6] i, int64[k] c)"
+            "(double[2, n, 3] x) => (double[2, k, 3] y, int64[k] f, int64[n] i, int64[k] c)"
             " { y, f, i, c = Unique <axis = -2, sorted = 0> (x) }",
             feeds={"x": [[[1, 2, 3], [0, 2, 3], [1, 2, 3]], [[5, 6, 7], [5, 6, 7], [5, 6, 7]]]},
         ),
