@@ -15,10 +15,11 @@ from surgery.trt.types import ParserMessage
 if TYPE_CHECKING:
     import onnx
 
-MATCHED, SEEN, CONTRADICTED = 2.0, 2.0, -4.0
-"""Weights: a signature found in the message; a condition seen in the graph; a condition contradicted by it."""
+MATCHED, SEEN, CONTRADICTED, UNKNOWN = 2.0, 2.0, -4.0, -0.1
+"""Weights: a signature found in the message; a condition seen in the graph; a condition contradicted by it; the
+share of a condition's weight that is lost where nothing can be told."""
 
-WEIGHTS = {"standard-operator": 0.5, "no-schema": 0.5, "inside-if": 2.5, "dead": 3.0, "in-function": 3.0}
+WEIGHTS = {"standard-operator": 0.5, "no-schema": 0.4, "inside-if": 2.5, "dead": 3.0, "in-function": 3.0}
 """Weights of tests that say less, or more, than a condition does as a rule."""
 
 LONGEST = 80
@@ -127,6 +128,10 @@ def _case(message: ParserMessage | str, op: str | None, node: str | None, facts:
             op = operator_in(message)
     if place is not None:
         op = place.node.op_type
+    if op and "Plugin not found" in text:
+        text += (
+            f" No importer registered for op: {op}"  # what older parsers say before they look for a plugin
+        )
     return Case(
         text, op, place.node.domain if place is not None else None, place, tensor.group(1) if tensor else None,
         facts, stack,
@@ -181,7 +186,7 @@ def _score(entry: Entry, case: Case) -> Finding | None:
             total = CONTRADICTED
     else:
         for weight, (known, text) in zip(weights, told(checks, case, place), strict=True):
-            total += weight if known else 0.0 if known is None else CONTRADICTED
+            total += weight if known else UNKNOWN * weight if known is None else CONTRADICTED
             if known and text:
                 seen.append(text)
     score += total

@@ -242,6 +242,11 @@ def _missing_attribute(case: Case, place: Place | None) -> Answer:
     for name, attribute in schema.attributes.items():
         if attribute.required and name not in given:
             return True, f"attribute {name!r} is missing"
+    for given_one in node.attribute:
+        known = schema.attributes.get(given_one.name)
+        wanted = str(known.type).rsplit(".", 1)[-1] if known is not None else None
+        if wanted and given_one.type and wanted != onnx.AttributeProto.AttributeType.Name(given_one.type):
+            return True, f"attribute {given_one.name!r} is not of type {wanted}"
     return False, ""
 
 

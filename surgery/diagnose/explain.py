@@ -475,7 +475,9 @@ class _Search:
             self._add("build", messages, messages, None)
             return False
         if len(tokens) == 1:
-            self._add("build", messages, messages, tokens[0])
+            derived = self.shapes is None and any("for profile 0 violate" in m for m in messages)
+            how = "with shapes that were derived; give the real ones with --shape" if derived else None
+            self._add("build", messages, messages, tokens[0], located=how)
             self.work.drop(tokens)
             return True
         seen = [t for t in self.work.tokens(found[0].node or "") if self._is_there(t)] if found else []
@@ -525,7 +527,9 @@ class _Search:
             if t in self.work.origins
         )
         more = f" and {len(nodes) - 6} more" if len(nodes) > 6 else ""
-        how = f"by building parts of the graph ({asked} builds): it fails with {names}{more} alone"
+        how = f"by building parts of the graph ({asked} builds): {names}{more} fails alone"
+        if not asked:
+            how = "nothing else is left in the graph"
         if not sure or start < end:
             self._stop("the time was over before the failing nodes were found")
             how = f"not to the end: somewhere among {len(nodes)} nodes up to here"

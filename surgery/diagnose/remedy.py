@@ -12,12 +12,16 @@ from surgery.diagnose.classify import Finding
 from surgery.diagnose.facts import Facts, Place, dtype_name
 
 if TYPE_CHECKING:
+    from surgery.rules.engine.rule import Lowering
     from surgery.targets import Target
 
 PROFILE = frozenset(
     {"no-optimization-profile", "profile-missing-input", "profile-conflicts-static-dim", "named-dims-differ"}
 )
 """Classes whose remedy is a range for each free dim."""
+
+BATCH = (1, 2, 4)
+"""Range of a free leading dim: with more than one at the optimum, a batch that is baked in shows."""
 
 LACKING = frozenset({"uint16", "uint32", "uint64", "int16", "float64"})
 """Element types that `surgery run` carries in others."""
@@ -39,21 +43,28 @@ class Remedy:
 
 
 @lru_cache(maxsize=1)
-def _rules() -> dict[tuple[str, str], list[tuple[str, tuple[str, ...]]]]:
+def _rules() -> dict[tuple[str, str], list[Lowering]]:
     from surgery.rules import shipped_rules
+    from surgery.rules.engine.rule import Lowering
 
-    found: dict[tuple[str, str], list[tuple[str, tuple[str, ...]]]] = {}
+    found: dict[tuple[str, str], list[Lowering]] = {}
     for rule in shipped_rules():
+        if not isinstance(rule, Lowering):
+            continue
         for op in rule.ops:
-            found.setdefault((rule.domain, op), []).append((rule.name, rule.targets))
+            found.setdefault((rule.domain, op), []).append(rule)
     return found
 
 
-def rules_for(op: str, domain: str, target: str) -> list[str]:
-    """Names of the shipped rules for an operator, as far as they are for the target."""
+def rules_for(op: str, domain: str, target: str, opset: int | None = None) -> list[str]:
+    """Names of the shipped rules for an operator, as far as they are for the target and the opset."""
     domain = "" if domain == "ai.onnx" else domain
-    rules = _rules().get((domain, op), [])
-    return [name for name, targets in rules if not targets or any(target.startswith(t) for t in targets)]
+    return [
+        r.name
+        for r in _rules().get((domain, op), [])
+        if (not r.targets or any(target.startswith(t) for t in r.targets))
+        and (opset is None or r.since <= opset <= (r.until or opset))
+    ]
 
 
 def remedies(
@@ -91,11 +102,11 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
     if not any(sources.values()):
         return [Remedy("constant-fold", "all its operands are constant: it is computed once and stored", run)]
     found = []
-    rules = rules_for(node.op_type, node.domain, target.name)
+    rules = rules_for(node.op_type, node.domain, target.name, facts.opsets.get(node.domain))
     if rules:
         named = " or ".join(repr(r) for r in rules[:3])
         found.append(
-            Remedy("rule", f"rule {named} writes {node.op_type} in operators that the target takes", run)
+            Remedy("rule", f"rule {named} can write {node.op_type} in operators that the target takes", run)
         )
     wanted = small_inputs(place, facts)
     if wanted:
@@ -156,7 +167,7 @@ Shape = tuple[int, ...]
 def derived_ranges(facts: Facts, graph: object = None) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Minimum, optimum and maximum of each input with free dims; one name of a dim has one range."""
     from surgery.diagnose.facts import kind_of
-    from surgery.stages.profiles import DERIVED_BATCH, DERIVED_OTHER, DERIVED_SIZE
+    from surgery.stages.profiles import DERIVED_OTHER, DERIVED_SIZE
 
     source = facts.model.graph if graph is None else graph
     found = {}
@@ -167,7 +178,7 @@ def derived_ranges(facts: Facts, graph: object = None) -> dict[str, tuple[Shape,
         ranges = [
             (d, d, d)
             if isinstance(d, int)
-            else DERIVED_BATCH
+            else BATCH
             if axis == 0
             else DERIVED_SIZE
             if len(dims) == 4

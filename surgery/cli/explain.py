@@ -1,0 +1,216 @@
+"""`surgery explain`: which nodes a target does not take, why, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from surgery.cli.options import ShapeOption, TargetOption
+from surgery.cli.output import print_json, print_text
+from surgery.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from surgery.diagnose.explain import Explanation, Problem
+    from surgery.diagnose.logs import LogProblem
+
+WIDTH = 100
+
+
+def explain(
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="The ONNX model.")] = None,
+    target: TargetOption = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Explain a log of trtexec, Polygraphy, ONNX Runtime or mmdeploy instead; - for stdin.",
+        ),
+    ] = None,
+    shape: ShapeOption = None,
+    workspace_mib: Annotated[
+        float | None, typer.Option(metavar="MIB", min=0.0, help="Workspace limit of the build.")
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(metavar="S", min=1.0, help="Time that it may take; what is not looked at then is told."),
+    ] = 50.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
+    """Say which nodes a target does not take, why, and what to do."""
+    if log is not None:
+        _log(log, model, json)
+        return
+    if model is None:
+        raise ConfigError(
+            "no MODEL given",
+            code="no-model",
+            where="surgery explain",
+            fix="write: surgery explain MODEL.onnx, or surgery explain --log build.log",
+        )
+    from surgery.cli.execute import _quiet_stdout
+    from surgery.cli.values import parse_shapes
+    from surgery.diagnose import explain as module
+
+    with _quiet_stdout():
+        result = module.explain(
+            model,
+            target=target,
+            shapes=parse_shapes(shape) if shape else None,
+            workspace_mib=workspace_mib,
+            seconds=seconds,
+        )
+    if json:
+        print_json(result.to_dict())
+    else:
+        print_text("\n".join(_lines(result)))
+    raise typer.Exit(result.exit_code)
+
+
+def _lines(result: Explanation) -> Iterator[str]:
+    version = f" ({result.installed})" if result.installed else ""
+    count = len(result.problems)
+    if not count:
+        verdict = "goes through parser and builder" if result.complete else "nothing found so far"
+    else:
+        verdict = "1 problem" if count == 1 else f"{count} problems"
+    yield f"{result.model} for {result.target}{version}: {verdict}"
+    for number, problem in enumerate(result.problems, 1):
+        yield ""
+        yield from _problem(number, problem)
+    if result.skipped:
+        yield ""
+        listed = ", ".join(result.skipped[:10]) + (
+            f" and {len(result.skipped) - 10} more" if result.skipped[10:] else ""
+        )
+        yield from _wrapped("not looked at, for nothing can stand for what they read: ", listed)
+    for note in result.notes:
+        yield ""
+        yield from _wrapped("note: ", note)
+
+
+def _problem(number: int, problem: Problem) -> Iterator[str]:
+    told = {
+        "file": "the file",
+        "model": "the model",
+        "input": f"input {problem.node!r}",
+        "constant": f"constant {problem.node!r}",
+    }
+    head = told.get(problem.where) if problem.op is None else None
+    if head is None:
+        domain = f"{problem.domain}." if problem.domain else ""
+        head = f"{domain}{problem.op} {problem.node!r}" if problem.op else "the model"
+    yield f"{number}. {head}" + (f"  [{problem.id}]" if problem.id else "")
+    if problem.path:
+        yield from _wrapped("   in: ", " / ".join(problem.path))
+    for path in problem.also:
+        yield from _wrapped("   also in: ", " / ".join(path))
+    for text in problem.messages[:3]:
+        lines = [line for line in text.splitlines() if "cudaError" not in line]
+        yield from _wrapped(f"   {_speaker(problem.where)}: ", " ".join(lines))
+    if problem.located:
+        yield from _wrapped("   found: ", problem.located)
+    if problem.findings:
+        yield from _wrapped("   cause: ", problem.findings[0].cause)
+    for text in problem.evidence:
+        yield from _wrapped("   seen: ", text)
+    for name, kind, chain in problem.operands[:8]:
+        told_from = (
+            "" if not chain or chain[0].startswith(("input", "constant")) else f", from {' <- '.join(chain)}"
+        )
+        what = chain[0].split(" ", 1)[0] if chain and not told_from else "operand"
+        yield from _wrapped(f"   {what} ", f"{name!r}: {kind}{told_from}")
+    yield from _fixes([(r.text, r.command) for r in problem.remedies])
+    if problem.versions:
+        taken = [t for t, v in problem.versions.items() if v != "no"]
+        text = ", ".join(t + ("*" if problem.versions[t] != "yes" else "") for t in taken)
+        stars = "  (* with restrictions: surgery show targets NAME)" if "*" in text else ""
+        yield from _wrapped("   takes the operator: ", (text or "no version with a table") + stars)
+    if problem.findings:
+        yield from _wrapped("   concerns: ", problem.findings[0].versions)
+
+
+def _speaker(where: str) -> str:
+    return {"file": "says", "build": "builder", "table": "table"}.get(where, "parser")
+
+
+def _fixes(fixes: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+    word = "fix"
+    for text, command in list(fixes)[:5]:
+        yield from _wrapped(f"   {word}: ", text)
+        if command:
+            yield f"        $ {command}"
+        word = "or"
+
+
+def _wrapped(head: str, text: str) -> Iterator[str]:
+    import textwrap
+
+    yield from textwrap.wrap(
+        " ".join(text.split()), WIDTH, initial_indent=head, subsequent_indent=" " * min(len(head), 11),
+        break_long_words=False, break_on_hyphens=False,
+    ) or [head.rstrip()]  # fmt: skip
+
+
+def _log(path: Path, model: Path | None, as_json: bool) -> None:
+    from surgery.diagnose.logs import read_log
+
+    try:
+        if str(path) == "-":
+            text = typer.get_text_stream("stdin").read()
+        else:
+            text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}",
+            code="bad-log",
+            where=str(path),
+            fix="give the path of a text file",
+        ) from error
+    problems = read_log(text, _facts(model))
+    if as_json:
+        print_json({"schema": 1, "log": str(path), "problems": [p.to_dict() for p in problems]})
+        return
+    print_text("\n".join(_log_lines(path, problems)))
+
+
+def _facts(model: Path | None) -> Any:
+    if model is None:
+        return None
+    from surgery.diagnose.facts import Facts
+    from surgery.graph.load import load_model
+
+    try:
+        return Facts(load_model(model).proto)
+    except ModelError as error:
+        error.fix = error.fix or "leave MODEL away: the log alone can be explained, too"
+        raise
+
+
+def _log_lines(path: Path, problems: Sequence[LogProblem]) -> Iterator[str]:
+    count = len(problems)
+    yield f"{path}: " + (
+        "no failure found" if not count else "1 failure" if count == 1 else f"{count} failures"
+    )
+    for number, problem in enumerate(problems, 1):
+        yield ""
+        first = problem.findings[0] if problem.findings else None
+        head = f"{problem.op or 'node'} {problem.node!r}" if problem.node else problem.op or "the model"
+        again = f", again {len(problem.lines)} times" if problem.lines else ""
+        yield (
+            f"{number}. {head}"
+            + (f"  [{first.id}]" if first else "")
+            + f"  line {problem.line}{again}"
+            + (", a warning" if problem.warning else "")
+        )
+        yield from _wrapped("   says: ", problem.text)
+        if first is None:
+            yield "   cause: not in the catalogue; `surgery explain MODEL.onnx` asks the parser itself"
+            continue
+        yield from _wrapped("   cause: ", first.cause)
+        for text in first.evidence:
+            yield from _wrapped("   seen: ", text)
+        yield from _fixes([(f.text, None) for f in first.fixes])
+        yield from _wrapped("   concerns: ", first.versions)
