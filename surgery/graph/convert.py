@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+DEFAULT_OPSET = 18
+"""Operator set of ONNX's own domain for models that use none of it, so that replacements can."""
+
+
 @dataclass(slots=True)
 class Header:
     """What a ModelProto says beside its nodes; keyed by first output name where it belongs to a node."""
@@ -53,6 +57,8 @@ def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Header]:
     for node in private.graph.node:
         _drop_empty_list_attributes(node)
     _densify(private.graph)
+    if not any(o.domain in ("", "ai.onnx") for o in private.opset_import):
+        private.opset_import.add(domain="", version=DEFAULT_OPSET)
     with contextlib.redirect_stdout(io.StringIO()):
         graph = gs.import_onnx(private)
     return graph, header

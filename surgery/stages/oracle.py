@@ -21,6 +21,9 @@ TABLE_NAMES = {
     "uint32": "UINT32", "uint64": "UINT64",
 }  # fmt: skip
 
+DATA_DEPENDENT = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Slice"})
+"""Operators whose results can have a size that depends on data."""
+
 PROBE_SECONDS = 30.0
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 ROUNDS = 6
 """Folding can make operands constant that let further rules apply."""
 
+TOO_OLD = "rules are written for opsets"
+MODERN_OPSET = 13
+"""Operator set that older models are converted to; the newest that onnx's converter reaches with few surprises."""
+
 CARRIERS = frozenset(
     {
         "Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Concat", "Gather", "Slice", "Add", "Sub",
@@ -41,27 +45,48 @@ def apply_rules(state: State) -> str:
     oracle = Oracle(state)
     engine = Engine(shipped_rules(), oracle.takes, target=state.target.name, seed=state.options.seed)
     counts: dict[str, int] = {}
-    outcome = _until_settled(state, engine, counts)
+    outcome = _until_settled(state, engine, oracle, counts)
+    if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
+        outcome = _until_settled(state, engine, oracle, counts)
     if outcome.wanted:
         _ask(state, outcome.wanted, oracle)
     first = written_out_first(state.graph, engine.refuses(state.graph))
     if first:
         engine.refuse(state.graph, first)
-        _until_settled(state, engine, counts)
+        _until_settled(state, engine, oracle, counts)
     if _retype(state, engine):
-        outcome = _until_settled(state, engine, counts)
+        outcome = _until_settled(state, engine, oracle, counts)
     _report_misses(state, outcome)
     fold_constants(state.graph)
     return ", ".join(f"{n} x {rule}" for rule, n in sorted(counts.items())) or "no rule applies"
 
 
-def _until_settled(state: State, engine: Engine, counts: dict[str, int]) -> Outcome:
+def _modernise(state: State) -> bool:
+    """Convert a model of an old operator set with onnx's own converter; whether that worked."""
+    import onnx
+    import onnx.version_converter
+
+    from surgery.graph.convert import export_graph, import_graph
+
+    before = export_graph(state.graph, state.header, provenance=state.provenance)
+    try:
+        converted = onnx.version_converter.convert_version(before, MODERN_OPSET)
+        onnx.checker.check_model(converted)
+    except Exception as error:  # the converter raises many undocumented types
+        state.warn(f"the model of opset {state.graph.opset} cannot be converted to {MODERN_OPSET}: {error}")
+        return False
+    state.warn(f"the model was converted from opset {state.graph.opset} to {MODERN_OPSET}, for the rules")
+    state.graph, state.header = import_graph(converted)
+    return True
+
+
+def _until_settled(state: State, engine: Engine, oracle: Oracle, counts: dict[str, int]) -> Outcome:
     outcome: Outcome | None = None
     for _ in range(ROUNDS):
         fold_constants(state.graph)
         state.say("asking the target about each kind of node")
         outcome = engine.run(state.graph, state.provenance)
-        _keep_bounds(state, outcome)
+        _keep_bounds(state, outcome, oracle)
         drop_dead(state.graph)
         for edit in outcome.edits:
             counts[edit.rule] = counts.get(edit.rule, 0) + 1
@@ -121,7 +146,7 @@ def _retype(state: State, engine: Engine) -> bool:
     return True
 
 
-def _keep_bounds(state: State, outcome: Outcome) -> None:
+def _keep_bounds(state: State, outcome: Outcome, oracle: Oracle) -> None:
     """Outputs whose size depends on data: the padded tensor, its count beside it, and the way back."""
     from surgery.graph.view import View
 
@@ -158,24 +183,43 @@ def _keep_bounds(state: State, outcome: Outcome) -> None:
             )
         for key in view.consumers.get(name, ()):
             node = view.nodes[key]
-            stack.append((node.outputs[0].name, _axis_behind(state, node, name, axis), count))
+            stack.append((node.outputs[0].name, _axis_behind(state, node, name, axis, oracle), count))
 
 
-def _axis_behind(state: State, node: Any, name: str, axis: int) -> int:
+PER_ENTRY = frozenset(
+    {
+        "Cast", "Identity", "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Floor", "Ceil", "Round",
+        "Not", "Sign", "Erf", "Clip", "LeakyRelu",
+    }
+)  # fmt: skip
+"""Operators that look at one entry at a time: what is behind the count stays behind it."""
+
+
+def _axis_behind(state: State, node: Any, name: str, axis: int, oracle: Oracle) -> int:
     """Where a padded axis is behind a node, if padding stays padding there."""
+    from surgery.stages.because import because
+    from surgery.stages.oracle import DATA_DEPENDENT
+
     shape = node.inputs[0].shape
-    if node.op in ("Cast", "Identity"):
+    if node.op in PER_ENTRY:
         return axis
     if node.op == "Transpose" and "perm" in node.attrs:
         return list(node.attrs["perm"]).index(axis)
     if node.op == "Transpose" and shape is not None:
         return len(shape) - 1 - axis
+    if node.op == "GatherND" and node.inputs[1].name == name and not node.attrs.get("batch_dims", 0):
+        return axis  # padded positions are positions too, and their entries come out behind the count
+    if node.op == "Gather" and node.inputs[1].name == name and shape is not None:
+        return int(node.attrs.get("axis", 0)) % len(shape) + axis
+    refused = [op for op in oracle.said if op in DATA_DEPENDENT]
+    why = because(oracle.said[refused[0]], state.source.proto, op=refused[0]) if refused else None
     raise ConversionError(
         f"the size of {name!r} depends on the data, and {node.op} cannot work on a padded tensor",
         code="data-dependent-shape",
         where=state.source.name,
         node=node.name,
-        cause="TensorRT needs sizes that follow from the sizes of the inputs",
+        cause="TensorRT needs sizes that follow from the sizes of the inputs"
+        + (f" [{why.id}]" if why is not None and why.id else ""),
         fix="end the model at that tensor, or replace what follows by a form of fixed size",
     )
 

@@ -260,6 +260,9 @@ class Engine:
             if made is None:
                 continue
             expanded[id(node)] = made
+            for new in made:
+                if _on_host(new, host):
+                    host.update(t.name for t in new.outputs)
             for new in reversed(made):
                 if self._rules(new):
                     queue.appendleft((new, depth + 1))

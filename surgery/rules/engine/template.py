@@ -197,7 +197,10 @@ def _model(
             initializers.append(onnx.numpy_helper.from_array(value, operand.name))
         else:
             inputs.append(value_info(operand))
-    results = [value_info(o) if o is not None and o.name == n else _open(n, o) for n, o in outputs]
+    results = [
+        value_info(o) if o is not None and o.name == n and o.dtype is not None else _open(n, o)
+        for n, o in outputs
+    ]
     used = {n.domain for n in _all(nodes)} - {"", "ai.onnx"}
     known = {**dict.fromkeys(sorted(used), 1), **{k: v for k, v in (domains or {}).items() if k in used}}
     graph = helper.make_graph(list(nodes), "proof", inputs, results, initializers)

@@ -1,0 +1,75 @@
+"""Slices whose bounds come from data."""
+
+from __future__ import annotations
+
+from surgery.graph.body import Body
+from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
+from surgery.rules.engine.site import Site
+
+
+@lowering(
+    "slice-with-a-count",
+    "Slice",
+    why="TensorRT needs the size of a slice to follow from shapes. Here the slice is padded to the whole length of "
+    "its axis, by a gather of start, start + 1, ..., and a count says how much of it is real.",
+    samples=[
+        Sample(
+            "(float[8] x, int64[1] s, int64[1] e) => (float[k] y) { y = Slice (x, s, e) }",
+            feeds={"s": (0, 4), "e": (3, 9)},
+        ),
+        Sample(
+            "(float16[2, 8] x, int64[1] s, int64[1] e) => (float16[2, k] y) "
+            "{ a = Constant <value_ints = [-1]> () y = Slice (x, s, e, a) }",
+            feeds={"s": (-8, 0), "e": (-4, 12)},
+        ),
+        Sample(
+            "(int64[n, 3] x, int64[1] s, int64[1] e) => (int64[k, 3] y) { y = Slice (x, s, e) }",
+            feeds={"s": (0, 2), "e": (1, 3)},
+        ),
+        Sample(
+            "(int32[8] x, int32[1] s, int32[1] e) => (int32[k] y) { y = Slice (x, s, e) }",
+            feeds={"s": (0, 4), "e": (3, 9)},
+        ),
+        Sample(
+            "(bool[8] x, int64[1] s, int64[1] e) => (bool[k] y) { y = Slice (x, s, e) }",
+            feeds={"s": (0, 4), "e": (3, 9)},
+        ),
+        Sample(
+            "(double[8] x, int64[1] s, int64[1] e) => (double[k] y) { y = Slice (x, s, e) }",
+            feeds={"s": (0, 4), "e": (3, 9)},
+        ),
+    ],
+    near_misses=[
+        "(float[8, 8] x, int64[2] s, int64[2] e) => (float[k, l] y) { y = Slice (x, s, e) }",
+        "(float[8] x, int64[1] s, int64[1] e, int64[1] t) => (float[k] y) { y = Slice (x, s, e, , t) }",
+    ],
+    rank=60,
+)
+def slice_with_a_count(site: Site, b: Body) -> Bounded:
+    """One axis, step 1."""
+    starts, ends = site.input(1), site.input(2)
+    if starts.shape != (1,) or ends.shape != (1,):
+        raise NoMatch("more than one axis is sliced")
+    if starts.constant and ends.constant:
+        raise NoMatch("the bounds are constant")
+    if site.has(4) and any(step != 1 for step in site.const(4).reshape(-1)):
+        raise NoMatch("the step is not 1")
+    data = site.input(0)
+    axis = int(site.const(3).reshape(-1)[0]) if site.has(3) else 0
+    axis %= data.rank
+    known = data.shape[axis] if data.shape is not None else None
+    shape = b.op("Shape", data.name)
+    length = b.ints(known) if isinstance(known, int) else b.slice(shape, 0, axis, axis + 1)
+    zero, one = b.ints(0), b.ints(1)
+
+    def clamped(value: str) -> str:
+        """A bound as ONNX reads it: from the end if negative, then kept within 0 and the length."""
+        whole = b.cast(value, "int64")
+        whole = b.where(b.less(whole, zero), b.add(whole, length), whole)
+        return b.minimum(b.maximum(whole, zero), length)
+
+    first, last = clamped(starts.name), clamped(ends.name)
+    steps = b.op("Range", b.squeeze(zero, 0), b.squeeze(length, 0), b.squeeze(one, 0))
+    places = b.minimum(b.add(first, steps), b.sub(length, one))
+    count = b.squeeze(b.maximum(b.sub(last, first), zero), 0)
+    return Bounded(b.gather(data.name, places, axis), axis, count)
