@@ -92,7 +92,7 @@ def reduce_run_time_axes(site: Site, b: Body) -> str:
         return total
     reduced = [has_axis(b, axes, r, rank) for r in range(rank)]
     for choice, result in zip(choices[-2::-1], results[-2::-1], strict=True):
-        total = b.where(_all(b, [reduced[r] for r in choice]), result, total)
+        total = choose(b, _all(b, [reduced[r] for r in choice]), result, total, x.dtype)
     return total
 
 
@@ -170,6 +170,13 @@ def _all(b: Body, conditions: Sequence[str]) -> str:
     for condition in conditions[1:]:
         total = b.logical_and(total, condition)
     return total
+
+
+def choose(b: Body, condition: str, yes: str, no: str, dtype: np.dtype[np.generic] | None) -> str:
+    """`yes` where the condition holds, else `no`; ONNX Runtime's Where takes no bool."""
+    if dtype is None or dtype.kind != "b":
+        return b.where(condition, yes, no)
+    return b.logical_or(b.logical_and(condition, yes), b.logical_and(b.logical_not(condition), no))
 
 
 def run_time(site: Site, i: int) -> Operand:

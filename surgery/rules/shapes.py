@@ -16,7 +16,7 @@ import onnx
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Dim, Operand, Site
-from surgery.rules.reductions import run_time
+from surgery.rules.reductions import choose, run_time
 
 MAX_RANK = 8
 
@@ -156,14 +156,15 @@ def expand_to_declared(site: Site, b: Body) -> str:
         site.need(1, "the shape of the output")
         raise NoMatch("the rank is not known")
     aligned = (*[1] * (len(wanted) - len(own)), *own)
-    parts = []
-    for dim, mine in zip(wanted, aligned, strict=True):
-        part = b.ints(1) if dim is not None and dim == mine else _dim(b, x, dim)
-        if part is None:
-            site.need(1, "the shape of the output")
-            raise NoMatch(f"the size of the dim {dim} is not known")
-        parts.append(part)
-    return b.op("Expand", x.name, b.concat(parts, 0))
+    # A 1 keeps the input's own size.
+    parts = [1 if dim is not None and dim == mine else dim for dim, mine in zip(wanted, aligned, strict=True)]
+    if all(isinstance(d, int) for d in parts):
+        return b.op("Expand", x.name, b.ints(*(int(d) for d in parts if isinstance(d, int))))
+    sizes = [_dim(b, x, d) for d in parts]
+    if None in sizes:
+        site.need(1, "the shape of the output")
+        raise NoMatch("a dim of the output is not known")
+    return b.op("Expand", x.name, b.concat([d for d in sizes if d], 0))
 
 
 @lowering(
@@ -303,7 +304,7 @@ def onehot_of_declared_depth(site: Site, b: Body) -> str:
     wrapped = b.where(b.less(whole, b.const(0, "int64")), b.add(whole, b.const(depth, "int64")), whole)
     places = b.const(np.arange(depth).reshape(-1, *[1] * (indices.rank - axis)), "int64")
     off, on = (b.gather(site.x(2), b.const(i, "int64"), axis=0) for i in (0, 1))
-    return b.where(b.equal(wrapped, places), on, off)
+    return choose(b, b.equal(wrapped, places), on, off, site.input(2).dtype)
 
 
 # -- cutting --------------------------------------------------------------------------------------------------------
@@ -586,7 +587,7 @@ def placed(b: Body, value: str, x: Operand, r: int, places: str, before: str, fi
     inside = b.logical_not(b.logical_or(b.less(own, zero), b.greater(own, last)))
     if x.rank - 1 - r:
         inside = b.unsqueeze(inside, *range(1, x.rank - r))
-    return b.where(inside, b.gather(value, clamp(b, own, zero, last), axis=r), fill)
+    return choose(b, inside, b.gather(value, clamp(b, own, zero, last), axis=r), fill, x.dtype)
 
 
 def _mirrored(b: Body, mode: str, places: str, before: str, own: str, size: str) -> str:
@@ -672,7 +673,7 @@ def triangle(site: Site, b: Body) -> str:
     difference = _columns_less_rows(b, x)
     k = b.op("Reshape", site.x(1), b.ints(1)) if site.has(1) else b.ints(0)
     outside = b.less(difference, k) if site.attr("upper") else b.greater(difference, k)
-    return b.where(outside, b.const(0, site.dtype()), x.name)
+    return choose(b, outside, b.const(0, site.dtype()), x.name, x.dtype)
 
 
 def _columns_less_rows(b: Body, x: Operand) -> str:
@@ -726,14 +727,17 @@ def triangle_as_choice(site: Site, b: Body) -> str:
     "EyeLike",
     why="TensorRT wants the shape of the matrix as numbers; row and column numbers that are k apart need none.",
     samples=[
-        "(float[3, 4] x) => (float[3, 4] y) { y = EyeLike <k = 1> (x) }",
+        "(float[n, 4] x) => (float[n, 4] y) { y = EyeLike <k = 1> (x) }",
         "(int32[n, m] x) => (double[n, m] y) { y = EyeLike <dtype = 11, k = -1> (x) }",
     ],
-    near_misses=["(float[3, 3] x) => (float[3, 3] y) { y = Relu (x) }"],
+    near_misses=["(float[3, 3] x) => (float[3, 3] y) { y = EyeLike (x) }"],
+    when="always",
 )
 def eyelike(site: Site, b: Body) -> str:
     """Ones where column less row is k."""
     x = site.input(0)
+    if x.static:
+        raise NoMatch("taken: the sizes are known")
     wanted = site.attr("dtype")
     dtype = site.dtype() if wanted is None else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(int(wanted)))
     hit = b.equal(_columns_less_rows(b, x), b.const(int(site.attr("k")), "int64"))
