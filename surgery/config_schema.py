@@ -51,6 +51,13 @@ def stage_schema(name: str) -> dict[str, Any]:
     return {**_documented(schema), **({"$defs": definitions} if definitions else {})}
 
 
+def class_schema(kind: Any) -> dict[str, Any]:
+    """JSON Schema of one class of a file, with what its docstring says of each key."""
+    schema = TypeAdapter(kind).json_schema()
+    definitions = {n: _documented(d) for n, d in schema.pop("$defs", {}).items()}
+    return {**_documented(schema), **({"$defs": definitions} if definitions else {})}
+
+
 def _documented(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of one class, with what its docstring says of each attribute put beside the attribute."""
     result = dict(schema)

@@ -35,11 +35,15 @@ class Rewrite:
     Attributes:
         cut_input: Preprocessing to cut off, or nothing.
         rules: Apply the rewrite rules to what the target refuses or computes wrongly; see `surgery list rules`.
+        rule_files: YAML or Python files with rules of your own, relative to this file; they come before the others.
+        optional_rules: Names of rules that only change the form of what the target takes, and wait to be asked for.
     """
 
     name: ClassVar[str] = "rewrite"
     cut_input: CutInput | None = None
     rules: bool = False
+    rule_files: tuple[str, ...] = ()
+    optional_rules: tuple[str, ...] = ()
 
     def run(self, state: State) -> StageResult:
         """Apply in place."""
@@ -50,9 +54,11 @@ class Rewrite:
             result = self._cut_input(state, self.cut_input)
             changed |= result.changed
             texts.append(result.summary)
-        if self.rules:
+        if self.rules or self.rule_files or self.optional_rules:
             edits = len(state.report.edits)
-            texts.append(apply_rules(state))
+            texts.append(
+                apply_rules(state, shipped=self.rules, files=self.rule_files, optional=self.optional_rules)
+            )
             changed |= len(state.report.edits) > edits
         return StageResult(changed, "; ".join(texts) or "nothing to do")
 

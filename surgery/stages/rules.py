@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from surgery.errors import ConversionError
 from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.report import Edit, IoChange
 
 if TYPE_CHECKING:
@@ -31,19 +33,29 @@ CARRIERS = frozenset(
 """Operators through which an operand such as axes or a size is traced back to the input it comes from."""
 
 
-def apply_rules(state: State) -> str:
+def apply_rules(
+    state: State, *, shipped: bool = True, files: Sequence[str] = (), optional: Sequence[str] = ()
+) -> str:
     """Fold, apply rules, and again until nothing changes; the report gets edits and changes of contract.
+
+    Args:
+        state: The run.
+        shipped: Whether to apply the rules that come with the package.
+        files: Files with rules of the user's own, relative to the pipeline.
+        optional: Names of rules that apply only where they are asked for.
 
     Raises:
         ConversionError: an operand has to be constant, and only the user can know it.
+        ConfigError: a file of rules is wrong, or there is no rule of that name.
     """
     from surgery.graph.retype import written_out_first
-    from surgery.rules import shipped_rules
     from surgery.rules.engine.run import Engine
+    from surgery.rules.engine.user_rules import choose_rules
     from surgery.stages.oracle import Oracle
 
     oracle = Oracle(state)
-    engine = Engine(shipped_rules(), oracle.takes, target=state.target.name, seed=state.options.seed)
+    rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
+    engine = Engine(rules, oracle.takes, target=state.target.name, seed=state.options.seed, optional=names)
     counts: dict[str, int] = {}
     outcome = _until_settled(state, engine, oracle, counts)
     if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
@@ -57,6 +69,12 @@ def apply_rules(state: State) -> str:
     if _retype(state, engine):
         outcome = _until_settled(state, engine, oracle, counts)
     _report_misses(state, outcome)
+    for rule in own:
+        if rule.name not in counts:
+            nearest = outcome.nearest.get(rule.name)
+            state.warn(
+                f"your rule {rule.name} applies nowhere" + (f"; nearest: {nearest}" if nearest else "")
+            )
     fold_constants(state.graph)
     return ", ".join(f"{n} x {rule}" for rule, n in sorted(counts.items())) or "no rule applies"
 
@@ -84,6 +102,8 @@ def _until_settled(state: State, engine: Engine, oracle: Oracle, counts: dict[st
     outcome: Outcome | None = None
     for _ in range(ROUNDS):
         fold_constants(state.graph)
+        if infer_foreign_types(state.graph):
+            infer_types(state.graph)
         state.say("asking the target about each kind of node")
         outcome = engine.run(state.graph, state.provenance)
         _keep_bounds(state, outcome, oracle)
@@ -99,7 +119,6 @@ def _until_settled(state: State, engine: Engine, oracle: Oracle, counts: dict[st
 
 def _retype(state: State, engine: Engine) -> bool:
     """Carry dtypes that the target lacks in others; inputs and outputs that change are told in io_changes."""
-    from surgery.graph.infer import infer_types
     from surgery.graph.retype import CannotRetype, retype
 
     infer_types(state.graph)
@@ -112,7 +131,7 @@ def _retype(state: State, engine: Engine) -> bool:
             where=state.source.name,
             fix="export the model with another dtype, or see `surgery list rules`",
         ) from error
-    if not done.nodes:
+    if not done.nodes and not done.inputs:
         return False
     for name in done.made:
         state.provenance[name] = {"surgery.rule": "retype"}
