@@ -85,6 +85,13 @@ class Evaluator:
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
+    def output_types(self) -> dict[str, tuple[str, list[Any] | None]]:
+        """Type, as in ``tensor(float)``, and shape of every output, as ONNX Runtime infers them."""
+        return {
+            o.name: (o.type, list(o.shape) if o.shape is not None else None)
+            for o in self._session.get_outputs()
+        }
+
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name; only the named ones if `outputs` is given.
 

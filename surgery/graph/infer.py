@@ -11,17 +11,27 @@ if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
 
+INVENTED = "unk__"
+"""How onnx's shape inference begins the names of dims that it makes up."""
+
 KNOWN = 4096
 """Elements up to which a constant's value is shown to inference: axes, shapes, sizes, never weights."""
 
 
 def dims_of(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
-    """The declared shape: ints, symbolic names, None for unknown dims; None if no shape is declared."""
+    """The declared shape: ints, symbolic names, None for unknown dims; None if no shape is declared.
+
+    Names that onnx's inference makes up are left out: it makes up the same ones anew each time, for other dims.
+    """
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
     return [
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) if d.HasField("dim_param") else None
+        d.dim_value
+        if d.HasField("dim_value")
+        else (d.dim_param or None)
+        if d.HasField("dim_param") and not d.dim_param.startswith(INVENTED)
+        else None
         for d in tensor.shape.dim
     ]
 
@@ -164,3 +174,56 @@ def _attribute(name: str, value: Any) -> onnx.AttributeProto:
     import onnx
 
     return onnx.helper.make_attribute(name, value)
+
+
+def infer_foreign_types(graph: gs.Graph) -> int:
+    """Ask ONNX Runtime for the types behind operators that ONNX has no schema of, in place.
+
+    A session whose outputs are the tensors in question knows their types; nothing is run. Models with external
+    weights are left alone.
+
+    Returns:
+        The number of tensors whose dtype became known.
+    """
+    import numpy as np
+    import onnx
+
+    from surgery.graph.convert import export_graph
+    from surgery.graph.evaluate import EvaluationError, Evaluator
+
+    unknown = {
+        t.name: t
+        for node in graph.nodes
+        for t in node.outputs
+        if t.name and t.dtype is None and t.outputs and node.op != "Constant"
+    }
+    if not unknown or all(n.domain in (None, "", "ai.onnx") for n in graph.nodes):
+        return 0
+    model = export_graph(graph)
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        return 0
+    declared = {o.name for o in model.graph.output}
+    for name in unknown:
+        if name not in declared:
+            model.graph.output.add(name=name)
+    try:
+        types = Evaluator(model, threads=1).output_types()
+    except EvaluationError:
+        return 0
+    changed = 0
+    for name, (kind, shape) in types.items():
+        tensor = unknown.get(name)
+        if tensor is None or kind not in _KINDS:
+            continue
+        tensor.dtype = np.dtype(_KINDS[kind])
+        if tensor.shape is None:
+            tensor.shape = shape
+        changed += 1
+    return changed
+
+
+_KINDS = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
+    "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32", "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32", "tensor(uint64)": "uint64",
+}  # fmt: skip

@@ -161,7 +161,10 @@ def retype(graph: gs.Graph, refused: Callable[[gs.Node], bool], *, prefix: str =
             before[position], inserted[position] = change.before, change.after
             result.nodes.append(node.name)
             result.made += [n.name for n in (*change.before, *change.after)]
-    if not result.nodes:
+    for tensor in graph.inputs:
+        if odd(tensor) and not tensor.outputs:
+            tensors[id(tensor)] = tensor  # nothing reads it, but a parser looks at it all the same
+    if not tensors:
         return result
     _boundary(graph.inputs, tensors, result.inputs)
     _boundary(graph.outputs, tensors, result.outputs)

@@ -36,7 +36,8 @@ def arg_of_a_vector(site: Site, b: Body) -> str:
     why="TensorRT's TopK layer wants at least two dims.",
     samples=[
         "(float[7] x) => (float[3] v, int64[3] i) { k = Constant <value_ints = [3]> () v, i = TopK (x, k) }",
-        "(float[7] x) => (float[2] v, int64[2] i) { k = Constant <value_ints = [2]> () v, i = TopK <largest = 0> (x, k) }",
+        "(float[7] x) => (float[2] v, int64[2] i) "
+        "{ k = Constant <value_ints = [2]> () v, i = TopK <largest = 0> (x, k) }",
     ],
     near_misses=[
         "(float[2, 7] x) => (float[2, 3] v, int64[2, 3] i) { k = Constant <value_ints = [3]> () v, i = TopK (x, k) }"

@@ -50,6 +50,8 @@ class Oracle:
         values = [o for o in (*site.inputs, *site.outputs) if o is not None and not o.constant]
         if any(o.dtype == np.float64 for o in values):
             return False  # parsers narrow it to float32 without a word, inputs and outputs included
+        if any(o is not None and o.used and not o.boundary and o.dtype == np.uint8 for o in site.outputs):
+            return False  # uint8 is for inputs and outputs of the network only, whatever a node alone may do
         entry = target.operator(site.op)
         if entry is None or not entry.supported:
             return False

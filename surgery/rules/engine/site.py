@@ -28,6 +28,7 @@ class Operand:
         shape: Dims: a number, a symbolic name, or None; None as a whole if even the rank is unknown.
         used: For an output: whether anything reads it.
         constant: Whether the value is known.
+        boundary: For an output: whether it is an output of the graph.
         shape_only: Whether it depends on shapes and constants alone (then TensorRT computes it on the host).
     """
 
@@ -37,6 +38,7 @@ class Operand:
     used: bool = True
     constant: bool = False
     shape_only: bool = False
+    boundary: bool = False
     read: Callable[[], NDArray[Any]] | None = field(default=None, compare=False, repr=False)
 
     @property
