@@ -22,6 +22,9 @@ DENSE = 1 << 20
 
 MAX_TAPS = 8
 
+HALF_TOLERANCE = 1e-6
+"""So close to a half, ONNX Runtime takes a position for one."""
+
 _NUMPY: dict[str, Callable[..., Any]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Floor": np.floor, "Ceil": np.ceil,
     "Abs": np.abs, "Min": np.minimum, "Max": np.maximum, "Less": np.less, "Greater": np.greater,
@@ -117,6 +120,7 @@ class Style:
     antialias: bool = False
     extrapolation: float = 0.0
     stretched: bool = True
+    fixed_point: bool = False
 
 
 # -- sizes and scales ---------------------------------------------------------------------------------
@@ -351,10 +355,9 @@ def nearest_index(m: Mixed, x: Value, axis: Axis, rounding: str) -> str:
     elif rounding == "ceil":
         whole = m.op("Ceil", x)
     else:
-        part = m.op("Sub", x, low)  # exact, so that halves are told from what is near them
-        above = m.op("Greater", part, 0.5)
-        if rounding == "round_prefer_ceil":
-            above = m.op("Or", above, m.op("Equal", part, 0.5))
+        part = m.op("Sub", x, low)
+        up = rounding == "round_prefer_ceil"
+        above = m.op("Greater", part, 0.5 - HALF_TOLERANCE if up else 0.5 + HALF_TOLERANCE)
         whole = m.op("Add", low, m.one_where(above))
     return m.whole(m.op("Max", m.op("Min", whole, m.op("Sub", m.real(axis.before), 1)), 0))
 
@@ -446,6 +449,8 @@ def _interpolate(m: Mixed, x: str, axis: Axis, at: Value, style: Style, rank: in
     if isinstance(matrix, str):
         matrix = matrix if dtype == np.float32 else m.b.cast(matrix, dtype)
         return _apply_matrix(m.b, x, matrix, axis.index, rank)
+    if style.fixed_point:  # weights of 8-bit images have so many bits
+        matrix = np.round(np.float64(matrix) * (1 << 22)) / (1 << 22)
     if matrix.size > DENSE and (matrix != 0).sum(axis=1).max() <= MAX_TAPS:
         return _apply_taps(m.b, x, matrix, axis.index, rank, dtype)
     return _apply_matrix(m.b, x, m.b.const(matrix, dtype), axis.index, rank)
@@ -501,9 +506,11 @@ def resize(site: Site, b: Body, found: list[Axis], style: Style) -> str:
         inner = np.dtype(np.float32)
     value = x.name if inner == dtype else b.cast(x.name, inner)
     places = [coordinates(m, axis, style.transform) for axis in busy]
-    if site.kind(0) in "iu" and style.mode == "linear" and not style.antialias and _plane(busy, rank):
-        down, right = sorted(range(2), key=lambda k: busy[k].index)
-        value = _whole_bilinear(m, value, busy[down], busy[right], [places[down], places[right]])
+    plane = {a.index: (a, at) for a, at in zip(busy, places, strict=True)}
+    whole = site.kind(0) in "iu" and style.mode == "linear" and not style.antialias
+    if whole and plane.keys() <= {rank - 2, rank - 1}:
+        (down, i), (right, j) = (plane.get(a) or _still(m, x, a) for a in (rank - 2, rank - 1))
+        value = _whole_bilinear(m, value, down, right, [i, j])
     else:
         for axis, at in zip(busy, places, strict=True):
             if style.mode == "nearest":
@@ -517,14 +524,17 @@ def resize(site: Site, b: Body, found: list[Axis], style: Style) -> str:
             mask = _beyond(m, at, axis, rank)
             outside = b.logical_or(outside, mask) if outside else mask
         value = b.where(outside, b.const(style.extrapolation, inner), value)
+    if site.kind(0) in "iu" and style.mode == "cubic" and not style.antialias:
+        value = b.op("Round", value)  # as onnx's reference; ONNX Runtime has no such kernel
     if inner != dtype:
         value = _narrow(b, value, site.kind(0), dtype)
     return value if value != x.name else b.op("Identity", value)
 
 
-def _plane(busy: list[Axis], rank: int) -> bool:
-    """Whether the axes are the last two."""
-    return sorted(a.index for a in busy) == [rank - 2, rank - 1]
+def _still(m: Mixed, x: Operand, index: int) -> tuple[Axis, Value]:
+    """An axis that stays as it is, and its coordinates."""
+    size = _dim(x, index, m.b)
+    return Axis(index, size, size, np.asarray(1, np.float32)), m.count(size)
 
 
 def _beyond(m: Mixed, at: Value, axis: Axis, rank: int) -> str:
@@ -556,6 +566,7 @@ def _style(site: Site) -> Style:
         antialias=bool(site.attr("antialias", 0)),
         extrapolation=float(site.attr("extrapolation_value", 0.0)),
         stretched=site.attr("keep_aspect_ratio_policy", "stretch") == "stretch",
+        fixed_point=site.kind(0) in "iu" and site.dtype(0).itemsize == 1 and bool(site.attr("antialias", 0)),
     )
 
 
@@ -658,8 +669,8 @@ REFUSED = frozenset({"tf_crop_and_resize", "half_pixel_symmetric"})
     "Resize",
     since=11,
     when="always",
-    why="A node whose size comes from shapes cannot be tried alone; some attributes are refused by every parser:"
-    " antialias, keep_aspect_ratio_policy, tf_crop_and_resize, half_pixel_symmetric. Weights are computed as it runs.",
+    why="A node whose size comes from shapes cannot be tried alone; some attributes are refused by every"
+    " parser: antialias, keep_aspect_ratio_policy, tf_crop_and_resize, half_pixel_symmetric.",
     samples=[
         """(float[2, 3, h, w] x) => (float[2, 3, p, q] y) <int64[2] up = {2, 1}, int64[2] down = {1, 2}>
         {
