@@ -44,6 +44,10 @@ SetOption = Annotated[
 PluginPathOption = Annotated[
     list[Path] | None, typer.Option(metavar="DIR", help="Folder with plugins of your own; may be repeated.")
 ]
+RuleFileOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="YAML or Python file with rules of your own; may be repeated."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on standard output.")
 ]

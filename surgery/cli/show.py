@@ -1,4 +1,4 @@
-"""surgery show: one pipeline, target, plugin or stage."""
+"""surgery show: one pipeline, target, plugin, stage or rule."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from surgery.cli.listing import Noun
-from surgery.cli.options import PluginPathOption
+from surgery.cli.listing import NOUNS, Noun, find_rules
+from surgery.cli.options import PluginPathOption, RuleFileOption
 from surgery.cli.output import columns, print_json, print_text
 from surgery.errors import ConfigError
 
 if TYPE_CHECKING:
     from surgery.plugins.definition import PluginDefinition
+    from surgery.rules.engine.run import Rule
 
 
 def show(
-    noun: Annotated[Noun, typer.Argument(metavar="NOUN", help="pipelines, targets, plugins or stages.")],
+    noun: Annotated[Noun, typer.Argument(metavar="NOUN", help=NOUNS)],
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Name, as `surgery list` has it.")
     ] = None,
@@ -27,8 +28,9 @@ def show(
         bool, typer.Option("--schema", help="Print the JSON Schema of pipeline files, for editors.")
     ] = False,
     plugin_path: PluginPathOption = None,
+    rule_file: RuleFileOption = None,
 ) -> None:
-    """Show one pipeline, target, plugin or stage."""
+    """Show one pipeline, target, stage, plugin or rule."""
     if schema:
         if noun is not Noun.pipelines or name is not None:
             raise ConfigError(
@@ -54,6 +56,8 @@ def show(
         _target(name)
     elif noun is Noun.stages:
         _stage(name)
+    elif noun is Noun.rules:
+        _rule(find_rules(rule_file or []), name)
     else:
         from surgery.plugins.registry import Registry
 
@@ -193,6 +197,37 @@ def _plugin(plugin: PluginDefinition) -> None:
     )
     print_text("outputs:")
     _print([o.name, o.dtype, _shape(o.shape), o.meaning] for o in file.outputs)
+
+
+def _rule(rules: list[Rule], name: str) -> None:
+    from surgery.rules.engine import describe
+
+    found = {r.name: r for r in rules}
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        raise ConfigError(
+            f"no rule named {name!r}",
+            code="unknown-rule",
+            fix=f"did you mean {near[0]!r}?" if near else "`surgery list rules` lists them",
+        )
+    rule = found[name]
+    print_text(f"{rule.name}: {' '.join(rule.why.split())}")
+    _print(
+        [
+            ["form", rule.form],
+            ["operators", describe.operators(rule)],
+            ["applies", describe.applies_long(rule)],
+            ["opsets", describe.opsets(rule)],
+            ["targets", describe.targets(rule)],
+        ]
+    )
+    for title, text in describe.functions(rule):
+        print_text(f"{title}:")
+        print_text("\n".join(f"  {line}".rstrip() for line in text.splitlines()))
+    for title, samples in (("samples", rule.samples), ("left alone", rule.near_misses)):
+        if samples:
+            print_text(f"{title}:")
+            print_text("\n".join(f"  {describe.sample_text(s)}" for s in samples))
 
 
 def _shape(dims: Iterable[Any]) -> str:

@@ -827,6 +827,65 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+# -- words ----------------------------------------------------------------------------------------------
+
+DEEP = 8
+"""Levels of a pattern that its text goes into."""
+
+
+def pattern_text(pattern: Pattern) -> str:
+    """A pattern as text, one output per line; a node at a second place by the name it got at the first."""
+    names: dict[int, str] = {}
+    uses: dict[int, int] = {}
+    for node in _walk(pattern.roots):
+        for child in _children(node):
+            uses[id(child)] = uses.get(id(child), 0) + 1
+    return "\n".join(_words(root, names, uses, 0) for root in pattern.roots)
+
+
+def _words(pattern: Any, names: dict[int, str], uses: Mapping[int, int], level: int) -> str:
+    if isinstance(pattern, Value):
+        return pattern.name
+    if isinstance(pattern, Constant):
+        if pattern.equals is None:
+            return f"constant {pattern.name or ''}".strip()
+        return _text(np.asarray(pattern.equals)) if np.size(pattern.equals) > 1 else f"{pattern.equals:g}"
+    if isinstance(pattern, Absent):
+        return "(none)"
+    if isinstance(pattern, Rest):
+        return f"{pattern.name}..."
+    if isinstance(pattern, Maybe):
+        return f"[{_words(pattern.pattern, names, uses, level)}]"
+    if isinstance(pattern, Out):
+        return f"{_words(pattern.node, names, uses, level)}.{pattern.index}"
+    if isinstance(pattern, Either):
+        return f"({' | '.join(_words(p, names, uses, level) for p in pattern.choices)})"
+    return _node_words(pattern, names, uses, level)
+
+
+def _node_words(pattern: Op, names: dict[int, str], uses: Mapping[int, int], level: int) -> str:
+    if id(pattern) in names:
+        return names[id(pattern)]
+    mark = ""
+    if uses.get(id(pattern), 0) > 1:
+        names[id(pattern)] = f"n{len(names) + 1}"
+        mark = f"{names[id(pattern)]} = "
+    kind = "|".join(sorted(pattern.kinds))
+    if pattern.domain:
+        kind = f"{pattern.domain}.{kind}"
+    attributes = ", ".join(f"{k} = {_attribute_words(v)}" for k, v in pattern.attrs.items())
+    if level >= DEEP:
+        return f"{mark}{kind} (...)"
+    inputs = ", ".join(_words(p, names, uses, level + 1) for p in pattern.inputs)
+    return f"{mark}{kind}{f' <{attributes}>' if attributes else ''} ({inputs})"
+
+
+def _attribute_words(value: Any) -> str:
+    if isinstance(value, Attr):
+        return f"@{value.name}"
+    return "..." if callable(value) else str(value)
+
+
 # -- values ---------------------------------------------------------------------------------------------
 
 

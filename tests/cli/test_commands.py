@@ -93,7 +93,15 @@ def test_help_names_every_option(command: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["list stages", "show stages build", "show stages substitute", "show stages parse"],
+    [
+        "list stages",
+        "show stages build",
+        "show stages substitute",
+        "show stages parse",
+        "show rules value-of-optional",
+        "show rules layer-normalization",
+        "show rules transpose-of-transpose",
+    ],
 )
 def test_list_and_show(arguments: str, golden: Golden) -> None:
     done = surgery(*arguments.split())
@@ -151,6 +159,33 @@ def test_plugins_are_listed_and_shown() -> None:
     assert re.search(r"^ +score_threshold +float", done.stdout, re.MULTILINE)
 
 
+def test_rules_are_listed(tmp_path: Path) -> None:
+    from surgery.rules import shipped_rules
+
+    done = surgery("list", "rules")
+    assert done.returncode == 0
+    names = [line.split()[0] for line in done.stdout.splitlines()][1:]
+    assert names == sorted(r.name for r in shipped_rules())
+    rows = {r["name"]: r for r in json.loads(surgery("list", "rules", "--json").stdout)}
+    assert rows["det-by-elimination"]["form"] == "lowering"
+    assert rows["value-of-optional"]["form"] == "pair"
+    assert rows["transpose-of-transpose"]["applies"] == "on request"
+
+
+def test_rules_of_a_file_are_listed_and_shown(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: mine\nwhy: Because. And so on.\nbefore: (x) => (y) { r = Relu (x) y = Exp (r) }\n"
+        "after: (x) => (y) { y = Exp (x) }\n",
+        encoding="utf-8",
+    )
+    done = surgery("list", "rules", "--rule-file", file)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split() == ["mine", "pair", "always", "Exp,", "Relu", "Because"]
+    done = surgery("show", "rules", "mine", "--rule-file", file)
+    assert "before:\n  (x) => (y) {\n    r = Relu (x)\n    y = Exp (r)\n  }\n" in done.stdout
+
+
 def test_the_schema_is_json() -> None:
     done = surgery("show", "pipelines", "--schema")
     assert done.returncode == 0
@@ -186,6 +221,7 @@ WRONG = {
     "unknown-pipeline-shown": ("show pipelines sdd", 2),
     "unknown-stage-shown": ("show stages biuld", 2),
     "unknown-plugin-shown": ("show plugins EfficientNMS", 2),
+    "unknown-rule-shown": ("show rules value-of-optionals", 2),
     "no-name": ("show stages", 2),
     "no-model": ("run MINE", 2),
     "missing-model": ("run MINE missing.onnx", 3),
