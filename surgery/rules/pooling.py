@@ -116,6 +116,40 @@ def _along(b: Body, x: str, axis: int, window: Window, rank: int, kind: str, zer
     return b.reduce(kind, found, axis + 1, keepdims=False)
 
 
+def window_slices(site: Site, b: Body, x: str, combine: str, fill: Any) -> str:
+    """Windows of an image of any size: padded, and one strided slice for each element of a window, axis by axis.
+
+    Args:
+        site: The node; its sizes are not asked for, so only explicit padding and rounding down will do.
+        b: The builder.
+        x: The image.
+        combine: Operator that puts two slices together.
+        fill: What the padding holds, with the dtype of the image.
+    """
+    kernel = [int(k) for k in site.attr("kernel_shape", [])]
+    n = len(kernel)
+    if site.attr("ceil_mode", 0) or str(site.attr("auto_pad", "NOTSET")).startswith("SAME"):
+        raise NoMatch("the size of the image decides the padding, and it is not known")
+    strides, dilations = site.attr("strides") or [1] * n, site.attr("dilations") or [1] * n
+    pads = site.attr("pads") or [0] * 2 * n
+    if any(pads) and site.attr("auto_pad", "NOTSET") != "VALID":
+        x = b.op("Pad", x, b.ints(0, 0, *pads[:n], 0, 0, *pads[n:]), b.const(fill, fill.dtype))
+    for i in range(n):
+        total = ""
+        for k in range(kernel[i]):
+            rest = (kernel[i] - 1 - k) * dilations[i]
+            ends = b.ints(-rest if rest else np.iinfo(np.int64).max)
+            part = b.op("Slice", x, b.ints(k * dilations[i]), ends, b.ints(i + 2), b.ints(strides[i]))
+            total = b.op(combine, total, part) if total else part
+        x = total
+    return x
+
+
+def _static(site: Site) -> bool:
+    """Whether the size of the image is known."""
+    return all(isinstance(s, int) for s in (site.input(0).shape or (None,))[2:])
+
+
 def window_sum(b: Body, x: str, found: Sequence[Window], dtype: Any) -> str:
     """Sum over each window; outside of the input there are zeros."""
     for i, window in enumerate(found):
@@ -235,6 +269,10 @@ def _image_offsets(site: Site, b: Body, space: int) -> str:
     samples=[
         """(float[n, 2, 9, 8] x) => (float[n, 2, 5, 4] y)
         { y = MaxPool <kernel_shape = [3, 3], dilations = [2, 2]> (x) }""",
+        Sample(
+            """(float[n, 2, h, w] x) => (float[n, 2, p, q] y)
+            { y = MaxPool <kernel_shape = [3, 2], dilations = [2, 3], strides = [1, 2], pads = [2, 1, 2, 1]> (x) }"""
+        ),
         """(float16[1, 1, 9, 8, 7] x) => (float16[1, 1, 5, 4, 3] y)
         { y = MaxPool <kernel_shape = [3, 2, 2], dilations = [2, 3, 1], strides = [1, 2, 2],
                        pads = [0, 1, 0, 0, 1, 0]> (x) }""",
@@ -246,13 +284,19 @@ def _image_offsets(site: Site, b: Body, space: int) -> str:
     ],
     near_misses=[
         """(float[1, 1, h, w] x) => (float[1, 1, p, q] y)
-        { y = MaxPool <kernel_shape = [2, 2], dilations = [2, 2]> (x) }"""
+        { y = MaxPool <kernel_shape = [2, 2], dilations = [2, 2], ceil_mode = 1> (x) }"""
     ],
 )
 def maxpool_by_gathers(site: Site, b: Body) -> str:
     """The windows of every axis in turn."""
     if site.used(1):
         raise NoMatch("indices are wanted")
+    if not _static(site):
+        dtype = site.dtype(0)
+        lowest = np.finfo(np.float32).min if site.kind(0) == "f" else np.iinfo(dtype).min
+        if dtype == np.float16:
+            lowest = np.finfo(np.float16).min
+        return window_slices(site, b, site.x(0), "Max", np.asarray(lowest, dtype))
     found = windows(site)
     plain = all(w.dilation == 1 for w in found) and not any(w.dropped for w in found)
     if site.kind(0) in "iu" and plain:
@@ -325,6 +369,12 @@ def without_window_in_padding(site: Site, b: Body) -> str:
     why="TensorRT has no dilated average. Sums are taken axis by axis and divided by the number of elements.",
     samples=[
         Sample(
+            """(float[n, 2, h, w] x) => (float[n, 2, p, q] y)
+            { y = AveragePool <kernel_shape = [2, 2], dilations = [1, 2], pads = [1, 0, 1, 1],
+                               count_include_pad = 1, strides = [2, 1]> (x) }""",
+            opset=19,
+        ),
+        Sample(
             """(float[n, 2, 9, 8] x) => (float[n, 2, 5, 4] y)
         { y = AveragePool <kernel_shape = [3, 3], dilations = [2, 2]> (x) }""",
             opset=19,
@@ -345,7 +395,7 @@ def without_window_in_padding(site: Site, b: Body) -> str:
     near_misses=[
         Sample(
             """(float[1, 1, h, w] x) => (float[1, 1, p, q] y)
-        { y = AveragePool <kernel_shape = [2, 2], dilations = [2, 2]> (x) }""",
+        { y = AveragePool <kernel_shape = [2, 2], dilations = [2, 2], pads = [1, 1, 1, 1]> (x) }""",
             opset=19,
         )
     ],
@@ -353,7 +403,14 @@ def without_window_in_padding(site: Site, b: Body) -> str:
 )
 def averagepool_by_gathers(site: Site, b: Body) -> str:
     """The sum over each window, divided by how many elements count."""
-    return _average(site, b, windows(site))
+    if _static(site):
+        return _average(site, b, windows(site))
+    if any(site.attr("pads") or ()) and not site.attr("count_include_pad", 0):
+        raise NoMatch("how many elements count depends on the size of the image, which is not known")
+    x, dtype = _wide(site, b)
+    total = window_slices(site, b, x, "Add", np.zeros((), dtype))
+    volume = prod(int(k) for k in site.attr("kernel_shape", []))
+    return _back(site, b, b.div(total, b.const(volume, dtype)), dtype)
 
 
 def _average(site: Site, b: Body, found: Sequence[Window]) -> str:
@@ -375,6 +432,8 @@ def _average(site: Site, b: Body, found: Sequence[Window]) -> str:
     "LpPool",
     why="TensorRT has p = 1 and 2 without dilations. The p-th root of the sum of p-th powers.",
     samples=[
+        """(float[n, 2, h, w] x) => (float[n, 2, p, q] y)
+        { y = LpPool <kernel_shape = [2, 3], strides = [1, 2], pads = [0, 1, 1, 0], p = 3> (x) }""",
         "(float[n, 2, 6, 6] x) => (float[n, 2, 5, 5] y) { y = LpPool <kernel_shape = [2, 2], p = 3> (x) }",
         """(float[1, 2, 7, 6] x) => (float[1, 2, 4, 3] y)
         { y = LpPool <kernel_shape = [3, 2], strides = [2, 2], auto_pad = "SAME_LOWER", p = 4> (x) }""",
@@ -383,14 +442,20 @@ def _average(site: Site, b: Body, found: Sequence[Window]) -> str:
         """(float[1, 2, 9, 8] x) => (float[1, 2, 5, 4] y)
         { y = LpPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1, p = 3> (x) }""",
     ],
-    near_misses=["(float[1, 1, h, w] x) => (float[1, 1, p, q] y) { y = LpPool <kernel_shape = [2, 2], p = 3> (x) }"],
+    near_misses=[
+        """(float[1, 1, h, w] x) => (float[1, 1, p, q] y)
+        { y = LpPool <kernel_shape = [2, 2], p = 3, auto_pad = "SAME_UPPER"> (x) }"""
+    ],
 )  # fmt: skip
 def lppool(site: Site, b: Body) -> str:
     """Powers, the sum over each window, the root."""
-    found = windows(site)
     x, dtype = _wide(site, b)
     p = int(site.attr("p", 2))
     powers = _power(b, x, p, dtype)
+    if not _static(site):
+        total = window_slices(site, b, powers, "Add", np.zeros((), dtype))
+        return _back(site, b, _root(b, total, p, dtype), dtype)
+    found = windows(site)
     if all(w.dilation == 1 for w in found) and not site.attr("ceil_mode", 0):
         mean = b.op(
             "AveragePool",
