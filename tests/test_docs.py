@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from surgery import errors
 from surgery.cli.show import kind_text, option_rows, value_text
-from surgery.config_schema import pipeline_schema, stage_schema
+from surgery.config_schema import class_schema, pipeline_schema, stage_schema
 from surgery.report import Report
 from surgery.stages import STAGES
 
@@ -67,19 +68,64 @@ def reference() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("part", ["file", "cuts", "profiles", "stages"])
-def test_pipeline_reference_is_what_the_schema_says(part: str, request: pytest.FixtureRequest) -> None:
+def rules() -> str:
+    """One table for each module of rules."""
+    from surgery.rules import rules_by_module
+    from surgery.rules.engine.describe import applies, operators
+
+    parts = []
+    for module, found in rules_by_module().items():
+        parts.append(f"### {first_line(module)}")
+        rows = [[f"`{r.name}`", operators(r, short=True), applies(r), " ".join(r.why.split())] for r in found]
+        parts.append(table(["rule", "operators", "applied", "why"], rows))
+    return "\n\n".join(parts)
+
+
+def first_line(module: str) -> str:
+    doc = importlib.import_module(module).__doc__ or module
+    return doc.strip().splitlines()[0].rstrip(".")
+
+
+def check_part(name: str, part: str, wanted: str, update: bool) -> None:
     begin = re.compile(rf"(<!-- {part}: begin.*?-->\n)(.*?)(<!-- {part}: end -->)", re.DOTALL)
-    wanted = f"\n{reference()[part]}\n\n"
-    document = text("pipelines.md")
+    document = text(name)
     found = begin.search(document)
     assert found is not None
-    if request.config.getoption("--update-golden"):
-        (DOCS / "pipelines.md").write_text(
-            document[: found.end(1)] + wanted + document[found.start(3) :], encoding="utf-8"
-        )
+    if update:
+        changed = f"{document[: found.end(1)]}\n{wanted}\n\n{document[found.start(3) :]}"
+        (DOCS / name).write_text(changed, encoding="utf-8")
     else:
-        assert found[2] == wanted, "run pytest tests/test_docs.py --update-golden"
+        assert found[2] == f"\n{wanted}\n\n", "run pytest tests/test_docs.py --update-golden"
+
+
+@pytest.mark.parametrize("part", ["file", "cuts", "profiles", "stages"])
+def test_pipeline_reference_is_what_the_schema_says(part: str, request: pytest.FixtureRequest) -> None:
+    check_part("pipelines.md", part, reference()[part], request.config.getoption("--update-golden"))
+
+
+def test_the_keys_of_a_rule_are_what_the_schema_says(request: pytest.FixtureRequest) -> None:
+    from surgery.rules.engine.user_rules import RuleEntry
+
+    wanted = keys(class_schema(RuleEntry))
+    check_part("rules.md", "rule", wanted, request.config.getoption("--update-golden"))
+
+
+def test_the_tables_of_rules_are_what_the_rules_say(request: pytest.FixtureRequest) -> None:
+    check_part("rules.md", "rules", rules(), request.config.getoption("--update-golden"))
+
+
+@pytest.mark.parametrize("language", ["yaml", "python"])
+def test_the_shown_rules_are_valid(language: str, tmp_path: Path) -> None:
+    from surgery.rules.engine.selfproof import apply_to_sample
+    from surgery.rules.engine.user_rules import load_rules
+
+    example = re.search(rf"```{language}\n(# rules file\n.*?)```", text("rules.md"), re.DOTALL)
+    assert example is not None
+    file = tmp_path / ("mine.yaml" if language == "yaml" else "mine.py")
+    file.write_text(example[1], encoding="utf-8")
+    for rule in load_rules([file]):
+        for sample in rule.samples:
+            assert [e.verified for e in apply_to_sample([rule], sample).outcome.edits] == ["passed"]
 
 
 def test_every_key_of_the_report_is_documented() -> None:
