@@ -30,6 +30,8 @@ SECONDS = 50.0
 ROUNDS = 200
 """Rounds of cutting and asking again."""
 
+LEFT = "what is left without the nodes above was parsed and not built"
+
 GLOBAL = PROFILE | {
     "workspace-too-small", "no-outputs", "file-truncated", "engine-gpu-mismatch", "bf16-dtype", "opset-too-new",
 }  # fmt: skip
@@ -440,6 +442,8 @@ class _Search:
 
     def _build_all(self) -> None:
         for _ in range(ROUNDS):
+            if (self.work.cut or self.work.skipped) and not self._fixed():
+                return
             model = self.work.for_build()
             if not model.graph.output:
                 return
@@ -451,16 +455,54 @@ class _Search:
                 self._note_profile()
                 return
             if outcome.parse_errors:
-                self._stop("the parser took the model, and refused it when it was to be built")
+                self.result.notes.append(f"{LEFT}: at fixed shapes the parser refuses it")
                 return
             if outcome.timed_out:
                 self._stop(
                     "the build did not end in the time given (--seconds); up to then nothing was refused"
                 )
                 return
+            if self._only_the_range():
+                return
             if not self._build_failed(outcome):
                 return
         self._stop(f"more than {ROUNDS} rounds")
+
+    def _only_the_range(self) -> bool:
+        """Whether a model that does not build over derived ranges does so at fixed shapes; tells which."""
+        ranges = derived_ranges(self.work.facts)
+        if self.shapes is not None or not ranges or self.work.cut or self.work.skipped:
+            return False
+        for part in range(2):
+            if self.left() < 5:
+                return False
+            fixed = {n: (r[part], r[part], r[part]) for n, r in ranges.items()}
+            for name, shapes in fixed.items():
+                batch = tuple(b if low != high else f for low, f, b, high in zip(
+                    ranges[name][0], shapes[0], ranges[name][1], ranges[name][2], strict=True))  # fmt: skip
+                first = batch[:1] + shapes[0][1:]
+                fixed[name] = (first, first, first)
+            self.shapes = fixed
+            outcome = self._ask_builder(self.work.for_build())
+            self.shapes = None
+            if outcome.ok:
+                listed = "; ".join(f"{n} {'x'.join(map(str, s[0]))}" for n, s in fixed.items())
+                self.result.notes.append(
+                    f"it builds at fixed shapes ({listed}), not over ranges that were guessed; give real ones with --shape"
+                )
+                return True
+        return False
+
+    def _fixed(self) -> bool:
+        """Give what is left fixed shapes; False if what stands for a cut node has none."""
+        facts = self.work.facts
+        best = {n: s[1] for n, s in derived_ranges(facts).items()}
+        best.update({n: tuple(s[1]) for n, s in (self.shapes or {}).items() if n in best})
+        free = self.work.specialise(best)
+        if free:
+            named = ", ".join(repr(self.work.readable(n)) for n in free[:5])
+            self.result.notes.append(f"{LEFT}: the shape of {named} is not known before the model runs")
+        return not free
 
     def _build_failed(self, outcome: BuildOutcome) -> bool:
         """Say what the builder refused and cut it out; False to end the search."""

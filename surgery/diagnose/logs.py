@@ -193,7 +193,7 @@ def _findings(entry: _Entry, facts: Facts | None) -> list[Finding]:
     bad = entry.level in ERRORS or _FAILURE.search(entry.text)
     if not bad and entry.level not in WARNINGS:
         return []
-    return classify([entry.text], op=operator_in(entry.text), node=None, model=facts)
+    return classify([entry.text], op=operator_in(entry.text), node=node_in(entry.text), model=facts)
 
 
 def _without_echoes(problems: list[LogProblem]) -> list[LogProblem]:

@@ -164,25 +164,30 @@ def profile_options(facts: Facts) -> str:
 Shape = tuple[int, ...]
 
 
+def _range(axis: int, rank: int) -> tuple[int, int, int]:
+    from surgery.stages.profiles import DERIVED_OTHER, DERIVED_SIZE
+
+    return BATCH if axis == 0 else DERIVED_SIZE if rank == 4 else DERIVED_OTHER
+
+
 def derived_ranges(facts: Facts, graph: object = None) -> dict[str, tuple[Shape, Shape, Shape]]:
     """Minimum, optimum and maximum of each input with free dims; one name of a dim has one range."""
     from surgery.diagnose.facts import kind_of
-    from surgery.stages.profiles import DERIVED_OTHER, DERIVED_SIZE
 
     source = facts.model.graph if graph is None else graph
     found = {}
+    named: dict[str, tuple[int, int, int]] = {}
+    images_first = sorted(source.input, key=lambda v: len(kind_of(v).dims or ()) != 4)  # type: ignore[attr-defined]
+    for value in images_first:
+        for axis, dim in enumerate(kind_of(value).dims or ()):
+            if isinstance(dim, str):
+                named.setdefault(dim, _range(axis, len(kind_of(value).dims or ())))
     for value in source.input:  # type: ignore[attr-defined]
         dims = kind_of(value).dims
         if value.name in facts.main.constants or dims is None or all(isinstance(d, int) for d in dims):
             continue
         ranges = [
-            (d, d, d)
-            if isinstance(d, int)
-            else BATCH
-            if axis == 0
-            else DERIVED_SIZE
-            if len(dims) == 4
-            else DERIVED_OTHER
+            (d, d, d) if isinstance(d, int) else named[d] if isinstance(d, str) else _range(axis, len(dims))
             for axis, d in enumerate(dims)
         ]
         low, best, high = (tuple(r[i] for r in ranges) for i in range(3))

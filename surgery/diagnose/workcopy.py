@@ -7,17 +7,19 @@ whatever the model calls its nodes; :meth:`WorkCopy.readable` puts the model's o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from surgery.diagnose.facts import Facts, Kind, Place, label, used
+from surgery.diagnose.facts import Facts, Kind, Place, kind_of, label, used
 
 if TYPE_CHECKING:
     import onnx
 
 TOKEN = re.compile(r"sgy\d{6}x")
 """What nodes are called in the copy."""
+
+_CALLED = re.compile(r" called by '.*'$")
 
 MAX_NODES = 200_000
 """Nodes up to which functions are expanded."""
@@ -87,6 +89,8 @@ class WorkCopy:
         self.facts = Facts(whole)
         self.facts.inlined = frozenset(t for t, o in self.origins.items() if o.call is not None)
         self._places = {p.node.name: p for p in self.facts.places}
+        self._typed = self._places
+        self._stands: dict[str, tuple[str, str]] = {}
 
     def place(self, token: str) -> Place:
         """A node of the copy, as it was before any cut."""
@@ -117,7 +121,11 @@ class WorkCopy:
         token = f"sgy{self._count:06d}x"
         self._count += 1
         own = label(node).removeprefix(prefix)
-        written = f"{path[-1]}|{own}" if call is not None and path else token
+        written = (
+            "|".join([_CALLED.sub("", p) for p in _from_function(path)] + [own])
+            if call is not None
+            else token
+        )
         self.origins[token] = Origin(own, node.op_type, node.domain, path, call, written)
         node.name = token
         for attribute in node.attribute:
@@ -225,11 +233,12 @@ class WorkCopy:
         import onnx
 
         main = not self._places[token].owners
-        kind = self._places[token].scope.kind(name)
+        kind = self._typed[token].scope.kind(name)
         declared = [o for o in graph.output if o.name == name]
         fresh = name if main else f"{token}_{position}"
         if usable(kind):
             self.model.graph.input.append(declare(fresh, kind))
+            self._stands[fresh] = (token, name)
             if main:
                 _remove_outputs(graph, {name})
             else:
@@ -246,6 +255,37 @@ class WorkCopy:
             return [self.owner(token)]
         return [n.name for n in graph.node if name in used(n)]
 
+    def specialise(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        """Fix free dims of the inputs, and with them the shapes of what stands for cut nodes.
+
+        Inputs that stand for cut nodes are free of each other otherwise, and a profile for them would be wrong.
+
+        Returns:
+            Names of inputs whose shape stays unknown.
+        """
+        import onnx
+
+        model = onnx.ModelProto()
+        model.CopyFrom(self.facts.model)
+        for value in model.graph.input:
+            if value.name in shapes:
+                fixed = declare(value.name, Kind(kind_of(value).dtype, tuple(shapes[value.name])))
+                value.CopyFrom(fixed)
+        self._typed = {p.node.name: p for p in Facts(model).places}
+        known = {v.name: kind_of(v) for v in model.graph.input}
+        free = []
+        for value in self.model.graph.input:
+            if value.name in self._stands:
+                token, name = self._stands[value.name]
+                kind = self._typed[token].scope.kind(name)
+            else:
+                kind = known.get(value.name, kind_of(value))
+            if not usable(kind) or not all(isinstance(d, int) for d in kind.dims or ()):
+                free.append(value.name)
+            else:
+                value.CopyFrom(declare(value.name, kind))
+        return free
+
     # -- models to ask about ----------------------------------------------------------------------------------------
 
     def for_build(self) -> onnx.ModelProto:
@@ -259,7 +299,7 @@ class WorkCopy:
         have = {o.name for o in graph.output}
         for name in dict.fromkeys(self._ends):
             kind = self.facts.main.kind(name)
-            if name in made and name not in have and usable(kind):
+            if name in made and name not in have and usable(kind) and kind.dtype not in ("uint8", "int4"):
                 graph.output.append(declare(name, kind))
         return model
 
@@ -304,6 +344,11 @@ class WorkCopy:
     def index(self, token: str) -> int | None:
         """Position in the main graph of the copy, or None if it is not there."""
         return next((i for i, n in enumerate(self.model.graph.node) if n.name == token), None)
+
+
+def _from_function(path: Sequence[str]) -> Sequence[str]:
+    last = max((i for i, p in enumerate(path) if _CALLED.search(p)), default=0)
+    return path[last:]
 
 
 def usable(kind: Kind) -> bool:

@@ -19,9 +19,8 @@ RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "recorded.j
 """First message about a model and its class, as TensorRT-RTX 1.7.1 gave it."""
 
 STAGES = {"check", "load", "parse", "build", "run", "verify"}
-KINDS = {
-    "rewrite", "constant-fold", "dtype-cast", "shape-specialize", "plugin", "builder-option", "export-flag", "upgrade",
-}  # fmt: skip
+KINDS = {"rewrite", "constant-fold", "dtype-cast", "shape-specialize", "plugin", "builder-option"}
+KINDS |= {"export-flag", "upgrade"}
 
 
 def message(row: dict[str, Any]) -> ParserMessage | str:

@@ -57,16 +57,16 @@ def test_plugin_not_found_is_told_apart_by_domain(op: str, domain: str, wanted: 
 @pytest.mark.parametrize(
     ("text", "wanted", "node"),
     [
-        ("g (float[4, 8] x, int64[1] a) => (y) <int64[1] s = {1}, int64[1] e = {3}> { [n] y = Slice (x, s, e, a) }",
+        ("g (float[4, 8] x, int64[1] a) => (float[] y) <int64[1] s = {1}, int64[1] e = {3}> { [n] y = Slice (x, s, e, a) }",
          "slice-axes-not-constant", "n"),
-        ("g (float[4] x, int64 a) => (y) { [r] z = Relu (x) [n] y = CumSum (z, a) }", "cumsum-axis-not-constant", "n"),
-        ("g (float[4] x, int64[2] p) => (y) { [n] y = Pad (x, p) }", "pad-dynamic", "n"),
-        ("g (int64[4] i, int64[1] d) => (y) <float[2] v = {0, 1}> { [n] y = OneHot (i, d, v) }", "onehot", "n"),
-        ("g (float[2, 6] x, int64[2] s) => (y) { [n] y = Reshape (x, s) }", "shape-input-no-profile", "n"),
-        ("g (float[1, 3] x, int64[4] m) => (y) <int64[1] t = {3}> { [a] s = ReduceSum (m) "
+        ("g (float[4] x, int64 a) => (float[] y) { [r] z = Relu (x) [n] y = CumSum (z, a) }", "cumsum-axis-not-constant", "n"),
+        ("g (float[4] x, int64[2] p) => (float[] y) { [n] y = Pad (x, p) }", "pad-dynamic", "n"),
+        ("g (int64[4] i, int64[1] d) => (float[] y) <float[2] v = {0, 1}> { [n] y = OneHot (i, d, v) }", "onehot", "n"),
+        ("g (float[2, 6] x, int64[2] s) => (float[] y) { [n] y = Reshape (x, s) }", "shape-input-no-profile", "n"),
+        ("g (float[1, 3] x, int64[4] m) => (float[] y) <int64[1] t = {3}> { [a] s = ReduceSum (m) "
          "[b] c = Concat <axis = 0> (s, t) [n] y = Expand (x, c) }", "expand-runtime-values", "n"),
-        ("g (float[b, 3] x) => (y) { [n] y = Relu (x) }", "no-optimization-profile", None),
-        ("g (float[b, 3] x, float[b, 3] z) => (y) { [n] y = Add (x, z) }", "profile-missing-input", None),
+        ("g (float[b, 3] x) => (float[] y) { [n] y = Relu (x) }", "no-optimization-profile", None),
+        ("g (float[b, 3] x, float[b, 3] z) => (float[] y) { [n] y = Add (x, z) }", "profile-missing-input", None),
     ],
 )  # fmt: skip
 def test_a_missing_profile_is_told_apart_by_what_needs_it(text: str, wanted: str, node: str | None) -> None:
@@ -77,7 +77,7 @@ def test_a_missing_profile_is_told_apart_by_what_needs_it(text: str, wanted: str
 
 def test_shapes_are_no_values() -> None:
     """Expand by a shape that is read off a tensor is not data-dependent."""
-    model = parsed("g (float[b, 3] x, float[1] o) => (y) { [s] s = Shape (x) [n] y = Expand (o, s) }")
+    model = parsed("g (float[b, 3] x, float[1] o) => (float[] y) { [s] s = Shape (x) [n] y = Expand (o, s) }")
     assert first(classify([NO_PROFILE], model=model)) == "no-optimization-profile"
 
 
@@ -136,7 +136,7 @@ def test_names_choose_no_class() -> None:
 
 def test_a_layer_is_found_by_the_name_in_the_builders_message() -> None:
     model = parsed(
-        "g (float[1, 6, 4] b, float[1, 1, 6] s) => (k) { [some_name] k = NonMaxSuppression (b, s) }"
+        "g (float[1, 6, 4] b, float[1, 1, 6] s) => (int64[] k) { [some_name] k = NonMaxSuppression (b, s) }"
     )
     text = "Error Code 2: (Assertion !layerImpls.empty() failed. some_name_0 has no runners that implement it In x)"
     found = classify([text], model=model)
@@ -146,7 +146,7 @@ def test_a_layer_is_found_by_the_name_in_the_builders_message() -> None:
 
 def test_chains_of_operands() -> None:
     model = parsed(
-        "g (float[b, 3] x) => (y) <int64 z = {0}> { [s] s = Shape (x) [t] i = Gather (s, z) [n] y = Range (z, i, i) }"
+        "g (float[b, 3] x) => (float[] y) <int64 z = {0}> { [s] s = Shape (x) [t] i = Gather (s, z) [n] y = Range (z, i, i) }"
     )
     facts = Facts(model)
     place = facts.find("n")
