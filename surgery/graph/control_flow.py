@@ -443,7 +443,8 @@ class Cloner:
                 for k, v in node.attrs.items()
             }
             outputs = [self._output(t, names, prefix, shapes, results or {}) for t in node.outputs]
-            name = self.below(prefix, node.name or node.op)
+            first = next((t.name for t in outputs if t.name), node.op)
+            name = self.below(prefix, node.name) if node.name else first
             made.append(gs.Node(node.op, name, attributes, inputs, outputs, domain=node.domain))
         return made
 
@@ -463,7 +464,7 @@ class Cloner:
         if known is tensor:
             return tensor
         # Another body has a constant of the same name.
-        return self._copied(tensor, tensor, prefix, tensor.name)
+        return self._copied(tensor, tensor, str(prefix), tensor.name)
 
     def _copied(self, key: Any, tensor: Any, prefix: str, name: str) -> Any:
         """A constant of another name, made once for each `key`."""
@@ -643,6 +644,8 @@ class _Resolver:
             condition = flat
         results: list[list[Any]] = []
         for branch, label in zip(branches, ("then", "else"), strict=True):
+            # What the condition decides inside is decided now: in the graph around, it holds no more.
+            self.visit(branch, Scope(branch, scope, {node.inputs[0].name: label == "then"}))
             targets = [
                 gs.Variable(self.cloner.fresh(f"{prefix}{label}/{t.name}"), t.dtype, t.shape) if t.name
                 else gs.Variable.empty()
