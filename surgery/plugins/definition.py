@@ -60,7 +60,7 @@ class ConfiguredNode:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the function's inputs."""
-        return tuple(i.name for i in self.definition.file.inputs[: len(self.inputs)])
+        return tuple(i.name for i in self.definition.declared_inputs(len(self.inputs)))
 
     def static(self, index: int, axis: int) -> int:
         """A dimension of an input that the body needs as a number.
@@ -159,6 +159,34 @@ class PluginDefinition:
         """Value of the node's attribute plugin_namespace."""
         return self.file.namespace
 
+    def versions(self) -> list[PluginDefinition]:
+        """This definition and the same one under each of its `also_versions`."""
+        others = []
+        for version in self.file.also_versions:
+            rest = {self.file.version, *self.file.also_versions} - {version}
+            also = tuple(sorted(rest, key=version_key))
+            file = self.file.model_copy(update={"version": version, "also_versions": also})
+            others.append(
+                PluginDefinition(
+                    file,
+                    self.folder,
+                    self._body,
+                    check=self._check,
+                    output_types=self._output_types,
+                    samples=self.samples,
+                )
+            )
+        return [self, *others]
+
+    def declared_inputs(self, count: int) -> tuple[Input, ...]:
+        """What is declared of the first `count` inputs of a node, repeated ones numbered."""
+        inputs = self.file.inputs
+        if inputs and inputs[-1].repeated:
+            fixed = len(inputs) - 1
+            numbered = (inputs[-1].numbered(i) for i in range(count - fixed))
+            return (*inputs[:fixed], *numbered)[:count]
+        return inputs[:count]
+
     # -- availability -------------------------------------------------------------------------------
 
     def available(self, flavour: str, version: str) -> bool:
@@ -221,9 +249,11 @@ class PluginDefinition:
     def _type_problems(self, types: Sequence[TensorType | None]) -> list[str]:
         inputs = self.file.inputs
         required = sum(not i.optional for i in inputs)
-        if not required <= len(types) <= len(inputs):
-            most = f" to {len(inputs)}" if len(inputs) > required else ""
+        open_end = bool(inputs) and inputs[-1].repeated
+        if len(types) < required or not (open_end or len(types) <= len(inputs)):
+            most = " or more" if open_end else f" to {len(inputs)}" if len(inputs) > required else ""
             return [f"{len(types)} inputs given; it takes {required}{most}"]
+        inputs = self.declared_inputs(len(types))
         problems = []
         for declared, given in zip(inputs, types, strict=False):
             if given is None:
@@ -240,7 +270,7 @@ class PluginDefinition:
         """Values of the shapes' symbols, or None if no choice of declared shapes fits."""
         present = [
             (i.shapes, t.shape)
-            for i, t in zip(self.file.inputs, types, strict=False)
+            for i, t in zip(self.declared_inputs(len(types)), types, strict=False)
             if t is not None and t.shape is not None
         ]
         for choice in itertools.product(*(shapes for shapes, _ in present)):

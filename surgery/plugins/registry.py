@@ -56,7 +56,8 @@ class Registry:
                     code="no-plugin",
                     where=str(root),
                 )
-            definitions += [load_plugin(folder) for folder in folders]
+            for folder in folders:
+                definitions += load_plugin(folder).versions()
         return cls(definitions)
 
     def names(self) -> list[str]:

@@ -14,11 +14,11 @@ from surgery.plugins.definition import PluginDefinition, TensorType
 from surgery.plugins.registry import Registry
 from surgery.plugins.schema import Sample, SampleInput
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 def sample_inputs(sample: Sample, seed: int = 0) -> list[Array]:
-    """One float32 array per input, the same for the same seed."""
+    """One array per input, the same for the same seed."""
     rng = np.random.default_rng(seed)
     return [_fill(rng, given) for given in sample.inputs]
 
@@ -32,27 +32,31 @@ def sample_model(
         definition: The plugin.
         sample: One of its samples.
         opset: Default-domain opset.
-        open_batch: Declare dimension 0 of the inputs as the symbol `batch` wherever the sample's first
-            input has the same number there.
+        open_batch: Declare dimension 0 of the inputs as the symbol `batch` wherever the sample says that
+            it is the batch, or else where the sample's first input has the same number there.
     """
-    names = [i.name for i in definition.file.inputs[: len(sample.inputs)]]
-    shapes = [_declared(i.shape, sample.inputs[0].shape[0], open_batch) for i in sample.inputs]
+    names = [i.name for i in definition.declared_inputs(len(sample.inputs))]
+    shapes = [_declared(i, sample.inputs[0].shape[0], open_batch) for i in sample.inputs]
+    dtypes = [i.dtype for i in sample.inputs]
     number = sample.outputs or len(definition.file.outputs)
     outputs = [f"out_{i}" for i in range(number)]
     node = definition.make_node(sample.name, names, outputs, sample.attributes)
-    types = definition.output_types(node, [TensorType("float32", s) for s in shapes])
+    given = [TensorType(d, s) for d, s in zip(dtypes, shapes, strict=True)]
+    types = definition.output_types(node, given)
     graph = onnx.helper.make_graph(
         [node],
         sample.name,
-        [onnx.helper.make_tensor_value_info(n, 1, s) for n, s in zip(names, shapes, strict=True)],
+        [_value(n, t) for n, t in zip(names, given, strict=True)],
         [_value(n, t) for n, t in zip(outputs, types, strict=True)],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
     return attach_bodies(model, Registry([definition]))
 
 
-def _declared(shape: Sequence[int], batch: int, open_batch: bool) -> tuple[int | str | None, ...]:
-    if open_batch and len(shape) > 2 and shape[0] == batch:
+def _declared(given: SampleInput, batch: int, open_batch: bool) -> tuple[int | str | None, ...]:
+    shape = given.shape
+    is_batch = len(shape) > 2 and shape[0] == batch if given.batch is None else given.batch
+    if open_batch and is_batch:
         return ("batch", *shape[1:])
     return tuple(shape)
 
@@ -65,6 +69,10 @@ def _value(name: str, known: TensorType) -> onnx.ValueInfoProto:
 def _fill(rng: np.random.Generator, given: SampleInput) -> Array:
     shape, low, high = given.shape, given.low, given.high
     value: NDArray[Any]
+    if given.fill == "cells":
+        return _cells(rng, shape, int(low), int(high)).astype(given.dtype)
+    if given.dtype in ("int32", "int64", "bool") and given.fill == "uniform":
+        return rng.integers(int(low), int(high) + 1, shape).astype(given.dtype)
     if given.fill == "normal":
         value = rng.normal(low, high, shape)
     elif given.fill == "prior":
@@ -82,7 +90,17 @@ def _fill(rng: np.random.Generator, given: SampleInput) -> Array:
         value = low + np.round((value - low) / step) * step
     if given.duplicates:
         value = value[:, rng.integers(0, max(shape[1] // 3, 1), shape[1])]
-    return value.astype(np.float32)
+    return value.astype(given.dtype)
+
+
+def _cells(rng: np.random.Generator, shape: Sequence[int], rows: int, columns: int) -> NDArray[Any]:
+    """Rows (image, 0, y, x) of distinct cells, [images, number, 4]."""
+    images, number = shape[0], shape[1]
+    value = np.zeros((images, number, 4), np.int64)
+    for image in range(images):
+        y, x = np.divmod(rng.permutation(rows * columns)[:number], columns)
+        value[image] = np.stack([np.full(number, image), np.zeros(number, np.int64), y, x], axis=1)
+    return value
 
 
 def _priors(rng: np.random.Generator, shape: Sequence[int]) -> NDArray[Any]:

@@ -96,13 +96,26 @@ Dim = int | str
 
 
 class Input(_Model):
-    """One input: symbols in shapes stand for the same number wherever they occur."""
+    """One input: symbols in shapes stand for the same number wherever they occur.
+
+    `repeated` (the last one only) stands for one or more inputs `name_0`, `name_1`, ...; a symbol that ends
+    in ``*`` is then a different one for each of them.
+    """
 
     name: str
     dtypes: tuple[str, ...] = ("float32",)
     shapes: tuple[tuple[Dim, ...], ...]
     optional: bool = False
+    repeated: bool = False
     meaning: str = ""
+
+    def numbered(self, number: int) -> Input:
+        """One of the inputs that a repeated one stands for."""
+        shapes = tuple(
+            tuple(f"{d[:-1]}{number}" if isinstance(d, str) and d.endswith("*") else d for d in shape)
+            for shape in self.shapes
+        )
+        return self.model_copy(update={"name": f"{self.name}_{number}", "shapes": shapes, "repeated": False})
 
 
 class Output(_Model):
@@ -172,10 +185,14 @@ class CompareValues(_Model):
 
 
 class PluginFile(_Model):
-    """The whole of `plugin.yaml`."""
+    """The whole of `plugin.yaml`.
+
+    `also_versions` names other registered versions with the same attributes, types and computation.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     version: str = "1"
+    also_versions: tuple[str, ...] = ()
     namespace: str = ""
     summary: str
     attributes: dict[str, Attribute] = {}
@@ -186,6 +203,14 @@ class PluginFile(_Model):
     compare: CompareDetections | CompareValues = Field(discriminator="kind")
     sources: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _last_is_repeated(self) -> PluginFile:
+        if any(i.repeated for i in self.inputs[:-1]):
+            raise ValueError("only the last input can be repeated")
+        if self.version in self.also_versions:
+            raise ValueError(f"also_versions repeats version {self.version!r}")
+        return self
 
     @field_validator("name")
     @classmethod
@@ -200,16 +225,21 @@ class SampleInput(_Model):
 
     Attributes:
         shape: Its shape.
+        dtype: Its numpy dtype; `uniform` whole numbers are within low..high, both included.
         fill: `uniform` in low..high, `normal` with mean low and deviation high, `corners` (boxes (a0, a1,
-            b0, b1) inside low..high), `center` (centre and size), `prior` ([2, 4N] boxes over variances).
+            b0, b1) inside low..high), `center` (centre and size), `prior` ([2, 4N] boxes over variances),
+            `cells` (rows (image, 0, y, x), distinct cells of a grid of low rows and high columns).
         low: See fill.
         high: See fill.
         levels: Round to so many steps between low and high, so that equal values occur.
         duplicates: Repeat rows (the second axis), so that equal boxes occur.
+        batch: Dimension 0 is the batch; None for "if the rank is above 2 and it is that of the first input".
     """
 
     shape: tuple[int, ...]
-    fill: Literal["uniform", "normal", "corners", "center", "prior"] = "uniform"
+    dtype: Literal["float32", "float16", "int32", "int64", "bool"] = "float32"
+    fill: Literal["uniform", "normal", "corners", "center", "prior", "cells"] = "uniform"
+    batch: bool | None = None
     low: float = 0.0
     high: float = 1.0
     levels: int | None = None
