@@ -488,7 +488,8 @@ class _Search:
             if outcome.ok:
                 listed = "; ".join(f"{n} {'x'.join(map(str, s[0]))}" for n, s in fixed.items())
                 self.result.notes.append(
-                    f"it builds at fixed shapes ({listed}), not over ranges that were guessed; give real ones with --shape"
+                    f"it builds at fixed shapes ({listed}), not over ranges that were guessed; "
+                    "give real ones with --shape"
                 )
                 return True
         return False

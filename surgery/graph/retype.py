@@ -152,7 +152,9 @@ def retype(graph: gs.Graph, refused: Callable[[gs.Node], bool], *, prefix: str =
         for position in group:
             node = nodes[position]
             if node.op in OWN_MEANING:
-                raise CannotRetype(f"{node.name!r} is {node.op}, which reads or makes such a dtype on purpose")
+                raise CannotRetype(
+                    f"{node.name!r} is {node.op}, which reads or makes such a dtype on purpose"
+                )
             if any(True for _ in node.subgraphs()):
                 raise CannotRetype(f"{node.name!r} ({node.op}) has a body with values of such a dtype")
             tensors.update({id(t): t for t in _tensors(node) if t.name and odd(t) and not _constant(t)})
@@ -238,12 +240,13 @@ class _Change:
             kind = self.node.attrs.get(name)
             if kind is None or not isinstance(kind, (int, np.integer, type, np.dtype)):
                 continue
-            number = kind if isinstance(kind, (int, np.integer)) and not isinstance(kind, type) else None
-            dtype = (
-                onnx.helper.tensor_dtype_to_np_dtype(int(number)) if number is not None else np.dtype(kind)
-            )
-            if np.dtype(dtype).name in CARRIERS:
-                carrier = np.dtype(CARRIERS[np.dtype(dtype).name])
+            dtype: np.dtype[Any]
+            if isinstance(kind, (int, np.integer)):
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(int(kind))
+            else:
+                dtype = np.dtype(kind)
+            if dtype.name in CARRIERS:
+                carrier = np.dtype(CARRIERS[dtype.name])
                 self.node.attrs[name] = onnx.helper.np_dtype_to_tensor_dtype(carrier)
         value = self.node.attrs.get("value")
         if value is not None and _constant(value) and odd(value):

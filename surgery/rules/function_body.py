@@ -19,6 +19,10 @@ UNSUITED = frozenset({"Range", "SequenceMap", "Bernoulli"})
 """Their bodies are loops over elements, work on sequences, or draw other random numbers."""
 
 
+KINDS = ("has_function", "has_context_dependent_function")
+"""Properties of a schema that say whether it has a body; onnx's stubs do not know them."""
+
+
 @lru_cache(maxsize=1)
 def defined_by_functions() -> tuple[str, ...]:
     """Operators of ONNX's own domain whose newest schema has a function body."""
@@ -26,9 +30,7 @@ def defined_by_functions() -> tuple[str, ...]:
         sorted(
             s.name
             for s in onnx.defs.get_all_schemas()
-            if not s.domain
-            and (s.has_function or s.has_context_dependent_function)
-            and s.name not in UNSUITED
+            if not s.domain and any(getattr(s, kind) for kind in KINDS) and s.name not in UNSUITED
         )
     )
 

@@ -51,7 +51,12 @@ def test_attributes_are_bound_or_take_their_default(call: str, attribute: str, s
     ("call", "outer", "inner", "slope"),
     [
         ("y = d.G <b = 3.0> (x)", "G <b> (x) => (y) { y = d.F <al: float = @b> (x) }", "al", 3.0),
-        ("y = d.G (x)", "G <b: float = 7.0> (x) => (y) { y = d.F <al: float = @b> (x) }", "al: float = 0.5", 7.0),
+        (
+            "y = d.G (x)",
+            "G <b: float = 7.0> (x) => (y) { y = d.F <al: float = @b> (x) }",
+            "al: float = 0.5",
+            7.0,
+        ),
         ("y = d.G (x)", "G (x) => (y) { y = d.F (x) }", "al: float = 0.5", 0.5),
     ],
 )
@@ -83,7 +88,9 @@ def test_a_name_that_an_overload_would_take_is_avoided() -> None:
 
 
 def test_an_older_function_is_brought_to_the_models_opset() -> None:
-    given = model("y = d.F (x)", function("F (x) => (y) { y = Squeeze <axes = [0]> (x) }", opset=11), shape="1, 2")
+    given = model(
+        "y = d.F (x)", function("F (x) => (y) { y = Squeeze <axes = [0]> (x) }", opset=11), shape="1, 2"
+    )
     assert run(given, X[None]).tolist() == X.tolist()
 
 
