@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConfigError, MissingEnvironmentError, SurgeryError
 from surgery.pipeline import Event, Listener, Require, RunOptions, Stage, State, run_stages
-from surgery.report import Failure, Report
+from surgery.report import Edit, Failure, Report
 
 if TYPE_CHECKING:
     import onnx
@@ -203,6 +203,7 @@ def _begin(
     listener: Listener,
 ) -> State:
     from surgery.graph.convert import import_graph
+    from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
     from surgery.graph.load import load_model
     from surgery.plugins.registry import Registry
     from surgery.targets import resolve_target
@@ -222,7 +223,13 @@ def _begin(
         )
     source = load_model(given)
     report.model_info = describe(source)
-    graph, header = import_graph(source.proto)
+    functions = [f for f in source.proto.functions if f.domain != PLUGIN_DOMAIN]
+    graph, header = import_graph(inline_functions(source.proto) if functions else source.proto)
+    if functions:
+        names = tuple(f"{f.domain}.{f.name}" for f in functions)
+        report.edits.append(
+            Edit("inline-function", "rewrite", names, (), "skipped: compared as a whole by verify")
+        )
     paths = [*config.plugin_folders(), *(Path(p) for p in plugin_paths)]
     state = State(
         source=source,

@@ -703,9 +703,13 @@ class _Resolver:
                 else f"({rounds}) is too large to unroll it, or its end is open"
             )
             return self._miss(
-                node, f"it carries {needed}, and the number of rounds {what}", 0 if has_trips else None
+                node,
+                f"it carries {needed}, and the number of rounds {what}",
+                0 if has_trips and rounds is None else None,
             )
         if scanned and has_trips and trips is None:
+            if start is None:
+                self.remaining.append(self._miss(node, "whether it runs at all decides a shape", 1))
             return self._miss(node, "the number of rounds decides a shape", 0)
         if scanned and self._open_end(body, scope, start):
             operand = 1 if has_condition and start is None else None

@@ -115,6 +115,8 @@ def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None
                 continue
         if node.op in KEEP or node.op == "Constant" or node.domain not in (None, "", "ai.onnx"):
             continue
+        if node.op == "Identity" and node.outputs[0].name in view.outputs:
+            continue  # how a constant output is written
         if any(True for _ in node.subgraphs()) or (not node.inputs and node.op != "Constant"):
             continue
         ready = all(
@@ -197,12 +199,25 @@ def _put(view: View, values: dict[str, Any]) -> None:
     for name, value in values.items():
         key = view.producer[name]
         made = constant(name, np.asarray(value))
-        if name in view.outputs:
-            continue  # a graph output must keep a producer; it stays computed
-        replace_uses(view, name, made)
-        for tensor in view.nodes[key].outputs:
-            if tensor.name == name:
-                tensor.name = f"{name}__folded"  # the constant takes the name over
+        for index, tensor in enumerate(view.nodes[key].outputs):
+            if tensor.name != name:
+                continue
+            if name in view.outputs:
+                made.name = f"{name}__value"  # a graph output keeps a producer
+                replace_uses(view, name, made)
+                _write_output(view, key, index, tensor, made)
+                continue
+            replace_uses(view, name, made)
+            tensor.name = f"{name}__folded"  # the constant takes the name over
+
+
+def _write_output(view: View, key: int, index: int, tensor: Any, value: Any) -> None:
+    """Let an Identity of a constant make a graph output."""
+    import onnx_graphsurgeon as gs
+
+    node = view.nodes[key]
+    node.outputs[index] = gs.Variable(f"{tensor.name}__folded", tensor.dtype, tensor.shape)
+    view.graph.nodes.append(gs.Node("Identity", f"{tensor.name}__output", {}, [value], [tensor]))
 
 
 def replace_uses(view: View, name: str, new: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from surgery.rules.engine.rule import NoMatch
 from surgery.rules.engine.template import value_info
@@ -23,6 +25,9 @@ TABLE_NAMES = {
 
 DATA_DEPENDENT = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Slice"})
 """Operators whose results can have a size that depends on data."""
+
+BODIES = frozenset({"If", "Loop", "Scan"})
+"""Operators with bodies; what these read from outside is not among their operands."""
 
 PROBE_SECONDS = 30.0
 
@@ -58,15 +63,40 @@ class Oracle:
         if not target.installed:
             kinds = {TABLE_NAMES.get(o.dtype.name, "?") for o in site.inputs if o is not None and o.dtype}
             return not entry.dtypes or kinds <= {*entry.dtypes, "INT64", "BOOL"}
-        if any(o is not None and o.shape_only for o in site.inputs):
+        if site.op in BODIES or any(o is not None and o.shape_only for o in site.inputs):
             return True
         return self._builds(site, node)
 
+    def takes_body(self, node: gs.Node) -> bool:
+        """Whether the target takes a node with bodies; unknown types, or none to ask, count as yes.
+
+        Args:
+            node: An If, Loop or Scan of the run's graph.
+        """
+        from surgery.graph.control_flow import captured_names
+        from surgery.graph.convert import extract
+
+        graph = self.state.graph
+        if not self.state.target.installed or any(t.name and t.dtype is None for t in node.inputs):
+            return True
+        if node.op == "Loop" and node.inputs[0].name and not isinstance(node.inputs[0], gs.Constant):
+            return True  # a trip count that TensorRT computes on the host cannot be given to a node alone
+        own = graph.tensors()
+        inner = {t.name for b in node.subgraphs(recursive=True) for t in _made(b)}
+        names = [t.name for t in node.inputs if t.name]
+        names += [n for b in node.subgraphs() for n in captured_names(b) if n not in inner]
+        read = [own[n] for n in dict.fromkeys(names) if n in own and not isinstance(own[n], gs.Constant)]
+        if any(t.dtype is None or t.shape is None for t in read):
+            return True
+        shapes: dict[str, Any] = {t.name: _sizes(t.shape) for t in read}
+        outputs = [t.name for t in node.outputs if t.name]
+        model = extract(
+            graph, [node], [t.name for t in read], outputs, shapes={**shapes, **dict.fromkeys(outputs)}
+        )
+        return self._says(model, node.op)
+
     def _builds(self, site: Site, node: onnx.NodeProto) -> bool:
         import onnx
-
-        from surgery.stages.trt_model import worker_for
-        from surgery.trt.types import BuildOptions, Limits
 
         inputs, initializers = [], []
         try:
@@ -82,13 +112,20 @@ class Oracle:
         graph = onnx.helper.make_graph([node], "probe", inputs, outputs, initializers)
         opsets = [onnx.helper.make_opsetid("", site.opset)]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        return self._says(model, site.op)
+
+    def _says(self, model: onnx.ModelProto, op: str) -> bool:
+        """Whether the real builder takes a model with one node."""
+        from surgery.stages.trt_model import worker_for
+        from surgery.trt.types import BuildOptions, Limits
+
         options = BuildOptions(optimization_level=0, tf32=False)
         worker = worker_for(self.state)
         kept = len(self.state.log)
         outcome = worker.build(model.SerializeToString(), [], options, limits=Limits(PROBE_SECONDS))
         del self.state.log[kept:]  # what a probe says is not about the user's model
         if not outcome.ok:
-            self.said[site.op] = (*outcome.parse_errors, *outcome.errors)
+            self.said[op] = (*outcome.parse_errors, *outcome.errors)
         return outcome.ok
 
 
@@ -97,8 +134,16 @@ def _sized(operand: Operand) -> Operand:
 
     if operand.shape is None:
         raise NoMatch("the rank is not known")
-    sizes = [d if isinstance(d, int) and d >= 0 else 2 + sum(map(ord, str(d))) % 3 for d in operand.shape]
-    return replace(operand, shape=tuple(sizes))
+    return replace(operand, shape=tuple(_sizes(operand.shape)))
+
+
+def _sizes(shape: Iterable[Any]) -> list[int]:
+    """Sizes for free dims, the same for the same name."""
+    return [d if isinstance(d, int) and d >= 0 else 2 + sum(map(ord, str(d))) % 3 for d in shape]
+
+
+def _made(body: gs.Graph) -> list[Any]:
+    return [*body.inputs, *(t for n in body.nodes for t in n.outputs)]
 
 
 def _typed(operand: Operand) -> onnx.ValueInfoProto:

@@ -27,7 +27,9 @@ MODERN_OPSET = 13
 CARRIERS = frozenset(
     {
         "Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Concat", "Gather", "Slice", "Add", "Sub",
-        "Mul", "Div", "Neg", "Min", "Max", "Floor", "Ceil", "CastLike", "Shape", "Size",
+        "Mul", "Div", "Neg", "Min", "Max", "Floor", "Ceil", "CastLike", "Shape", "Size", "Split", "Where", "Equal",
+        "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Abs", "Mod", "Expand", "Not", "And", "Or", "Less",
+        "Greater", "LessOrEqual", "GreaterOrEqual",
     }
 )  # fmt: skip
 """Operators through which an operand such as axes or a size is traced back to the input it comes from."""
@@ -49,19 +51,34 @@ def apply_rules(
         ConfigError: a file of rules is wrong, or there is no rule of that name.
     """
     from surgery.graph.retype import written_out_first
-    from surgery.rules.engine.run import Engine
+    from surgery.rules.engine.run import Engine, Wanted
     from surgery.rules.engine.user_rules import choose_rules
     from surgery.stages.oracle import Oracle
+    from surgery.stages.structure import resolve_structure
 
     oracle = Oracle(state)
     rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
     engine = Engine(rules, oracle.takes, target=state.target.name, seed=state.options.seed, optional=names)
     counts: dict[str, int] = {}
+    unresolved = resolve_structure(state) if shipped else []
     outcome = _until_settled(state, engine, oracle, counts)
     if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
         outcome = _until_settled(state, engine, oracle, counts)
-    if outcome.wanted:
-        _ask(state, outcome.wanted, oracle)
+    wanted = [*outcome.wanted, *(Wanted(u.node, u.op, u.tensor, u.reason) for u in unresolved if u.tensor)]
+    if wanted:
+        _ask(state, wanted, oracle)
+    if unresolved:
+        first = unresolved[0]
+        raise ConversionError(
+            f"{first.op} cannot be resolved when the engine is built: {first.reason}",
+            code="control-flow",
+            where=state.source.name,
+            node=first.node,
+            cause=f"{state.target.name} cannot run it as it stands",
+            fix="export the model with that part fixed, or end the model before it",
+        )
+    if shipped and _unroll(state, oracle):
+        outcome = _until_settled(state, engine, oracle, counts)
     first = written_out_first(state.graph, engine.refuses(state.graph))
     if first:
         engine.refuse(state.graph, first)
@@ -77,6 +94,20 @@ def apply_rules(
             )
     fold_constants(state.graph)
     return ", ".join(f"{n} x {rule}" for rule, n in sorted(counts.items())) or "no rule applies"
+
+
+def _unroll(state: State, oracle: Oracle) -> bool:
+    """Write out what the target does not take as a body; whether there was any."""
+    from surgery.graph.control_flow import SMALL
+    from surgery.stages.oracle import BODIES
+    from surgery.stages.structure import resolve_structure
+
+    nodes = [n for n in state.graph.nodes if n.op in BODIES]
+    if all(oracle.takes_body(n) for n in nodes):
+        return False
+    edits = len(state.report.edits)
+    resolve_structure(state, small=SMALL, scans=True, select=True)
+    return len(state.report.edits) > edits
 
 
 def _modernise(state: State) -> bool:

@@ -55,8 +55,10 @@ def run_case(case: Case, *, engine: bool = False, raw: bool = False) -> Result:
     level: Any = "engine" if engine else "graph"
     report = surgery.run("generic", case.model, require=level)
     asked: tuple[str, ...] = ()
-    if report.failure is not None and report.failure.needs_constant:
-        asked = tuple(report.failure.needs_constant)
+    for _ in range(3):  # what comes behind an operand is seen once it is known
+        if report.failure is None or not report.failure.needs_constant:
+            break
+        asked += tuple(report.failure.needs_constant)
         feeds = case.feeds(0)
         report = surgery.run(
             "generic", case.model, constants={n: feeds[n] for n in asked if n in feeds}, require=level

@@ -1,0 +1,70 @@
+"""Control flow, sequences and optionals of known structure, resolved before rules are applied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.graph.control_flow import SEQUENCE_OPS, Unresolved, resolve_control_flow
+from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.view import body_nodes
+from surgery.report import Edit
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.pipeline import State
+
+STRUCTURE_OPS = SEQUENCE_OPS | {"If", "Loop", "Scan"}
+"""Operators with bodies, and those on sequences and optionals."""
+
+
+def resolve_structure(
+    state: State, *, small: int = 0, scans: bool = False, select: bool = False
+) -> list[Unresolved]:
+    """Resolve If, Loop and Scan, sequences and optionals as far as they are known; the report gets an edit.
+
+    A loop that TensorRT runs as it stands stays a loop.
+
+    Args:
+        state: The run; its graph changes in place.
+        small: Rounds up to which a loop is unrolled though TensorRT has loops.
+        scans: Whether to unroll Scan nodes.
+        select: Whether to compute both branches of an If whose condition is data.
+
+    Returns:
+        What TensorRT cannot run and could not be resolved.
+    """
+    from surgery.graph.sequences import resolve_sequences
+
+    if not _structured(state.graph):
+        return []
+    before = {id(n): n for n in state.graph.nodes}
+    total, first = 0, sorted(n.name for n in _structured(state.graph))
+    while True:
+        fold_constants(state.graph)
+        left: list[Unresolved] = []
+        count = resolve_control_flow(state.graph, small=small, scans=scans, select=select, unresolved=left)
+        count += resolve_sequences(state.graph, unresolved=left)
+        total += count
+        if not count:
+            break
+    fold_constants(state.graph)
+    drop_dead(state.graph)
+    if total:
+        made = [n for n in state.graph.nodes if id(n) not in before]
+        for node in made:
+            name = next(t.name for t in node.outputs if t.name)
+            state.provenance.setdefault(name, {"surgery.rule": "resolve-structure"})
+        state.report.edits.append(
+            Edit(
+                "resolve-structure", "rewrite", tuple(first), tuple(n.name for n in made),
+                "skipped: compared as a whole by verify",
+            )
+        )  # fmt: skip
+    return left
+
+
+def _structured(graph: gs.Graph) -> list[gs.Node]:
+    return [
+        n for n in graph.nodes if n.op in STRUCTURE_OPS or any(m.op in STRUCTURE_OPS for m in body_nodes(n))
+    ]
