@@ -216,7 +216,7 @@ def infer_foreign_types(graph: gs.Graph) -> int:
         if tensor is None or kind not in _KINDS:
             continue
         tensor.dtype = np.dtype(_KINDS[kind])
-        if tensor.shape is None:
+        if tensor.shape is None and shape:  # [] also stands for an unknown rank
             tensor.shape = shape
         changed += 1
     return changed
