@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 
 HALVES = ("float16", "bfloat16")
@@ -331,7 +331,15 @@ ATTENTION_SAMPLES += [
     why="TensorRT-RTX takes few configurations of Attention: one output, no softcap, no cache, causal or a "
     "mask but not both, and not every number and size of heads. Written out as in ONNX's function body.",
     since=23,
-    samples=ATTENTION_SAMPLES,
+    samples=[
+        *ATTENTION_SAMPLES,
+        *samples_in(
+            "bfloat16 double",
+            "(float[2, 4, 5, 8] q, float[2, 4, 5, 8] k, float[2, 4, 5, 8] v, T[5, 5] m) => (float[2, "
+            "4, 5, 8] y) { y = Attention <scale = 0.3> (q, k, v, m) }",
+            opset=23,
+        ),
+    ],
     near_misses=[
         Sample(
             "(float[2, a, 5, 8] q, float[2, b, 5, 8] k, float[2, b, 5, 8] v) => (float[2, a, 5, 8] y) "
@@ -421,6 +429,13 @@ def attention(site: Site, b: Body) -> list[str | None]:
             opset=24,
             feeds={"w": (0, 2)},
         ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 bfloat16 bool",
+            "(T[2, 3, 6, 4] c, T[2, 3, 2, 4] u, int64[2] w) => (T[2, 3, 6, 4] y) { y = TensorScatter "
+            '<mode = "circular"> (c, u, w) }',
+            opset=24,
+            feeds={"w": (0, 6)},
+        ),
     ],
     near_misses=[
         Sample(
@@ -472,6 +487,11 @@ def written_positions(site: Site, b: Body, steps: str, axis: int) -> str:
         "{ y, m, s = LayerNormalization (x, w) }",
         "(float[2, 3, 4] x, float[2, 3, 4] w) => (float[2, 3, 4] y, float[1, 1, 1] m, float[1, 1, 1] s) "
         "{ y, m, s = LayerNormalization <axis = -3> (x, w) }",
+        *samples_in(
+            "double",
+            "(T[2, 3, 4] x, T[4] w, T[4] c) => (T[2, 3, 4] y, float[2, 3, 1] m, float[2, 3, 1] s) { "
+            "y, m, s = LayerNormalization (x, w, c) }",
+        ),
     ],
     near_misses=["(float[2, 4] x, float[4] w) => (float[2, 4] y) { y = LayerNormalization (x, w) }"],
 )

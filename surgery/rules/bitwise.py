@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 MAX_RANK = 8
@@ -513,6 +513,7 @@ def bit_cast(site: Site, b: Body) -> str:
         Sample("(float[3, 4] x, float[4] w) => (float[3, 4] y) { y = Mod (x, w) }", opset=28),
         Sample("(float[n, 4] x, float w) => (float[n, 4] y) { y = Mod (x, w) }", opset=28),
         Sample("(float16[3, 4] x, float16[4] w) => (float16[3, 4] y) { y = Mod (x, w) }", opset=28),
+        *samples_in("double bfloat16", "(T[3, 4] x, T[4] w) => (T[3, 4] y) { y = Mod (x, w) }", opset=28),
     ],
     near_misses=[
         "(int32[3, 4] x, int32[4] w) => (int32[3, 4] y) { y = Mod (x, w) }",
@@ -539,11 +540,18 @@ def mod_of_floats(site: Site, b: Body) -> str:
     "Mod",
     why="TensorRT computes a - trunc(a / b) * b, which in 16 bits rounds the quotient before it is cut.",
     samples=[
-        Sample(
-            f"({t}[3, 4] x, {t}[4] w) => ({t}[3, 4] y) {{ y = Mod <fmod = 1> (x, w) }}",
+        *[
+            Sample(
+                f"({t}[3, 4] x, {t}[4] w) => ({t}[3, 4] y) {{ y = Mod <fmod = 1> (x, w) }}",
+                feeds={"x": (-3000, 3000), "w": (1, 9)},
+            )
+            for t in ("float16",)
+        ],
+        *samples_in(
+            "bfloat16",
+            "(T[3, 4] x, T[4] w) => (T[3, 4] y) { y = Mod <fmod = 1> (x, w) }",
             feeds={"x": (-3000, 3000), "w": (1, 9)},
-        )
-        for t in ("float16",)
+        ),
     ],
     near_misses=["(float[3, 4] x, float[4] w) => (float[3, 4] y) { y = Mod <fmod = 1> (x, w) }"],
     when="always",
@@ -621,6 +629,11 @@ def _in_range(result: str, x: str, y: str, dtype: np.dtype[Any], b: Body) -> str
         Sample(
             "(int64[8] x, int64[8] w) => (int64[8] y) { y = Pow (x, w) }",
             feeds={"x": np.array([1, -1, -1, 2, 1, -1, 5, -3]), "w": np.array([-1, -1, -2, -1, 99, 101, -3, 3])},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 float16 double",
+            "(int32[3, 4] x, T[4] w) => (int32[3, 4] y) { y = Pow (x, w) }",
+            feeds={"x": (-6, 7), "w": (0, 7)},
         ),
     ],
     near_misses=["(float[3, 4] x, int32[4] w) => (float[3, 4] y) { y = Pow (x, w) }"],

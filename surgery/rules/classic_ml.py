@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 if TYPE_CHECKING:
@@ -132,6 +132,11 @@ def array_feature_extractor(site: Site, b: Body) -> str:
     samples=[
         ml("(float[n, 5] x) => (float[n, 5] y) { y = ai.onnx.ml.Binarizer <threshold = 0.5> (x) }"),
         ml("(float[5] x) => (float[5] y) { y = ai.onnx.ml.Binarizer (x) }"),
+        *samples_in(
+            "double int64 int32",
+            "(T[n, 5] x) => (T[n, 5] y) { y = ai.onnx.ml.Binarizer <threshold = 0.5> (x) }",
+            domains={"ai.onnx.ml": 3},
+        ),
     ],
     near_misses=[ml("(float[5] x) => (float[5] y) { y = Relu (x) }")],
 )
@@ -226,6 +231,20 @@ def normalizer(site: Site, b: Body) -> str:
            " <imputed_value_floats = [5.0], replaced_value_float = 2.0> (x) }", x=[1.0, 2.0, 3.0, 2.0]),
         ml("(int64[2, 3] x) => (int64[2, 3] y) { y = ai.onnx.ml.Imputer"
            " <imputed_value_int64s = [5, 6, 7], replaced_value_int64 = 1> (x) }", x=(0, 3)),
+        *samples_in(
+            "double",
+            "(T[n, 3] x) => (T[n, 3] y) { y = ai.onnx.ml.Imputer <imputed_value_floats = [5.0, 6.0, "
+            "7.0], replaced_value_float = 0.0> (x) }",
+            feeds={"x": (0.0, 1.0)},
+            domains={"ai.onnx.ml": 3},
+        ),
+        *samples_in(
+            "int32",
+            "(T[2, 3] x) => (T[2, 3] y) { y = ai.onnx.ml.Imputer <imputed_value_int64s = [5, 6, 7], "
+            "replaced_value_int64 = 1> (x) }",
+            feeds={"x": (0, 3)},
+            domains={"ai.onnx.ml": 3},
+        ),
     ],
     near_misses=[
         ml("(float[2, 3, 3] x) => (float[2, 3, 3] y) { y = ai.onnx.ml.Imputer"
@@ -293,6 +312,13 @@ def feature_vectorizer(site: Site, b: Body) -> str:
            x=(-1.0, 3.0)),
         ml("(double[3] x) => (float[3, 2] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2]> (x) }",
            x=(-1.0, 3.0)),
+        *samples_in(
+            "int32",
+            "(T[n, 3] x) => (float[n, 3, 4] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2, "
+            "3, 7]> (x) }",
+            feeds={"x": (0, 8)},
+            domains={"ai.onnx.ml": 3},
+        ),
     ],
     near_misses=[
         ml("(string[3] x) => (float[3, 2] y) { y = ai.onnx.ml.OneHotEncoder <cats_strings = ['a', 'b']> (x) }"),
@@ -326,6 +352,20 @@ def one_hot_encoder(site: Site, b: Body) -> str:
         ml("(double[4] x) => (double[4] y) { y = ai.onnx.ml.LabelEncoder <keys_tensor = double[2] {1.0, 2.0},"
            " values_tensor = double[2] {3.0, 4.0}, default_tensor = double[1] {5.0}> (x) }", 4,
            x=[1.0, 2.0, 3.0, 1.0]),
+        *samples_in(
+            "int32 int16",
+            "(T[n, 3] x) => (float[n, 3] y) { y = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 2, 3], "
+            "values_floats = [0.5, 1.5, 2.5], default_float = 9.0> (x) }",
+            feeds={"x": (0, 5)},
+            domains={"ai.onnx.ml": 3},
+        ),
+        *samples_in(
+            "int32 int16",
+            "(int64[n, 3] x) => (T[n, 3] y) { y = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 2, 3], "
+            "values_floats = [0.5, 1.5, 2.5], default_float = 9.0> (x) }",
+            feeds={"x": (0, 5)},
+            domains={"ai.onnx.ml": 3},
+        ),
     ],
     near_misses=[
         ml("(string[4] x) => (int64[4] y) { y = ai.onnx.ml.LabelEncoder"
@@ -911,6 +951,15 @@ def _ensemble(kind: str, rest: str) -> str:
         ml(_ensemble("float", "nodes_modes = uint8[3] {0, 6, 6},"
                      " membership_values = float[6] {1.0, 2.0, nan, 0.0, 3.0, nan}").replace("nan", "-nan"), 5,
            x=(0, 4)),
+        *samples_in(
+            "float16",
+            "(T[4, 3] x) => (T[4, 2] y) { y = ai.onnx.ml.TreeEnsemble <n_targets = 2, tree_roots = "
+            "[0], nodes_featureids = [0, 2, 1], nodes_splits = float[3] {0.5, 1.5, -0.25}, "
+            "nodes_truenodeids = [1, 0, 2], nodes_trueleafs = [0, 1, 1], nodes_falsenodeids = [2, 1, "
+            "3], nodes_falseleafs = [0, 1, 1], leaf_targetids = [0, 1, 0, 1], leaf_weights = "
+            "float[4] {5.5, 12.0, -3.0, 1.0}, nodes_modes = uint8[3] {0, 1, 3}> (x) }",
+            domains={"ai.onnx.ml": 5},
+        ),
     ],
     near_misses=[
         ml(_ensemble("float", "nodes_modes = uint8[3] {0, 6, 6}"), 5),

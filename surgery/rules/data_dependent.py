@@ -11,7 +11,7 @@ import numpy as np
 from surgery.graph.body import SMALLEST, Body
 from surgery.plugins.nms_forms import Corners, Selected, corners, fixpoint_form, select_form
 from surgery.plugins.nms_spec import NmsSpec, choose_form
-from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
+from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 from surgery.rules.indexing import computing_dtype, count_up, dims_tensor, product_tensor, volume
 
@@ -94,6 +94,10 @@ def not_empty(operand: Operand) -> None:
         Sample("(int64[7] x) => (int64[1, k] y) { y = NonZero (x) }", feeds={"x": (0, 2)}),
         Sample("(int32[7] x) => (int64[1, k] y) { y = NonZero (x) }", feeds={"x": (0, 2)}),
         Sample("(uint8[n] x) => (int64[1, k] y) { y = NonZero (x) }", feeds={"x": (0, 2)}),
+        *samples_in(
+            "uint16 uint32 uint64 int8 int16 bfloat16 float16 double",
+            "(T[3, 4] x) => (int64[2, k] y) { y = NonZero (x) }",
+        ),
     ],
     near_misses=["(float[3, 0] x) => (int64[2, k] y) { y = NonZero (x) }"],
 )
@@ -131,6 +135,10 @@ def nonzero(site: Site, b: Body) -> Bounded:
         "(float16[3] x, bool[3] c) => (float16[k] y) { y = Compress <axis = 0> (x, c) }",
         "(bool[3] x, bool[3] c) => (bool[k] y) { y = Compress <axis = 0> (x, c) }",
         "(int32[3] x, bool[3] c) => (int32[k] y) { y = Compress <axis = 0> (x, c) }",
+        *samples_in(
+            "uint16 uint32 uint64 int16",
+            "(T[3, 4] x, bool[4] c) => (T[3, k] y) { y = Compress <axis = -1> (x, c) }",
+        ),
     ],
     near_misses=["(float[3, 4] x, bool[0] c) => (float[3, k] y) { y = Compress <axis = -1> (x, c) }"],
 )
@@ -186,6 +194,17 @@ def compress(site: Site, b: Body) -> Bounded:
         Sample(
             "(float[1, 6] x) => (float[1, k] y) { y = Unique <axis = 1> (x) }",
             feeds={"x": [[1.0, 0.0, 1.0, 2.0, 0.0, -1.0]]},
+        ),
+        *samples_in(
+            "int16 int32 float16 bool",
+            "(T[9] x) => (T[k] y, int64[k] f, int64[9] i, int64[k] c) { y, f, i, c = Unique (x) }",
+            feeds={"x": [2.0, 1.0, 1.0, 3.0, 4.0, 3.0, 0.0, -1.0, 2.0]},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64",
+            "(T[6, 2, 2] x) => (T[k, 2, 2] y, int64[k] f, int64[6] i, int64[k] c) { y, f, i, c = "
+            "Unique <axis = 0> (x) }",
+            feeds={"x": (0, 2)},
         ),
     ],
     near_misses=["(float[100000] x) => (float[k] y) { y = Unique (x) }"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Dim, Site
 
 MAX_PRODUCTS = 1 << 28
@@ -39,6 +39,9 @@ def whole(site: Site, *positions: int) -> None:
         "(double[3, 4] x, double low) => (double[3, 4] y) { y = Clip (x, low) }",
         "(float16[3, 4] x, float16 low) => (float16[3, 4] y) { y = Clip (x, low) }",
         "(uint8[3, 4] x, uint8 low, uint8 high) => (uint8[3, 4] y) { y = Clip (x, low, high) }",
+        *samples_in(
+            "uint16 uint32 uint64 int16 bfloat16", "(T[3, 4] x, T low) => (T[3, 4] y) { y = Clip (x, low) }"
+        ),
     ],
     near_misses=["(int8[3, 4] x, int8 low) => (int8[3, 4] y) { y = Max (x, low) }"],
 )
@@ -56,7 +59,10 @@ def clip(site: Site, b: Body) -> str:
     "integer-relu",
     "Relu",
     why="TensorRT's activations take floats alone.",
-    samples=[f"({t}[n, 4] x) => ({t}[n, 4] y) {{ y = Relu (x) }}" for t in ("int32", "int64", "int8")],
+    samples=[
+        *[f"({t}[n, 4] x) => ({t}[n, 4] y) {{ y = Relu (x) }}" for t in ("int32", "int64", "int8")],
+        *samples_in("int16", "(T[n, 4] x) => (T[n, 4] y) { y = Relu (x) }"),
+    ],
     near_misses=["(float[3] x) => (float[3] y) { y = Relu (x) }"],
 )
 def integer_relu(site: Site, b: Body) -> str:
@@ -70,8 +76,11 @@ def integer_relu(site: Site, b: Body) -> str:
     "PRelu",
     why="TensorRT's parametric activation takes floats alone.",
     samples=[
-        f"({t}[2, 3, 4] x, {t}[3, 1] s) => ({t}[2, 3, 4] y) {{ y = PRelu (x, s) }}"
-        for t in ("int32", "int64")
+        *[
+            f"({t}[2, 3, 4] x, {t}[3, 1] s) => ({t}[2, 3, 4] y) {{ y = PRelu (x, s) }}"
+            for t in ("int32", "int64")
+        ],
+        *samples_in("uint32 uint64", "(T[2, 3, 4] x, T[3, 1] s) => (T[2, 3, 4] y) { y = PRelu (x, s) }"),
     ],
     near_misses=["(float[3] x, float[3] s) => (float[3] y) { y = PRelu (x, s) }"],
 )
@@ -93,6 +102,7 @@ def integer_prelu(site: Site, b: Body) -> str:
             Sample(f"({t}[3, 4] x) => ({t}[3, 4] y) {{ y = Celu <alpha = 2.0> (x) }}", opset=28)
             for t in ("float16", "bfloat16")
         ),
+        *samples_in("double", "(T[3, 4] x) => (T[3, 4] y) { y = Celu <alpha = 2.0> (x) }", opset=28),
     ],
     near_misses=["(float[3] x) => (float[3] y) { y = Elu (x) }"],
 )
@@ -119,6 +129,7 @@ def celu(site: Site, b: Body) -> str:
         "(float[n] x) => (float[n] y) { y = Softmax (x) }",
         "(float16[5] x) => (float16[5] y) { y = Softmax <axis = 0> (x) }",
         Sample("(float[5] x) => (float[5] y) { y = Softmax <axis = 0> (x) }", opset=11),
+        *samples_in("double bfloat16", "(T[5] x) => (T[5] y) { y = Softmax (x) }"),
     ],
     near_misses=["(float[2, 5] x) => (float[2, 5] y) { y = Softmax (x) }"],
 )
@@ -139,6 +150,10 @@ def softmax_of_a_vector(site: Site, b: Body) -> str:
         "(float[5, 5, 2, 3] x) => (float[5, 5, 2, 3] y) { y = LRN <size = 4, alpha = 0.5> (x) }",
         "(float16[5, 5, 2, 3] x) => (float16[5, 5, 2, 3] y) { y = LRN <size = 3, alpha = 0.5> (x) }",
         "(float[2, 20, 4, 4] x) => (float[2, 20, 4, 4] y) { y = LRN <size = 17, alpha = 0.9> (x) }",
+        *samples_in(
+            "double bfloat16",
+            "(T[5, 5, 2, 3] x) => (T[5, 5, 2, 3] y) { y = LRN <size = 4, alpha = 0.5> (x) }",
+        ),
     ],
     near_misses=["(float[2, 6] x) => (float[2, 6] y) { y = LpNormalization (x) }"],
 )
@@ -179,6 +194,17 @@ def lrn(site: Site, b: Body) -> str:
             feeds={"r": np.float32(0.3)},
         ),
         "(float[3, 4] x) => (float[3, 4] y, bool[3, 4] m) { y, m = Dropout (x) }",
+        *samples_in(
+            "double bfloat16",
+            "(T[n, 4] x, bool t) => (T[n, 4] y, bool[n, 4] m) { r = Constant <value = float {0.0}> "
+            "() y, m = Dropout (x, r, t) }",
+        ),
+        *samples_in(
+            "float16 double",
+            "(float16[3, 4] x, T r) => (float16[3, 4] y, bool[3, 4] m) { t = Constant <value = bool "
+            "{0}> () y, m = Dropout (x, r, t) }",
+            feeds={"r": 0.3},
+        ),
     ],
     near_misses=[
         "(float[3] x) => (float[3] y) { r = Constant <value = float {0.5}> () t = Constant <value = bool {1}> () "
@@ -214,6 +240,10 @@ def dropout(site: Site, b: Body) -> list[str | None]:
         "(float[n, 4, 3] x, float[3] w) => (float[n, 4] y) { y = MatMul (x, w) }",
         "(float[3] x, float[3] w) => (float y) { y = MatMul (x, w) }",
         "(float16[3] x, float16[3, 4] w) => (float16[4] y) { y = MatMul (x, w) }",
+        *samples_in(
+            "double uint32 uint64 int32 int64 bfloat16",
+            "(T[3] x, T[2, 3, 4] w) => (T[2, 4] y) { y = MatMul (x, w) }",
+        ),
     ],
     near_misses=["(float[2, 3] x, float[3, 4] w) => (float[2, 4] y) { y = MatMul (x, w) }"],
 )
@@ -269,6 +299,7 @@ def integer_matmul(site: Site, b: Body) -> str:
         "(int32[4, n] x, int32[5, 4] w, int32[5] c) => (int32[n, 5] y) "
         "{ y = Gemm <transA = 1, transB = 1> (x, w, c) }",
         "(int64[3, 4] x, int64[4, 5] w, int64 c) => (int64[3, 5] y) { y = Gemm (x, w, c) }",
+        *samples_in("uint32 uint64", "(T[3, 4] x, T[4, 5] w) => (T[3, 5] y) { y = Gemm (x, w) }"),
     ],
     near_misses=[
         "(float[3, 4] x, float[4, 5] w) => (float[3, 5] y) { y = Gemm (x, w) }",
@@ -507,6 +538,10 @@ def _einsum(shapes: Sequence[str], equation: str, result: str, kind: str = "floa
         _einsum(["[3, 4]", "[4, 5]"], "ij,jk->ik", "[3, 5]", "float16"),
         _einsum(["[3, 4]", "[4, 5]"], "ij,jk->ik", "[3, 5]", "double"),
         _einsum(["[3, 4]", "[4, 5]"], "ij,jk->ik", "[3, 5]", "int64"),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16",
+            '(T[4, 5] x0, T[5, 6] x1) => (T[4, 6] y) { y = Einsum <equation = "Ij,jK->IK"> (x0, x1) }',
+        ),
     ],
     near_misses=["(float[2, 3] x, float[3, 4] w) => (float[2, 4] y) { y = MatMul (x, w) }"],
 )

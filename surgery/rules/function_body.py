@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 if TYPE_CHECKING:
@@ -54,6 +54,19 @@ def defined_by_functions() -> tuple[str, ...]:
         ),
         "(float16[2, 8] x) => (float16[2, 8] y) { y = LeakyRelu <alpha = 0.2> (x) }",
         "(float[2, 3, 4, 5] x) => (float[2, 3, 4, 5] y) { y = MeanVarianceNormalization (x) }",
+        *samples_in("double", "(T[n, 3] x) => (T[n, 3] y) { y = Mish (x) }"),
+        *samples_in(
+            "int32",
+            "(float[3, 5] x, T[3] t) => (float l) { l = NegativeLogLikelihoodLoss <reduction = "
+            '"mean"> (x, t) }',
+            feeds={"t": (0, 5)},
+        ),
+        *samples_in(
+            "bfloat16",
+            "(T[2, 4, 3] x, int64[2, 3] t, T[4] w) => (T l, T[2, 4, 3] p) { l, p = "
+            'SoftmaxCrossEntropyLoss <reduction = "sum", ignore_index = 1> (x, t, w) }',
+            feeds={"t": (0, 4)},
+        ),
     ],
     near_misses=["(float[2, 3] x) => (float[2, 3] y) { y = Cos (x) }"],
     rank=100,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 
 if TYPE_CHECKING:
@@ -223,6 +223,12 @@ def flat_positions(known: NDArray[Any], dims: Sequence[int]) -> NDArray[Any]:
         ' <int64[5, 1] i = {1, 0, 1, -1, 1}> { y = ScatterND <reduction = "mul"> (x, i, u) }',
         "(float[6, n] x, float[2, n] u) => (float[6, n] y)"
         ' <int64[2, 1] i = {1, -1}> { y = ScatterND <reduction = "add"> (x, i, u) }',
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int16 bfloat16",
+            "(T[5, 3] x, int64[4, 1] i, T[4, 3] u) => (T[5, 3] y)"
+            ' { y = ScatterND <reduction = "add"> (x, i, u) }',
+            feeds={"i": [[1], [4], [1], [-4]]},
+        ),
     ],
     near_misses=[
         Sample(
@@ -303,6 +309,12 @@ def _row_positions(b: Body, data: Operand, indices: Operand, depth: int) -> str:
         ),
         "(int32[3, 2] x, int32[2, 2] u) => (int32[3, 2] y)"
         ' <int64[2, 2] i = {1, 0, 1, -1}> { y = ScatterElements <reduction = "add"> (x, i, u) }',
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 bfloat16",
+            "(T[2, 5] x, int64[2, 4] i, T[2, 4] u) => (T[2, 5] y)"
+            ' { y = ScatterElements <axis = 1, reduction = "add"> (x, i, u) }',
+            feeds={"i": [[1, 4, 1, -4], [0, 0, 0, -1]]},
+        ),
     ],
     near_misses=[
         Sample(
@@ -420,6 +432,10 @@ def _run_time_elements(b: Body, index: str, data: Operand, indices: Operand, axi
         "(double[4] x) => (double[1] y) <bool[4] c = {0, 0, 0, 1}> { y = Compress <axis = 0> (x, c) }",
         "(float16[4] x) => (float16[1] y) <bool[4] c = {0, 0, 0, 1}> { y = Compress <axis = 0> (x, c) }",
         "(int32[4] x) => (int32[1] y) <bool[4] c = {0, 0, 0, 1}> { y = Compress <axis = 0> (x, c) }",
+        *samples_in(
+            "uint16 uint32 uint64 int8 int16",
+            "(T[2, 4] x) => (T[2, 2] y) <bool[4] c = {1, 0, 1, 0}> { y = Compress <axis = -1> (x, c) }",
+        ),
     ],
     near_misses=["(float[2] x) => (float[n] y) <bool[2] c = {0, 0}> { y = Compress <axis = 0> (x, c) }"],
 )
@@ -459,6 +475,11 @@ def compress_constant(site: Site, b: Body) -> str:
         ),
         "(float16[2, 3] x) => (float16[2, 3] y) <int64[2] s = {3, 2}>"
         " { y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, s) }",
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 double",
+            "(T[4, 3, 2] x, int64[3] s) => (T[4, 3, 2] y) { y = ReverseSequence (x, s) }",
+            feeds={"s": [4, 1, 2]},
+        ),
     ],
     near_misses=["(float[2, 3] x, int64[2] s) => (float[2, 3] y) { y = Identity (x) }"],
 )

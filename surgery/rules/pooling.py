@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 MAX_UNFOLDED = 1 << 22
@@ -191,6 +191,11 @@ def _back(site: Site, b: Body, value: str, dtype: Any) -> str:
             { y, i = MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (x) }""",
             feeds={"x": (0, 3)},
         ),
+        *samples_in(
+            "float16 int8",
+            "(T[1, 1, 4, 4] x) => (T[1, 1, 2, 2] y, int64[1, 1, 2, 2] i) { y, i = MaxPool "
+            "<kernel_shape = [2, 2], strides = [2, 2]> (x) }",
+        ),
     ],
     near_misses=[
         """(float[1, 1, h, 4] x) => (float[1, 1, k, 2] y, int64[1, 1, k, 2] i)
@@ -338,6 +343,11 @@ def _same_pool(site: Site, b: Body, x: str, found: Sequence[Window], **attribute
         """(float[1, 2, 5, 5] x) => (float[1, 2, 2, 2] y)
         { y = AveragePool <kernel_shape = [3, 3], strides = [3, 3], pads = [1, 1, 1, 1], ceil_mode = 1,
                            count_include_pad = 1> (x) }""",
+        *samples_in(
+            "float16 double int8 uint8",
+            "(T[1, 1, 2, 2] x) => (T[1, 1, 1, 1] y) { y = MaxPool <kernel_shape = [1, 1], strides = "
+            "[2, 2], ceil_mode = 1> (x) }",
+        ),
     ],
     near_misses=[
         """(float[1, 1, 5, 5] x) => (float[1, 1, 3, 3] y)
@@ -391,6 +401,12 @@ def without_window_in_padding(site: Site, b: Body) -> str:
                            ceil_mode = 1> (x) }""",
             opset=19,
         ),
+        *samples_in(
+            "float16 double",
+            "(T[n, 2, h, w] x) => (T[n, 2, p, q] y) { y = AveragePool <kernel_shape = [2, 2], "
+            "dilations = [1, 2], pads = [1, 0, 1, 1], count_include_pad = 1, strides = [2, 1]> (x) }",
+            opset=19,
+        ),
     ],
     near_misses=[
         Sample(
@@ -441,6 +457,11 @@ def _average(site: Site, b: Body, found: Sequence[Window]) -> str:
         { y = LpPool <kernel_shape = [3], dilations = [3], pads = [1, 1], p = 1> (x) }""",
         """(float[1, 2, 9, 8] x) => (float[1, 2, 5, 4] y)
         { y = LpPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1, p = 3> (x) }""",
+        *samples_in(
+            "float16 double",
+            "(T[n, 2, h, w] x) => (T[n, 2, p, q] y) { y = LpPool <kernel_shape = [2, 3], strides = "
+            "[1, 2], pads = [0, 1, 1, 0], p = 3> (x) }",
+        ),
     ],
     near_misses=[
         """(float[1, 1, h, w] x) => (float[1, 1, p, q] y)
@@ -493,6 +514,7 @@ def _root(b: Body, x: str, p: int, dtype: Any) -> str:
         "(float[n, 2, h, w] x) => (float[n, 2, 1, 1] y) { y = GlobalLpPool <p = 3> (x) }",
         "(float[1, 2, 5] x) => (float[1, 2, 1] y) { y = GlobalLpPool <p = 1> (x) }",
         "(float[1, 2, 5, 3, 2] x) => (float[1, 2, 1, 1, 1] y) { y = GlobalLpPool (x) }",
+        *samples_in("float16", "(T[n, 2, h, w] x) => (T[n, 2, 1, 1] y) { y = GlobalLpPool <p = 3> (x) }"),
     ],
     near_misses=["(float[1, 2, 5] x) => (float[1, 2, 1] y) { y = GlobalAveragePool (x) }"],
 )
@@ -526,6 +548,12 @@ def global_lppool(site: Site, b: Body) -> str:
             """(double[2, 1, 3] x, int64[2, 1, 3] i) => (double[2, 1, 6] y)
             { y = MaxUnpool <kernel_shape = [3], strides = [2], pads = [1, 0]> (x, i) }""",
             feeds={"i": [[[0, 3, 5]], [[7, 8, 11]]]},
+        ),
+        *samples_in(
+            "float16",
+            "(T[1, 1, 2, 2] x, int64[1, 1, 2, 2] i) => (T[1, 1, 4, 4] y) { y = MaxUnpool "
+            "<kernel_shape = [2, 2], strides = [2, 2]> (x, i) }",
+            feeds={"i": [[[[5, 7], [13, 15]]]]},
         ),
     ],
     near_misses=[
@@ -581,6 +609,12 @@ def _unpooled(site: Site, before: Sequence[int]) -> list[int]:
             """(float[2, 3, 8, 6] x, float[k, 5] r) => (float[k, 3, 2, 2] y)
             { y = MaxRoiPool <pooled_shape = [2, 2], spatial_scale = 0.5> (x, r) }""",
             feeds={"r": [[0, 0, 0, 7, 7], [1, 3, 5, 11, 9], [1, 30, 30, 40, 40]]},
+        ),
+        *samples_in(
+            "float16",
+            "(T[2, 3, 8, 6] x, T[4, 5] r) => (T[4, 3, 2, 3] y) { y = MaxRoiPool <pooled_shape = [2, "
+            "3]> (x, r) }",
+            feeds={"r": [[0, 0, 0, 3, 3], [1, 1, 2, 5, 7], [1, 4, 4, 4, 4], [0, 2.5, -3, 9, 12]]},
         ),
     ],
     near_misses=["(float[1, 2, 5, 5] x) => (float[1, 2, 1, 1] y) { y = GlobalMaxPool (x) }"],

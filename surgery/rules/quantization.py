@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 
 if TYPE_CHECKING:
@@ -192,7 +192,15 @@ _UNSIGNED_BACK: list[Sample | str] = [
     "quantize-by-arithmetic",
     "QuantizeLinear",
     why="TensorRT quantises to int8, int4 and float8 with a zero point of 0 that is constant, and nothing else.",
-    samples=[*_QUANTIZE, *_UNSIGNED],
+    samples=[
+        *_QUANTIZE,
+        *_UNSIGNED,
+        *samples_in(
+            "int32",
+            "(T[2, 8, 3] x) => (int8[2, 8, 3] y) { s = Constant <value = float {0.037}> () z = "
+            "Constant <value = int8 {-7}> () y = QuantizeLinear (x, s, z) }",
+        ),
+    ],
     near_misses=[
         Sample(
             "(float[2] x, float8e4m3fn z, float s) => (float8e4m3fn[2] y) { y = QuantizeLinear (x, s, z) }",
@@ -209,7 +217,14 @@ def quantize(site: Site, b: Body) -> str:
     "quantize-to-unsigned",
     "QuantizeLinear",
     why="TensorRT's parser takes uint8 with a zero point of 0 for int8, which saturates at 127 and not at 255.",
-    samples=_UNSIGNED,
+    samples=[
+        *_UNSIGNED,
+        *samples_in(
+            "int32",
+            "(T[2, 8, 3] x) => (uint8[2, 8, 3] y) { s = Constant <value = float {0.037}> () z = "
+            "Constant <value = uint8 {0}> () y = QuantizeLinear (x, s, z) }",
+        ),
+    ],
     near_misses=[_SYMMETRIC],
     when="always",
 )
@@ -225,7 +240,16 @@ def quantize_unsigned(site: Site, b: Body) -> str:
     "dequantize-by-arithmetic",
     "DequantizeLinear",
     why="TensorRT dequantises int8, int4 and float8 with a zero point of 0 that is constant, and nothing else.",
-    samples=[*_DEQUANTIZE, *_UNSIGNED_BACK],
+    samples=[
+        *_DEQUANTIZE,
+        *_UNSIGNED_BACK,
+        *samples_in(
+            "uint8", "(T[4] x, float16 s, T z) => (float16[4] y) { y = DequantizeLinear (x, s, z) }", opset=21
+        ),
+        *samples_in(
+            "bfloat16", "(int8[4] x, T s, int8 z) => (T[4] y) { y = DequantizeLinear (x, s, z) }", opset=21
+        ),
+    ],
     near_misses=[
         Sample("(float8e4m3fn[2] x, float s) => (float[2] y) { y = DequantizeLinear (x, s) }", 21),
         "(int32[2] x, float s, int32 z) => (float[2] y) { y = DequantizeLinear (x, s, z) }",
@@ -532,6 +556,14 @@ def _per_filter(site: Site, i: int, rank: int, b: Body) -> str:
             "{ y = ConvInteger <group = 2> (x, w, a) }",
             feeds={"x": (240, 256), "w": (200, 256), "a": np.uint8(1)},
         ),
+        *samples_in(
+            "int8",
+            "(T[1, 2, 5, 5] x, uint8[3, 2, 3, 3] w) => (int32[1, 3, 3, 3] y) { y = ConvInteger (x, w) }",
+        ),
+        *samples_in(
+            "int8",
+            "(uint8[1, 2, 5, 5] x, T[3, 2, 3, 3] w) => (int32[1, 3, 3, 3] y) { y = ConvInteger (x, w) }",
+        ),
     ],
     near_misses=["(float[1, 2, 5, 5] x, float[3, 2, 3, 3] w) => (float[1, 3, 3, 3] y) { y = Conv (x, w) }"],
 )
@@ -556,6 +588,20 @@ _FILTERS = {**_SCALES, "ws": np.linspace(0.01, 0.1, 4, dtype=np.float32), "wz": 
         Sample(_QCONV.format(n=1, t="uint8", m="", bt="", b=""), feeds=_SCALES),
         Sample(_QCONV.format(n="n", t="int8", m="[4]", bt="", b=""), feeds=_FILTERS),
         Sample(_QCONV.format(n=1, t="int8", m="[4]", bt=", int32[4] bias", b=", bias"), feeds=_FILTERS),
+        *samples_in(
+            "int8",
+            "(T[1, 2, 5, 5] x, float xs, T xz, uint8[4, 2, 3, 3] w, float ws, uint8 wz, float ys, "
+            "uint8 yz) => (uint8[1, 4, 5, 5] y) { y = QLinearConv <pads = [1, 1, 1, 1]> (x, xs, xz, "
+            "w, ws, wz, ys, yz) }",
+            feeds={"xs": 0.02, "ws": 0.03, "ys": 0.9, "xz": 3},
+        ),
+        *samples_in(
+            "int8",
+            "(uint8[1, 2, 5, 5] x, float xs, uint8 xz, uint8[4, 2, 3, 3] w, float ws, uint8 wz, "
+            "float ys, T yz) => (T[1, 4, 5, 5] y) { y = QLinearConv <pads = [1, 1, 1, 1]> (x, xs, "
+            "xz, w, ws, wz, ys, yz) }",
+            feeds={"xs": 0.02, "ws": 0.03, "ys": 0.9, "xz": 3},
+        ),
     ],
     near_misses=["(float[1, 2, 5, 5] x, float[3, 2, 3, 3] w) => (float[1, 3, 3, 3] y) { y = Conv (x, w) }"],
 )

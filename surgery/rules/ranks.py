@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 
@@ -18,6 +18,10 @@ from surgery.rules.engine.site import Site
         "(float16[n] x) => (int64 y) { y = ArgMax <axis = -1, keepdims = 0> (x) }",
         Sample("(int32[5] x) => (int64 y) { y = ArgMax <keepdims = 0, select_last_index = 1> (x) }"),
         "(double[7] x) => (int64[1] y) { y = ArgMax (x) }",
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int64 bfloat16",
+            "(T[7] x) => (int64[1] y) { y = ArgMax (x) }",
+        ),
     ],
     near_misses=["(float[2, 3] x) => (int64[2, 1] y) { y = ArgMax <axis = 1> (x) }"],
 )
@@ -38,6 +42,10 @@ def arg_of_a_vector(site: Site, b: Body) -> str:
         "(float[7] x) => (float[3] v, int64[3] i) { k = Constant <value_ints = [3]> () v, i = TopK (x, k) }",
         "(float[7] x) => (float[2] v, int64[2] i) "
         "{ k = Constant <value_ints = [2]> () v, i = TopK <largest = 0> (x, k) }",
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 double",
+            "(T[7] x) => (T[3] v, int64[3] i) { k = Constant <value_ints = [3]> () v, i = TopK (x, k) }",
+        ),
     ],
     near_misses=[
         "(float[2, 7] x) => (float[2, 3] v, int64[2, 3] i) { k = Constant <value_ints = [3]> () v, i = TopK (x, k) }"

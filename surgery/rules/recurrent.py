@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -322,6 +322,11 @@ def _renamed(site: Site, b: Body, inputs: list[str], attributes: dict[str, Any])
         " { y, yh, yc = LSTM <hidden_size = 5, layout = 1> (x, w, r, , , h, c) }",
         "(float16[3, 2, 4] x, float16[1, 5, 4] w, float16[1, 5, 5] r) => (float16[3, 2, 1, 5] y)"
         " { y = RNN <hidden_size = 5, layout = 1> (x, w, r) }",
+        *samples_in(
+            "double",
+            "(T[3, 2, 4] x, T[1, 5, 4] w, T[1, 5, 5] r) => (T[3, 2, 1, 5] y, T[3, 1, 5] h) { y, h = "
+            "RNN <hidden_size = 5, layout = 1> (x, w, r) }",
+        ),
     ],
     near_misses=[
         "(float[3, 2, 4] x, float[1, 5, 4] w, float[1, 5, 5] r) => (float[3, 1, 2, 5] y)"
@@ -360,6 +365,11 @@ def batch_first(site: Site, b: Body) -> list[str | None]:
         ),
         "(float16[4, 1, 3] x, float16[1, 12, 3] w, float16[1, 12, 4] r) => (float16[4, 1, 1, 4] y)"
         " { y = GRU <hidden_size = 4> (x, w, r) }",
+        *samples_in(
+            "double",
+            "(T[8, 1, 4] x, T[1, 15, 4] w, T[1, 15, 5] r) => (T[8, 1, 1, 5] y, T[1, 1, 5] h) { y, h "
+            "= GRU <hidden_size = 5> (x, w, r) }",
+        ),
     ],
     near_misses=[
         "(float[8, 2, 4] x, float[1, 15, 4] w, float[1, 15, 5] r) => (float[8, 1, 2, 5] y)"

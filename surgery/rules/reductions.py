@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Dim, Operand, Site
 
 REDUCTIONS = (
@@ -62,6 +62,16 @@ Choice = tuple[int, ...]
             "(float[3, 2, 2] x, int64[1] axes) => (float[1, 2, 2] y) { y = ReduceSum (x, axes) }",
             opset=13,
             feeds={"axes": [0]},
+        ),
+        *samples_in(
+            "uint32 uint64 bfloat16",
+            "(T[3, 2, 4] x, int64[1] axes) => (T[3, 4] y) { y = ReduceSum <keepdims = 0> (x, axes) }",
+            feeds={"axes": [1]},
+        ),
+        *samples_in(
+            "uint8 int8",
+            "(T[3, 2, 2] x, int64[1] axes) => (T[3, 2] y) { y = ReduceMax <keepdims = 0> (x, axes) }",
+            feeds={"axes": (1, 3)},
         ),
     ],
     near_misses=[
@@ -236,6 +246,11 @@ def reduce_bool(site: Site, b: Body) -> str:
             feeds={"axis": (-2, 2)},
         ),
         Sample("(int64[n] x, int64[1] axis) => (int64[n] y) { y = CumSum (x, axis) }", feeds={"axis": [0]}),
+        *samples_in(
+            "uint32 uint64 float16 bfloat16",
+            "(T[3, 2, 4] x, int64 axis) => (T[3, 2, 4] y) { y = CumSum (x, axis) }",
+            feeds={"axis": (-3, 3)},
+        ),
     ],
     near_misses=[
         "(float[3, 2] x) => (float[3, 2] y) { axis = Constant <value_int = 1> () y = CumSum (x, axis) }",
@@ -288,6 +303,11 @@ def along_axis(b: Body, axis: Operand, rank: int, compute: Callable[[int], str])
         ),
         Sample(
             "(float16[n, 2] x) => (float16[n, 2] y) { axis = Constant <value_int = 0> () y = CumProd (x, axis) }",
+            opset=26,
+        ),
+        *samples_in(
+            "uint32 uint64 bfloat16",
+            "(T[3, 5] x) => (T[3, 5] y) { axis = Constant <value_int = -1> () y = CumProd (x, axis) }",
             opset=26,
         ),
     ],
@@ -379,6 +399,11 @@ def _triangle(site: Site, b: Body, x: str, axis: int, dtype: np.dtype[np.generic
         ),
         Sample(
             "(int32[5] x, int64[1] k) => (int32[4] v, int64[4] i) { v, i = TopK (x, k) }", feeds={"k": [4]}
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16",
+            "(T[3, 6] x, int64[1] k) => (T[3, 2] v, int64[3, 2] i) { v, i = TopK (x, k) }",
+            feeds={"k": [2]},
         ),
     ],
     near_misses=[

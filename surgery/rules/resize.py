@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 
 Value = Any
@@ -630,6 +630,23 @@ def _style(site: Site) -> Style:
                          (x, r, s) }""",
             opset=11,
         ),
+        *samples_in(
+            "uint16 int8 int16 int64 bfloat16",
+            "(T[n, 2, 4, 5] x) => (T[n, 2, 8, 10] y) <float[4] s = {1, 1, 2, 2}> { y = Resize <mode "
+            '= "cubic", exclude_outside = 1> (x, , s) }',
+        ),
+        *samples_in(
+            "uint32 uint64",
+            "(T[n, 2, h, w] x) => (T[n, 2, p, q] y) <float[4] s = {1, 1, 2.5, 0.7}> { y = Resize "
+            '<mode = "nearest", nearest_mode = "round_prefer_ceil"> (x, , s) }',
+        ),
+        *samples_in(
+            "double",
+            "(float[1, 2, 6, 5] x, T[8] roi) => (float[1, 2, 3, 4] y) <int64[4] s = {1, 2, 3, 4}> { "
+            'y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize", '
+            "extrapolation_value = 7.5> (x, roi, , s) }",
+            feeds={"roi": [0, 0, -0.1, 0.3, 1, 1, 0.6, 1.2]},
+        ),
     ],
     near_misses=[
         Sample(
@@ -685,6 +702,18 @@ REFUSED = frozenset({"tf_crop_and_resize", "half_pixel_symmetric"})
             s = Add (size, more)
             y = Resize <mode = "linear", keep_aspect_ratio_policy = "not_smaller", axes = [2, 3]> (x, , , s)
         }""",
+        *samples_in(
+            "int32 bfloat16 float16",
+            "(T[2, 3, h, w] x) => (T[2, 3, p, q] y) <int64[2] up = {2, 1}, int64[2] down = {1, 2}> { "
+            "size = Shape <start = 2> (x) grown = Mul (size, up) s = Div (grown, down) y = Resize "
+            '<mode = "cubic", antialias = 1, axes = [2, 3]> (x, , , s) }',
+        ),
+        *samples_in(
+            "uint8 int8",
+            "(T[2, 3, h, w] x) => (T[2, 3, p, q] y) <int64[2] more = {3, 1}> { size = Shape <start = "
+            '2> (x) s = Add (size, more) y = Resize <mode = "linear", keep_aspect_ratio_policy = '
+            '"not_smaller", axes = [2, 3]> (x, , , s) }',
+        ),
     ],
     near_misses=[
         """(float[1, 1, 4, 6] x) => (float[1, 1, 8, 6] y) <int64[4] s = {1, 1, 8, 6}>

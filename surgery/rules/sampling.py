@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 
 CUBIC = -0.75
@@ -242,6 +242,11 @@ def _cubic_far(b: Body, t: str, dtype: Any) -> str:
         ),
         """(float16[1, 2, 4, 5] x, float16[1, 3, 2, 2] g) => (float16[1, 2, 3, 2] y)
         { y = GridSample <padding_mode = "border"> (x, g) }""",
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 int64",
+            "(T[1, 2, 4, 5] x, float[1, 9, 8, 2] g) => (T[1, 2, 9, 8] y) { y = GridSample <mode = "
+            '"nearest", padding_mode = "reflection"> (x, g) }',
+        ),
     ],
     near_misses=[
         "(string[1, 2, 4, 5] x, float[1, 3, 2, 2] g) => (string[1, 2, 3, 2] y) { y = GridSample (x, g) }"
@@ -295,6 +300,11 @@ def gridsample(site: Site, b: Body) -> str:
         Sample(
             """(double[2, 2, 3] t) => (double[2, 1, 3, 2] y) <int64[4] s = {2, 1, 1, 3}>
             { y = AffineGrid <align_corners = 1> (t, s) }""",
+            opset=20,
+        ),
+        *samples_in(
+            "float16",
+            "(T[2, 2, 3] t) => (T[2, 4, 5, 2] y) <int64[4] s = {2, 1, 4, 5}> { y = AffineGrid (t, s) }",
             opset=20,
         ),
     ],
@@ -439,6 +449,15 @@ _BOXES = [[0, 0, 7, 7], [1.2, 2.5, 5.1, 6.9], [-3, -2, 2, 12], [4, 4, 4.2, 4.1],
             { y = RoiAlign <output_height = 2, output_width = 3, sampling_ratio = 2, mode = "max"> (x, r, n) }""",
             feeds={"r": _BOXES, "n": [0, 1, 1, 0, 1]},
         ),
+        *samples_in(
+            "float16",
+            "(T[2, 3, 8, 9] x, T[5, 4] r, int64[5] n) => (T[5, 3, 2, 3] y) { y = RoiAlign "
+            "<output_height = 2, output_width = 3, sampling_ratio = 2> (x, r, n) }",
+            feeds={
+                "r": [[0, 0, 7, 7], [1.2, 2.5, 5.1, 6.9], [-3, -2, 2, 12], [4, 4, 4.2, 4.1], [5, 6, 3, 2]],
+                "n": [0, 1, 1, 0, 1],
+            },
+        ),
     ],
     near_misses=[
         """(float[2, 3, h, 9] x, float[5, 4] r, int64[5] n) => (float[5, 3, 1, 1] y)
@@ -555,6 +574,12 @@ def _sample_taps(b: Body, bins: Bins, ratio: int, axis: int, dtype: Any) -> tupl
             { y = DeformConv <dilations = [2, 2], kernel_shape = [2, 2]> (x, w, o, , m) }""",
             opset=19,
         ),
+        *samples_in(
+            "float16",
+            "(T[n, 2, 5, 6] x, T[3, 2, 2, 3] w, T[n, 12, 4, 4] o) => (T[n, 3, 4, 4] y) { y = "
+            "DeformConv (x, w, o) }",
+            opset=19,
+        ),
     ],
     near_misses=[
         Sample(
@@ -645,6 +670,11 @@ def _linear_taps(b: Body, at: str, size: int, dtype: Any) -> list[Tap]:
             """(double[1, 8, 12] x, int64[3] i) => (double[1, 1, 3, 4, 3] y) <int64[3] k = {2, 2, 2}>
             { y = Col2Im (x, i, k) }""",
             feeds={"i": [3, 4, 3]},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 int64 bfloat16 bool",
+            "(T[n, 8, 4] x) => (T[n, 2, 4, 4] y) <int64[2] i = {4, 4}, int64[2] k = {2, 2}> { y = "
+            "Col2Im <strides = [2, 2]> (x, i, k) }",
         ),
     ],
     near_misses=[
@@ -770,6 +800,10 @@ def _to_depth(site: Site, b: Body) -> str:
         { y = DepthToSpace <blocksize = 2, mode = "CRD"> (x) }""",
         """(double[n, 18, 2, w] x) => (double[n, 2, 6, q] y)
         { y = DepthToSpace <blocksize = 3, mode = "CRD"> (x) }""",
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 int64 bfloat16 float16 bool",
+            '(T[1, 8, 2, 3] x) => (T[1, 2, 4, 6] y) { y = DepthToSpace <blocksize = 2, mode = "CRD"> (x) }',
+        ),
     ],
     near_misses=[
         "(float[1, 8, 2, 3] x) => (float[1, 2, 4, 6] y) { y = DepthToSpace <blocksize = 2> (x) }",
@@ -792,6 +826,10 @@ def blocks_in_crd_order(site: Site, b: Body) -> str:
         "(float[1, 8, 2, 3] x) => (float[1, 2, 4, 6] y) { y = DepthToSpace <blocksize = 2> (x) }",
         "(float[n, 2, h, w] x) => (float[n, 8, p, q] y) { y = SpaceToDepth <blocksize = 2> (x) }",
         "(double[1, 2, 4, 6] x) => (double[1, 8, 2, 3] y) { y = SpaceToDepth <blocksize = 2> (x) }",
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 int64 bfloat16 float16 bool",
+            "(T[1, 8, 2, 3] x) => (T[1, 2, 4, 6] y) { y = DepthToSpace <blocksize = 2> (x) }",
+        ),
     ],
     near_misses=["(float[8, 2, 3] x) => (float[8, 3, 2] y) { y = Transpose <perm = [0, 2, 1]> (x) }"],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Dim, Operand, Site
 from surgery.rules.reductions import choose, run_time
 
@@ -54,6 +54,11 @@ MAX_RANK = 8
             feeds={"axes": [0, -1]},
         ),
         Sample("(double x, int64[1] axes) => (double[1] y) { y = Unsqueeze (x, axes) }", feeds={"axes": [0]}),
+        *samples_in(
+            "uint16 uint32 uint64 int8 int16 int32 bfloat16",
+            "(T[2, 3, 4] x, int64[2] shape) => (T[6, 4] y) { y = Reshape (x, shape) }",
+            feeds={"shape": [6, 4]},
+        ),
     ],
     near_misses=[
         Sample(
@@ -139,6 +144,11 @@ def _dim(b: Body, x: Operand, dim: Dim) -> str | None:
             "(bool[n, 3] x, int64[3] shape) => (bool[2, n, 3] y) { y = Expand (x, shape) }",
             feeds={"shape": [2, 1, 3]},
         ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int64 bfloat16 float16 double",
+            "(T[3, 1] x, int64[3] shape) => (T[2, 3, 4] y) { y = Expand (x, shape) }",
+            feeds={"shape": [2, 1, 4]},
+        ),
     ],
     near_misses=[
         Sample(
@@ -174,6 +184,11 @@ def expand_to_declared(site: Site, b: Body) -> str:
     samples=[
         Sample("(float[2, 3] x, int64[2] r) => (float[4, 9] y) { y = Tile (x, r) }", feeds={"r": [2, 3]}),
         Sample("(int64[n, 3] x, int64[2] r) => (int64[n, 6] y) { y = Tile (x, r) }", feeds={"r": [1, 2]}),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 bfloat16 float16 double bool",
+            "(T[2, 3] x, int64[2] r) => (T[4, 9] y) { y = Tile (x, r) }",
+            feeds={"r": [2, 3]},
+        ),
     ],
     near_misses=[
         Sample("(float[2, 3] x, int64[2] r) => (float[a, b] y) { y = Tile (x, r) }", feeds={"r": [2, 3]}),
@@ -208,6 +223,11 @@ def tile_to_declared(site: Site, b: Body) -> str:
             feeds={"s": [2]},
         ),
         Sample("(int64[2] s) => (float[2, 3] y) { y = ConstantOfShape (s) }", feeds={"s": [2, 3]}),
+        *samples_in(
+            "float16 double int8 int16 int64 uint8 uint16 uint32 uint64 bool",
+            "(int64[3] s) => (T[2, 3, 4] y) { y = ConstantOfShape <value = float[1] {1.5}> (s) }",
+            feeds={"s": [2, 3, 4]},
+        ),
     ],
     near_misses=[Sample("(int64[1] s) => (float[n] y) { y = ConstantOfShape (s) }", feeds={"s": [2]})],
 )
@@ -243,6 +263,9 @@ def constant_of_declared_shape(site: Site, b: Body) -> str:
         Sample(
             "(double a, double z, double d) => (double[4] y) { y = Range (a, z, d) }",
             feeds={"a": 1.0, "z": 3.0, "d": 0.5},
+        ),
+        *samples_in(
+            "int16", "(T a, T z, T d) => (T[3] y) { y = Range (a, z, d) }", feeds={"a": 9, "z": 3, "d": -2}
         ),
     ],
     near_misses=[
@@ -280,6 +303,26 @@ def range_of_declared_length(site: Site, b: Body) -> str:
         ),
         Sample(
             "(float[3] i, float d, int64[2] v) => (int64[3, 6] y) { y = OneHot <axis = -1> (i, d, v) }",
+            feeds={"i": [1, 5, -2], "d": 6},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16",
+            "(T[2, 3] i, int64 d, float[2] v) => (float[2, 3, 5] y) { y = OneHot (i, d, v) }",
+            feeds={"i": (-7, 8), "d": 5},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 float16 double",
+            "(int64[2, 3] i, T d, float[2] v) => (float[2, 3, 5] y) { y = OneHot (i, d, v) }",
+            feeds={"i": (-7, 8), "d": 5},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 float16 double",
+            "(int64[2, 3] i, int64 d, T[2] v) => (T[2, 3, 5] y) { y = OneHot (i, d, v) }",
+            feeds={"i": (-7, 8), "d": 5},
+        ),
+        *samples_in(
+            "float16 double",
+            "(T[3] i, float d, int64[2] v) => (int64[3, 6] y) { y = OneHot <axis = -1> (i, d, v) }",
             feeds={"i": [1, 5, -2], "d": 6},
         ),
     ],
@@ -417,6 +460,11 @@ def clamp(b: Body, value: str, low: str, high: str) -> str:
             "{ y = Slice (x, s, e, a, t) }",
             feeds={"s": [0, 3], "e": [3, 0], "a": [1, 0], "t": [2, -2]},
         ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 bfloat16 double",
+            "(T[5, 6] x, int64[2] s, int64[2] e) => (T[3, 2] y) { y = Slice (x, s, e) }",
+            feeds={"s": [1, -3], "e": [4, -1]},
+        ),
     ],
     near_misses=[
         Sample(
@@ -483,6 +531,11 @@ def _slice_axis(site: Site, b: Body, value: str, along: Along, r: int, dim: Dim)
             opset=13,
             feeds={"s": [1, 3, 2]},
         ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 bfloat16 float16 double bool",
+            "(T[6] x, int64[2] s) => (T[2] a, T[4] c) { a, c = Split (x, s) }",
+            feeds={"s": [2, 4]},
+        ),
     ],
     near_misses=[
         Sample(
@@ -540,6 +593,16 @@ def split_into_declared(site: Site, b: Body) -> list[str]:
         Sample(
             "(float[3, 4] x, int64[2] p, float v, int32[1] a) => (float[3, 7] y) { y = Pad (x, p, v, a) }",
             feeds={"p": [1, 2], "a": [1]},
+        ),
+        *samples_in(
+            "uint8 uint32 uint64 int8",
+            "(T[3, 4] x, int64[4] p, T v) => (T[6, 5] y) { y = Pad (x, p, v) }",
+            feeds={"p": [1, -1, 2, 2]},
+        ),
+        *samples_in(
+            "uint16 int16 bfloat16",
+            "(T[n, 4] x, int64[4] p) => (T[n, 7] y) { y = Pad (x, p) }",
+            feeds={"p": [0, 1, 0, 2]},
         ),
     ],
     near_misses=[
@@ -634,6 +697,16 @@ def _modulo(b: Body, value: str, by: str) -> str:
             "(bool[n, 5] x, int64[1] s) => (bool[n, 2] y) { y = CenterCropPad <axes = [1]> (x, s) }",
             feeds={"s": [2]},
         ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int64 bfloat16 float16 double",
+            "(T[20, 8, 3] x, int64[3] s) => (T[10, 11, 3] y) { y = CenterCropPad (x, s) }",
+            feeds={"s": [10, 11, 3]},
+        ),
+        *samples_in(
+            "int32",
+            "(float[20, 8, 3] x, T[3] s) => (float[10, 11, 3] y) { y = CenterCropPad (x, s) }",
+            feeds={"s": [10, 11, 3]},
+        ),
     ],
     near_misses=[
         Sample("(float[5] x, int64[1] s) => (float[m] y) { y = CenterCropPad (x, s) }", feeds={"s": [3]}),
@@ -691,6 +764,11 @@ def _columns_less_rows(b: Body, x: Operand) -> str:
             "(int64[2, 3, 4] x, int64 k) => (int64[2, 3, 4] y) { y = Trilu (x, k) }", feeds={"k": (-3, 4)}
         ),
         "(int64[n, m] x) => (int64[n, m] y) { y = Trilu (x) }",
+        *samples_in(
+            "uint32 uint64",
+            "(T[2, 3, 4] x, int64 k) => (T[2, 3, 4] y) { y = Trilu (x, k) }",
+            feeds={"k": (-3, 4)},
+        ),
     ],
     near_misses=["(float[3, 3] x) => (float[3, 3] y) { y = Trilu (x) }"],
     when="always",
@@ -713,6 +791,11 @@ def upper_triangle(site: Site, b: Body) -> str:
             feeds={"k": [1]},
         ),
         Sample("(bool[n, 4] x, int64 k) => (bool[n, 4] y) { y = Trilu (x, k) }", feeds={"k": (-3, 4)}),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 int64 bfloat16 float16 double",
+            "(T[2, 3, 4] x, int64[1] k) => (T[2, 3, 4] y) { y = Trilu <upper = 0> (x, k) }",
+            feeds={"k": [1]},
+        ),
     ],
     near_misses=["(float[3] x) => (float[3] y) { y = Relu (x) }"],
     since=14,
@@ -729,6 +812,14 @@ def triangle_as_choice(site: Site, b: Body) -> str:
     samples=[
         "(float[n, 4] x) => (float[n, 4] y) { y = EyeLike <k = 1> (x) }",
         "(int32[n, m] x) => (double[n, m] y) { y = EyeLike <dtype = 11, k = -1> (x) }",
+        *samples_in(
+            "float16 double int8 int16 int64 uint8 uint16 uint32 uint64 bool",
+            "(T[n, 4] x) => (float[n, 4] y) { y = EyeLike <k = 1> (x) }",
+        ),
+        *samples_in(
+            "float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool",
+            "(float[n, 4] x) => (T[n, 4] y) { y = EyeLike <k = 1> (x) }",
+        ),
     ],
     near_misses=["(float[3, 3] x) => (float[3, 3] y) { y = EyeLike (x) }"],
     when="always",

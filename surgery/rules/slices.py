@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
+from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 
@@ -36,6 +36,11 @@ from surgery.rules.engine.site import Site
         ),
         Sample(
             "(double[8] x, int64[1] s, int64[1] e) => (double[k] y) { y = Slice (x, s, e) }",
+            feeds={"s": (0, 4), "e": (3, 9)},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 bfloat16",
+            "(T[8] x, int64[1] s, int64[1] e) => (T[k] y) { y = Slice (x, s, e) }",
             feeds={"s": (0, 4), "e": (3, 9)},
         ),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +63,19 @@ class Bounded:
     value: str
     axis: int
     count: str
+
+
+def samples_in(
+    dtypes: str,
+    text: str,
+    opset: int = 18,
+    feeds: Mapping[str, Any] | None = None,
+    domains: Mapping[str, int] | None = None,
+) -> list[Sample]:
+    """One sample for each of several dtypes, in ONNX's names and separated by spaces: each T in the text is one."""
+    return [
+        Sample(re.sub(r"\bT\b", dtype, text), opset, feeds or {}, domains or {}) for dtype in dtypes.split()
+    ]
 
 
 Built = "Sequence[str | Bounded | None]"
