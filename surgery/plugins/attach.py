@@ -129,7 +129,10 @@ def target_model(
 
 
 def _is_shipped(node: onnx.NodeProto, registry: Registry, target: TargetVersion, per_sample: bool) -> bool:
-    interface = definition_of(node, registry).interface(target.flavour, target.version)
+    definition = definition_of(node, registry)
+    if definition.file.never_emitted:
+        return False
+    interface = definition.interface(target.flavour, target.version)
     return interface is not None and (per_sample or interface not in PER_SAMPLE_INTERFACES)
 
 

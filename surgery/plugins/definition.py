@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from surgery.errors import ConfigError, ConversionError
-from surgery.plugins.schema import Available, Input, PluginFile, Sample, version_key
+from surgery.plugins.schema import ANY_DIMS, Available, Input, PluginFile, Sample, version_key
 
 if TYPE_CHECKING:
     import onnx
@@ -302,7 +302,7 @@ class PluginDefinition:
             value = attributes.get(key)
             if value is not None:
                 # The declared type decides: TensorRT reads a float field only from a FLOAT attribute.
-                floats = {"float": float, "floats": lambda v: [float(x) for x in v]}
+                floats = {"float": float, "floats": lambda v: [float(x) for x in v], "tensor": _tensor}
                 plain = {"ints": list, "int": int, "bool": int, "string": str}
                 convert = cast("Callable[[Any], Any]", {**floats, **plain}[attribute.type])
                 node.attribute.append(onnx.helper.make_attribute(key, convert(value)))
@@ -375,25 +375,41 @@ class PluginDefinition:
         if self._output_types is not None:
             return self._output_types(configured)
         bound = self._bind(input_types) or {}
+        names = [i.name for i in self.declared_inputs(len(input_types))]
         result = []
         for output in self.file.outputs[: len(node.output)]:
-            dims: list[int | str | None] = []
-            for dim in output.shape:
-                if isinstance(dim, str) and dim.startswith("@"):
-                    dims.append(configured.attributes[dim[1:]])
-                else:
-                    dims.append(bound.get(dim) if isinstance(dim, str) else dim)
-            result.append(TensorType(output.dtype, tuple(dims)))
+            dtype = output.dtype
+            if dtype.startswith("@"):
+                source = input_types[names.index(dtype[1:])]
+                dtype = source.dtype if source else self.file.inputs[names.index(dtype[1:])].dtypes[0]
+            result.append(TensorType(dtype, self._output_shape(output.shape, configured, bound)))
         return result
+
+    def _output_shape(
+        self, declared: Sequence[int | str], node: ConfiguredNode, bound: Mapping[str, int | str | None]
+    ) -> Dims | None:
+        dims: list[int | str | None] = []
+        for dim in declared:
+            if dim == ANY_DIMS:
+                count = bound.get(ANY_DIMS)
+                if not isinstance(count, int):
+                    return None
+                dims += [bound.get(f"{ANY_DIMS}{i}") for i in range(count)]
+            elif isinstance(dim, str) and dim.startswith("@"):
+                dims.append(node.attributes[dim[1:]])
+            else:
+                dims.append(bound.get(dim) if isinstance(dim, str) else dim)
+        return tuple(dims)
 
 
 def node_attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """The attributes of a node as plain Python values (text decoded, integers, floats, lists).
+    """The attributes of a node as plain Python values (text decoded, integers, floats, lists, arrays).
 
     Floats come back as the shortest decimal that gives the stored float32, so that 0.1 stays 0.1.
     """
     import numpy as np
     import onnx.helper
+    import onnx.numpy_helper
 
     def plain(value: Any) -> Any:
         if isinstance(value, bytes):
@@ -402,12 +418,28 @@ def node_attributes(node: onnx.NodeProto) -> dict[str, Any]:
             return float(str(np.float32(value)))
         if isinstance(value, (list, tuple)) or hasattr(value, "_values"):
             return [plain(v) for v in value]
+        if isinstance(value, onnx.TensorProto):
+            return onnx.numpy_helper.to_array(value)
         return value
 
     return {a.name: plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
 
 
+def _tensor(value: Any) -> Any:
+    """Weights as TensorRT's plugins read them: float32 and float16 stay, anything else becomes float32."""
+    import numpy as np
+    import onnx.numpy_helper
+
+    array = np.asarray(value)
+    return onnx.numpy_helper.from_array(array if array.dtype == np.float16 else array.astype(np.float32))
+
+
 def _fits(declared: Sequence[int | str], given: Dims, bound: dict[str, int | str | None]) -> bool:
+    if ANY_DIMS in declared:
+        at, count = declared.index(ANY_DIMS), len(given) - len(declared) + 1
+        if count < 0 or bound.setdefault(ANY_DIMS, count) != count:
+            return False
+        declared = [*declared[:at], *(f"{ANY_DIMS}{i}" for i in range(count)), *declared[at + 1 :]]
     if len(declared) != len(given):
         return False
     for want, have in zip(declared, given, strict=True):

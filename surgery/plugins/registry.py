@@ -17,7 +17,7 @@ from surgery._data_dirs import shipped_dir
 from surgery.config_errors import Checker
 from surgery.errors import ConfigError
 from surgery.plugins.definition import PluginDefinition
-from surgery.plugins.schema import PluginFile, SampleFile, version_key
+from surgery.plugins.schema import PluginFile, Sample, SampleFile, SampleInput, version_key
 from surgery.yaml_source import ConfigProblemsError, load_yaml
 
 M = TypeVar("M", bound=BaseModel)
@@ -129,9 +129,9 @@ def load_plugin(folder: Path) -> PluginDefinition:
         body,
         check=getattr(module, "check", None),
         output_types=getattr(module, "output_types", None),
-        samples=samples.samples,
+        samples=tuple(_with_weights(file, sample) for sample in samples.samples),
     )
-    for sample in samples.samples:
+    for sample in definition.samples:
         problems = definition.check(sample.attributes)
         if problems:
             raise ConfigError(
@@ -140,6 +140,19 @@ def load_plugin(folder: Path) -> PluginDefinition:
                 where=str(folder / "samples.yaml"),
             )
     return definition
+
+
+def _with_weights(file: PluginFile, sample: Sample) -> Sample:
+    """The sample with arrays in the place of descriptions of weights (`{shape: [4, 3], fill: normal}`)."""
+    from surgery.plugins.samples import filled
+
+    values = dict(sample.attributes)
+    for name, value in values.items():
+        attribute = file.attributes.get(name)
+        if attribute is not None and attribute.type == "tensor" and isinstance(value, dict):
+            seed = zlib.crc32(f"{sample.name}/{name}".encode())
+            values[name] = filled(SampleInput.model_validate(value), seed)
+    return sample.model_copy(update={"attributes": values})
 
 
 def _read(model: type[M], path: Path) -> M:

@@ -23,6 +23,11 @@ def sample_inputs(sample: Sample, seed: int = 0) -> list[Array]:
     return [_fill(rng, given) for given in sample.inputs]
 
 
+def filled(given: SampleInput, seed: int) -> Array:
+    """The array that such a description stands for."""
+    return _fill(np.random.default_rng(seed), given)
+
+
 def sample_model(
     definition: PluginDefinition, sample: Sample, *, opset: int = 17, open_batch: bool = False
 ) -> onnx.ModelProto:

@@ -8,8 +8,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-AttributeType = Literal["int", "bool", "float", "string", "ints", "floats"]
-"""`bool` is 0 or 1, written as an ONNX INT, as TensorRT's plugin fields have it."""
+AttributeType = Literal["int", "bool", "float", "string", "ints", "floats", "tensor"]
+"""`bool` is 0 or 1, written as an ONNX INT, as TensorRT's plugin fields have it. `tensor` is a TENSOR of
+floats (weights); TensorRT takes FLOATS for it too."""
+
+ANY_DIMS = "..."
+"""In a shape: any number of dims."""
 
 Interface = Literal["IPluginV2", "IPluginV2Ext", "IPluginV2IOExt", "IPluginV2DynamicExt", "IPluginV3"]
 PER_SAMPLE_INTERFACES: frozenset[str] = frozenset({"IPluginV2", "IPluginV2Ext", "IPluginV2IOExt"})
@@ -26,13 +30,13 @@ class Attribute(_Model):
     """One attribute of the node.
 
     Attributes:
-        type: `int`, `bool` (0 or 1), `float`, `string`, `ints` or `floats`.
+        type: `int`, `bool` (0 or 1), `float`, `string`, `ints`, `floats` or `tensor`.
         required: The node has to carry it.
         default: What its absence means; None with `required: false` means "not set".
         min: Smallest value (of each element).
         max: Largest value (of each element).
         above: Value that it (each element) has to exceed.
-        length: Number of elements of a list.
+        length: Number of elements of a list; of a tensor, the rank.
         choices: The values allowed.
         meaning: What it does, for people.
     """
@@ -57,6 +61,8 @@ class Attribute(_Model):
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value ("is 3; ..."), or None."""
+        if self.type == "tensor":
+            return _tensor_problem(value, self.length)
         is_list = self.type in ("ints", "floats")
         if is_list != isinstance(value, (list, tuple)):
             return f"is {value!r}; expected {self.type}"
@@ -92,6 +98,23 @@ class Attribute(_Model):
         return None
 
 
+def _tensor_problem(value: Any, rank: int | None) -> str | None:
+    """What is wrong with weights: an array of floats of that rank (any if None), or a list of floats."""
+    import numpy as np
+
+    if isinstance(value, str):
+        return f"is {value!r}; expected tensor"
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return "is no array; expected tensor"
+    if array.dtype.kind not in "fi" or not array.size:
+        return f"is an array of {array.dtype}, shape {list(array.shape)}; expected tensor of floats"
+    if rank is not None and isinstance(value, np.ndarray) and array.ndim != rank:
+        return f"has rank {array.ndim}; expected {rank}"
+    return None
+
+
 Dim = int | str
 
 
@@ -99,7 +122,8 @@ class Input(_Model):
     """One input: symbols in shapes stand for the same number wherever they occur.
 
     `repeated` (the last one only) stands for one or more inputs `name_0`, `name_1`, ...; a symbol that ends
-    in ``*`` is then a different one for each of them.
+    in ``*`` is then a different one for each of them. One dim of a shape may be ``...``: any number of dims,
+    the same ones wherever it occurs.
     """
 
     name: str
@@ -119,8 +143,9 @@ class Input(_Model):
 
 
 class Output(_Model):
-    """One output; a dim is a number, a symbol of the inputs, or ``@attribute``.
+    """One output; a dim is a number, a symbol of the inputs, ``...``, or ``@attribute``.
 
+    A dtype ``@input`` is that of an input.
     `repeated` stands for any number of outputs; then body.py has to define `output_types`.
     """
 
@@ -188,6 +213,8 @@ class PluginFile(_Model):
     """The whole of `plugin.yaml`.
 
     `also_versions` names other registered versions with the same attributes, types and computation.
+    `never_emitted` is the reason why no ONNX node of that name reaches the plugin in TensorRT; the body
+    is then used for every target.
     """
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -199,6 +226,7 @@ class PluginFile(_Model):
     inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...]
     availability: Availability = Availability()
+    never_emitted: str | None = None
     replaced_by: tuple[str, ...] = ()
     compare: CompareDetections | CompareValues = Field(discriminator="kind")
     sources: tuple[str, ...] = ()
