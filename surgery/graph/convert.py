@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from surgery.graph.collection import no_collection
 from surgery.graph.load import _MAX_IR_VERSION
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Header:
     node_doc: dict[str, str] = field(default_factory=dict)
 
 
+@no_collection()
 def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Header]:
     """Import a model; the argument is not changed and shares nothing with the result."""
     import onnx
@@ -97,6 +99,7 @@ def _drop_empty_list_attributes(node: onnx.NodeProto) -> None:
                 _drop_empty_list_attributes(inner)
 
 
+@no_collection()
 def export_graph(
     graph: gs.Graph,
     header: Header | None = None,

@@ -7,17 +7,19 @@ closure is evaluated in one ONNX Runtime session, and node by node if that is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.graph.convert import constant, extract, is_external
+from surgery.graph.collection import no_collection
+from surgery.graph.convert import constant, is_external
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.infer import infer_types, is_static
-from surgery.graph.view import View
+from surgery.graph.load import _MAX_IR_VERSION
+from surgery.graph.view import View, has_bodies
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -27,6 +29,9 @@ RANDOM = frozenset(
 )
 # Folding a DequantizeLinear would turn a quantized weight back into float32 and lose the quantization.
 KEEP = RANDOM | {"DequantizeLinear", "QuantizeLinear"}
+
+SMALL = 4096
+"""Bytes up to which constants are compared by value, to compute what is the same only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class FoldResult:
     refused: tuple[tuple[str, str], ...]
 
 
+@no_collection()
 def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: int = 8) -> FoldResult:
     """Fold in place until nothing changes.
 
@@ -54,8 +60,8 @@ def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: in
         rounds += 1
         infer_types(graph)
         count = len(graph.nodes)
-        _fold_once(graph, max_bytes, refused)
-        drop_dead(graph)
+        if _fold_once(graph, max_bytes, refused) or rounds == 1:
+            drop_dead(graph)
         if len(graph.nodes) == count:
             break
     return FoldResult(before - len(graph.nodes), rounds, tuple(sorted(refused.items())))
@@ -98,14 +104,15 @@ def _constant_attribute(attrs: Mapping[str, Any]) -> Any:
     return None
 
 
-def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None:
+def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> bool:
+    """One pass; whether anything became a constant."""
     import onnx_graphsurgeon as gs
 
     view = View(graph)
     known: dict[str, Any] = {}
     foldable: list[int] = []
     marked: set[str] = set()
-    for key in sorted(range(len(view.nodes)), key=lambda k: view.order[k]):
+    for key in sorted(range(len(view.nodes)), key=view.order.__getitem__):
         node = view.nodes[key]
         if node.op in ("Shape", "Size") and node.domain in (None, "", "ai.onnx"):
             value = _static_shape(node)
@@ -117,7 +124,7 @@ def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None
             continue
         if node.op == "Identity" and node.outputs[0].name in view.outputs:
             continue  # how a constant output is written
-        if any(True for _ in node.subgraphs()) or (not node.inputs and node.op != "Constant"):
+        if not node.inputs or has_bodies(node):
             continue
         ready = all(
             not t.name or t.name in marked or (isinstance(t, gs.Constant) and not is_external(t))
@@ -135,7 +142,9 @@ def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> None
         and (t.name in view.outputs or any(u not in folded_keys for u in view.consumers.get(t.name, ())))
     ]
     known.update(_evaluate(graph, [view.nodes[k] for k in foldable], wanted, known, refused))
-    _put(view, {n: v for n, v in known.items() if np.asarray(v).nbytes <= max_bytes})
+    values = {n: v for n, v in known.items() if np.asarray(v).nbytes <= max_bytes}
+    _put(view, values)
+    return bool(values)
 
 
 def _static_shape(node: gs.Node) -> np.ndarray[Any, Any] | None:
@@ -163,33 +172,144 @@ def _evaluate(
     known: dict[str, Any],
     refused: dict[str, str],
 ) -> dict[str, Any]:
+    """Values of `wanted`, and into `refused` what could not be computed; what is the same is computed once."""
     if not wanted:
         return {}
-    feeds = {n: v for n, v in known.items() if any(t.name == n for node in nodes for t in node.inputs)}
-    try:
-        return _run(graph, nodes, feeds, wanted)
-    except EvaluationError:
-        pass
-    values: dict[str, Any] = dict(known)
+    distinct = _Distinct(known)
     for node in nodes:
-        need = {t.name: values[t.name] for t in node.inputs if t.name in values}
-        names = [t.name for t in node.outputs if t.name]
+        distinct.add(node)
+    names = distinct.names
+    needed = list(dict.fromkeys(names[n] for n in wanted))
+    try:
+        found = _run(graph, distinct.nodes, distinct, distinct.feeds, needed)
+    except EvaluationError:
+        found = _one_by_one(graph, distinct, refused)
+    return {n: found[names[n]] for n in wanted if names[n] in found}
+
+
+def _one_by_one(graph: gs.Graph, distinct: _Distinct, refused: dict[str, str]) -> dict[str, Any]:
+    values = dict(distinct.feeds)
+    for node, members in zip(distinct.nodes, distinct.members, strict=True):
+        read = [distinct.names.get(t.name) for t in node.inputs]
+        feeds = {n: values[n] for n in read if n in values}
+        made = [t.name for t in node.outputs if t.name]
         try:
-            values.update(_run(graph, [node], need, names))
+            values.update(_run(graph, [node], distinct, feeds, made))
         except EvaluationError as error:
-            refused[node.name] = str(error)
-    return {n: values[n] for n in wanted if n in values}
+            refused.update(dict.fromkeys(members, str(error)))
+    return values
 
 
-def _run(graph: gs.Graph, nodes: list[gs.Node], feeds: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
-    model = extract(
-        graph,
-        nodes,
-        feeds,
-        wanted,
-        shapes={**dict.fromkeys(wanted), **{n: list(v.shape) for n, v in feeds.items()}},
-        dtypes={n: v.dtype for n, v in feeds.items()},
-        name="fold",
+class _Distinct:
+    """Nodes of which no two compute the same from the same values.
+
+    Args:
+        known: Values that nodes may read, by tensor name.
+
+    Attributes:
+        nodes: One node of each kind, in the order in which they were added.
+        members: Names of all nodes of each kind.
+        names: Tensor name to the name of the one tensor, of those with its value, that is computed or fed.
+        feeds: Known values that the nodes read.
+        constants: Constants that the nodes read.
+    """
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self.nodes: list[gs.Node] = []
+        self.members: list[list[str]] = []
+        self.names: dict[str, str] = {}
+        self.feeds: dict[str, Any] = {}
+        self.constants: dict[str, Any] = {}
+        self._known = known
+        self._kinds: dict[Any, int] = {}
+        self._values: dict[Any, str] = {}
+
+    def add(self, node: gs.Node) -> None:
+        """Add a node; what it reads was added before it, is constant or known."""
+        key = (
+            node.op,
+            tuple(sorted((k, _frozen(v)) for k, v in node.attrs.items())),
+            tuple(self._input(t) for t in node.inputs),
+            tuple(bool(t.name) for t in node.outputs),
+        )
+        place = self._kinds.setdefault(key, len(self.nodes))
+        if place == len(self.nodes):
+            self.nodes.append(node)
+            self.members.append([])
+        self.members[place].append(node.name)
+        for tensor, first in zip(node.outputs, self.nodes[place].outputs, strict=True):
+            if tensor.name:
+                self.names[tensor.name] = first.name
+
+    def _input(self, tensor: Any) -> str:
+        name: str = tensor.name
+        if not name or name in self.names:
+            return self.names.get(name, "")
+        value = self._known.get(name)
+        if value is not None:
+            key: Any = ("known", value.shape, value.tobytes())
+        else:
+            key = _content(tensor) or name
+        first = self.names[name] = self._values.setdefault(key, name)
+        if first == name:
+            (self.constants if value is None else self.feeds)[name] = tensor if value is None else value
+        return first
+
+
+def _content(tensor: Any) -> Any:
+    """Dtype, shape and value of a constant; None where it is large or not of numbers."""
+    import onnx
+
+    proto = getattr(tensor._values, "tensor", None)
+    if isinstance(proto, onnx.TensorProto) and 0 < len(proto.raw_data) <= SMALL:
+        return proto.data_type, tuple(proto.dims), proto.raw_data
+    return None
+
+
+def _frozen(value: Any) -> Any:
+    import onnx_graphsurgeon as gs
+
+    if isinstance(value, list):
+        return tuple(_frozen(v) for v in value)
+    if isinstance(value, gs.Constant):
+        return _content(value) or id(value)
+    return (type(value), value) if isinstance(value, (int, float, str)) else id(value)
+
+
+def _run(
+    graph: gs.Graph, nodes: Sequence[gs.Node], distinct: _Distinct, feeds: dict[str, Any], wanted: list[str]
+) -> dict[str, Any]:
+    """Values that nodes make of constants and `feeds`; `distinct` says what their inputs are called there."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    protos = []
+    tensors: dict[str, Any] = {}
+    for node in nodes:
+        proto = OnnxExporter.export_node(node)
+        del proto.input[:]
+        proto.input.extend(distinct.names.get(t.name, t.name) for t in node.inputs)
+        protos.append(proto)
+        tensors.update({t.name: t for t in node.outputs})
+    read = {n: distinct.constants[n] for proto in protos for n in proto.input if n in distinct.constants}
+    body = onnx.helper.make_graph(
+        protos,
+        "fold",
+        [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for n, v in feeds.items()
+        ],
+        [
+            OnnxExporter.export_value_info_proto(gs.Variable(n, tensors[n].dtype), do_type_check=False)
+            for n in wanted
+        ],
+        [OnnxExporter.export_tensor_proto(t) for t in read.values()],
+    )
+    model = onnx.helper.make_model(
+        body,
+        opset_imports=[onnx.helper.make_opsetid("", graph.opset)],
+        ir_version=min(max(graph.ir_version or 8, 4), _MAX_IR_VERSION),
     )
     return Evaluator(model, threads=1).run(feeds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from surgery.graph.collection import no_collection
 from surgery.graph.load import _MAX_IR_VERSION
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def dims_of(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
     ]
 
 
+@no_collection()
 def infer_types(graph: gs.Graph) -> int:
     """Run ONNX shape inference with data propagation and keep what it finds, in place.
 
@@ -48,7 +50,16 @@ def infer_types(graph: gs.Graph) -> int:
     import onnx
     import onnx_graphsurgeon as gs
 
-    model, tensors = _skeleton(graph)
+    unknown = {
+        t.name: t
+        for node in graph.nodes
+        for t in node.outputs
+        if t.name and (t.dtype is None or not is_static(t.shape))
+    }
+    unknown.update({t.name: t for t in graph.outputs if t.dtype is None or not is_static(t.shape)})
+    if not unknown:
+        return 0
+    model = _skeleton(graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # onnx raises many types, none documented
@@ -56,7 +67,7 @@ def infer_types(graph: gs.Graph) -> int:
     changed = 0
     dtypes: dict[int, Any] = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
-        tensor = tensors.get(value.name)
+        tensor = unknown.get(value.name)
         if not isinstance(tensor, gs.Variable) or not value.type.HasField("tensor_type"):
             continue
         element = value.type.tensor_type.elem_type
@@ -85,8 +96,8 @@ def is_static(shape: Any) -> bool:
     return shape is not None and all(isinstance(d, int) and d >= 0 for d in shape)
 
 
-def _skeleton(graph: gs.Graph) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The model without names of nodes and without large values, and its tensors by name."""
+def _skeleton(graph: gs.Graph) -> onnx.ModelProto:
+    """The model without names of nodes and without large values."""
     import onnx
     import onnx_graphsurgeon as gs
     from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
@@ -98,46 +109,40 @@ def _skeleton(graph: gs.Graph) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if not known & {"", "ai.onnx"}:
         model.opset_import.extend([onnx.helper.make_opsetid("", graph.opset)])
     model.functions.extend(OnnxExporter.export_function(f) for f in graph.functions)
-    declared = {t.name for t in (*graph.inputs, *graph.outputs)}
-    tensors: dict[str, Any] = {}
     body = model.graph
     body.name = graph.name or "graph"
-    body.input.extend(_declare(t) for t in graph.inputs)
-    nodes = []
+    types: dict[Any, onnx.TypeProto] = {}
+    for tensor in graph.inputs:
+        _declare(body.input.add(), tensor, types)
+    for tensor in graph.outputs:
+        _declare(body.output.add(), tensor, types)
     domains: set[str] = set()
+    constants: dict[str, Any] = {}
+    declared = {t.name for t in (*graph.inputs, *graph.outputs)} | {""}
     for node in graph.nodes:
-        proto = onnx.NodeProto(
-            op_type=node.op, input=[t.name for t in node.inputs], output=[t.name for t in node.outputs]
-        )
+        inputs, outputs = node.inputs, node.outputs
+        proto = body.node.add(op_type=node.op, input=[t.name for t in inputs], output=[t.name for t in outputs])
         if node.domain:
             proto.domain = node.domain
             domains.add(node.domain)
         if node.attrs:
             proto.attribute.extend(_attributes(node.attrs))
-        nodes.append(proto)
-        for tensor in node.inputs:
+        for tensor in inputs:
             if isinstance(tensor, gs.Constant):
-                tensors[tensor.name] = tensor
-        for tensor in node.outputs:
-            tensors[tensor.name] = tensor
-    tensors.pop("", None)
-    tensors.update({t.name: t for t in (*graph.inputs, *graph.outputs)})
-    body.node.extend(nodes)
+                constants[tensor.name] = tensor
+        for tensor in outputs:
+            if tensor.dtype is not None and tensor.shape is not None and tensor.name not in declared:
+                _declare(body.value_info.add(), tensor, types)
+    constants.update({t.name: t for t in graph.outputs if isinstance(t, gs.Constant)})
     model.opset_import.extend(onnx.helper.make_opsetid(d, 1) for d in sorted(domains - known))
-    for name, tensor in tensors.items():
-        if name in declared:
-            continue
-        if not isinstance(tensor, gs.Constant):
-            if tensor.dtype is not None and tensor.shape is not None:
-                body.value_info.append(_declare(tensor))
-        elif isinstance(tensor._values, gs.ir.tensor.SparseValues):
+    for tensor in constants.values():
+        if isinstance(tensor._values, gs.ir.tensor.SparseValues):
             body.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
         elif _size(tensor) <= KNOWN:
             body.initializer.append(OnnxExporter.export_tensor_proto(tensor))
         else:
-            body.input.append(_declare(tensor))
-    body.output.extend(_declare(t) for t in graph.outputs)
-    return model, tensors
+            _declare(body.input.add(), tensor, types)
+    return model
 
 
 def _size(tensor: Any) -> int:
@@ -147,11 +152,17 @@ def _size(tensor: Any) -> int:
     return size
 
 
-def _declare(tensor: Any) -> onnx.ValueInfoProto:
+def _declare(value: onnx.ValueInfoProto, tensor: Any, types: dict[Any, onnx.TypeProto]) -> None:
+    """Write name and type of a tensor; `types` keeps those already made."""
     from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-    made: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)
-    return made
+    value.name = tensor.name
+    if tensor.dtype is None:
+        return
+    key = (getattr(tensor, "type", ""), tensor.dtype, None if tensor.shape is None else tuple(tensor.shape))
+    if key not in types:
+        types[key] = OnnxExporter.export_value_info_proto(tensor, False).type
+    value.type.CopyFrom(types[key])
 
 
 def _attributes(attrs: dict[str, Any]) -> list[onnx.AttributeProto]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,10 +39,16 @@ class View:
             for tensor in node.outputs:
                 if tensor.name:
                     self.producer[tensor.name] = key
-            used = tuple(dict.fromkeys(_uses(node)))
+            if has_bodies(node):
+                used = tuple(dict.fromkeys(_uses(node)))
+            else:
+                used = tuple(dict.fromkeys([t.name for t in node.inputs if t.name]))
             self._uses.append(used)
             for name in used:
-                self.consumers.setdefault(name, []).append(key)
+                if name in self.consumers:
+                    self.consumers[name].append(key)
+                else:
+                    self.consumers[name] = [key]
 
     def uses(self, key: int) -> tuple[str, ...]:
         """Names of the tensors a node reads: inputs and what its subgraphs capture; constants included."""
@@ -60,12 +67,30 @@ class View:
 
     @cached_property
     def order(self) -> list[int]:
-        """Topological position of every node, stable: nodes keep their order where data flow allows it."""
-        import networkx as nx
+        """Topological position of every node, stable: nodes keep their order where data flow allows it.
 
-        position = [0] * len(self.nodes)
-        for place, key in enumerate(nx.lexicographical_topological_sort(self.digraph)):
+        Raises:
+            ValueError: the graph has a cycle.
+        """
+        makers = [{self.producer[n] for n in used if n in self.producer} for used in self._uses]
+        if all(max(found, default=-1) < key for key, found in enumerate(makers)):
+            return list(range(len(self.nodes)))  # the usual case: sorted already
+        waiting = [len(found) for found in makers]
+        users: list[list[int]] = [[] for _ in makers]
+        for key, found in enumerate(makers):
+            for maker in found:
+                users[maker].append(key)
+        ready = [key for key, count in enumerate(waiting) if not count]  # ascending, so a heap
+        position = [-1] * len(self.nodes)
+        for place in range(len(self.nodes)):
+            if not ready:
+                raise ValueError("the graph has a cycle")
+            key = heappop(ready)
             position[key] = place
+            for user in users[key]:
+                waiting[user] -= 1
+                if not waiting[user]:
+                    heappush(ready, user)
         return position
 
     def predecessors(self, key: int) -> Iterator[int]:
@@ -120,6 +145,13 @@ class View:
                     seen.add(other)
                     stack.append(other)
         return True
+
+
+def has_bodies(node: gs.Node) -> bool:
+    """True if the node holds subgraphs; cheaper than asking for them."""
+    import onnx_graphsurgeon as gs
+
+    return bool(node.attrs) and any(isinstance(v, gs.Graph) for v in node.attrs.values())
 
 
 def _uses(node: gs.Node) -> Iterator[str]:
