@@ -209,6 +209,14 @@ class CompareValues(_Model):
     rtol: float = 1e-5
 
 
+class CompareRows(_Model):
+    """The rows of an output are a set per image: their order does not count, nor do rows beyond the count."""
+
+    kind: Literal["rows"]
+    rows: str
+    count: str
+
+
 class PluginFile(_Model):
     """The whole of `plugin.yaml`.
 
@@ -228,7 +236,7 @@ class PluginFile(_Model):
     availability: Availability = Availability()
     never_emitted: str | None = None
     replaced_by: tuple[str, ...] = ()
-    compare: CompareDetections | CompareValues = Field(discriminator="kind")
+    compare: CompareDetections | CompareValues | CompareRows = Field(discriminator="kind")
     sources: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
 

@@ -9,14 +9,15 @@ import numpy as np
 import onnx
 import pytest
 from engine_builds import assert_builds
-from plugin_references import REFERENCES, batched_nms
+from plugin_references import batched_nms
+from references import REFERENCES
 from runtime import run
 
 from surgery.plugins.attach import target_model
 from surgery.plugins.definition import PLUGIN_DOMAIN, PluginDefinition
 from surgery.plugins.registry import Registry
 from surgery.plugins.samples import sample_inputs, sample_model
-from surgery.plugins.schema import Sample
+from surgery.plugins.schema import CompareValues, Sample
 
 REGISTRY = Registry.load()
 CASES = [
@@ -57,9 +58,11 @@ def test_body_equals_the_reference(definition: PluginDefinition, sample: Sample,
     found = outputs_of(definition, sample, seed)
     wanted = REFERENCES[definition.name](dict(sample.attributes), sample_inputs(sample, seed))
     assert len(found) == len(wanted)
+    compare = definition.file.compare
+    atol, rtol = (compare.atol, compare.rtol) if isinstance(compare, CompareValues) else (2e-6, 2e-6)
     for got, want in zip(found, wanted, strict=True):
         assert got.dtype == want.dtype
-        np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(("definition", "sample"), CASES)
