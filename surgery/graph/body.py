@@ -42,15 +42,17 @@ class Body:
     Constants of equal dtype, shape and bytes are written once.
 
     Args:
-        opset: Default-domain opset version, 11 to 24.
+        opset: Default-domain opset version.
+        least: The oldest that what is written is right in.
 
     Raises:
         ValueError: the opset is out of range.
     """
 
-    def __init__(self, opset: int) -> None:
-        if not MIN_OPSET <= opset <= MAX_OPSET:
-            raise ValueError(f"bodies are written for opsets {MIN_OPSET} to {MAX_OPSET}, not {opset}")
+    def __init__(self, opset: int, *, least: int = MIN_OPSET) -> None:
+        if not least <= opset <= MAX_OPSET:
+            raise ValueError(f"bodies are written for opsets {least} to {MAX_OPSET}, not {opset}")
+        self._least = least
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -59,7 +61,7 @@ class Body:
 
     def nested(self) -> Body:
         """A builder for a subgraph: shares the name counter; its constants go to the outermost body."""
-        inner = Body(self.opset)
+        inner = Body(self.opset, least=self._least)
         inner._counter = self._counter
         inner._outer = self
         return inner

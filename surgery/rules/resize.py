@@ -757,6 +757,7 @@ def resize_to_computed_size(site: Site, b: Body) -> str:
         ),
     ],
     near_misses=["(float[2, 2] x) => (float[4, 4] y) <float[2] s = {2, 2}> { y = Resize (x, , s) }"],
+    since=7,
     until=10,
 )
 def upsample_rule(site: Site, b: Body) -> str:

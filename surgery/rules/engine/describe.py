@@ -6,9 +6,10 @@ import inspect
 import re
 from typing import TYPE_CHECKING
 
-from surgery.graph.body import MAX_OPSET, MIN_OPSET
+from surgery.graph.body import MAX_OPSET
 from surgery.graph.pattern import pattern_text
 from surgery.rules.engine.pair import Pair, PatternRule
+from surgery.rules.engine.template import first_opset
 
 if TYPE_CHECKING:
     from surgery.rules.engine.rule import Sample
@@ -54,9 +55,7 @@ def operators(rule: Rule, *, short: bool = False) -> str:
 
 def opsets(rule: Rule) -> str:
     """The opsets a rule is written for."""
-    first = max(rule.since, MIN_OPSET)
-    last = min(rule.until or MAX_OPSET, MAX_OPSET)
-    return f"{first} to {last}"
+    return f"{first_opset(rule)} to {min(rule.until or MAX_OPSET, MAX_OPSET)}"
 
 
 def targets(rule: Rule) -> str:

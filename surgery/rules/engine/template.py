@@ -61,15 +61,22 @@ class Template:
     has_bodies: bool
 
 
+def first_opset(rule: Any) -> int:
+    """The first opset that a rule writes for: what all can, unless it is for older ones alone."""
+    since, until = getattr(rule, "since", 1), getattr(rule, "until", None)
+    return int(since) if until is not None and until < MIN_OPSET else max(int(since), MIN_OPSET)
+
+
 def write(rule: Any, site: Site) -> tuple[list[onnx.NodeProto], list[str | Bounded | None]]:
     """Let the rule write its replacement.
 
     Raises:
         NoMatch: it does not apply. NeedsConstant: it would with a value.
     """
-    if not MIN_OPSET <= site.opset <= MAX_OPSET:
-        raise NoMatch(f"rules are written for opsets {MIN_OPSET} to {MAX_OPSET}, not {site.opset}")
-    body = Body(site.opset)
+    least = first_opset(rule)
+    if not least <= site.opset <= MAX_OPSET:
+        raise NoMatch(f"rules are written for opsets {least} to {MAX_OPSET}, not {site.opset}")
+    body = Body(site.opset, least=least)
     built = rule.build(site, body)
     outputs = list(built) if isinstance(built, (list, tuple)) else [built]
     for i, wanted in enumerate(site.outputs):
