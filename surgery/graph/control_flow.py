@@ -49,6 +49,9 @@ BOOL = 9
 MOST_VALUES = 1 << 20
 """Elements of a value that is computed here to see what a condition is."""
 
+SCANNED = "loop-scan-output-no-trip"
+"""Class of loops whose number of rounds decides the size of what they put together."""
+
 SEQUENCE_OPS = frozenset(
     {
         "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength",
@@ -68,12 +71,14 @@ class Unresolved:
         op: Its operator.
         tensor: Operand that decides it and is not known, or "".
         reason: What stands in the way.
+        known_as: Class of failures in the catalogue of `surgery explain`, or "".
     """
 
     node: str
     op: str
     tensor: str
     reason: str
+    known_as: str = ""
 
 
 @dataclass
@@ -580,9 +585,9 @@ class _Resolver:
             return None
         return found
 
-    def _miss(self, node: gs.Node, reason: str, operand: int | None = None) -> Unresolved:
+    def _miss(self, node: gs.Node, reason: str, operand: int | None = None, known_as: str = "") -> Unresolved:
         tensor = node.inputs[operand].name if operand is not None else ""
-        return Unresolved(node.name or node.outputs[0].name, node.op, tensor, reason)
+        return Unresolved(node.name or node.outputs[0].name, node.op, tensor, reason, known_as)
 
     def _prefix(self, node: gs.Node) -> str:
         return f"{node.name or next(t.name for t in node.outputs if t.name)}/"
@@ -600,7 +605,7 @@ class _Resolver:
             reason = _unlike(left, right) if output.name else ""
             if reason:
                 said = f"the branches make {output.name!r} {reason}, so the condition has to be known"
-                return self._miss(node, said, 0)
+                return self._miss(node, said, 0, "if-branch-shape-mismatch")
         if not self.select and scope.depth < DEEP:
             return None
         if not all(_equal(a, b) for a, b in zip(*types, strict=True)):
@@ -706,14 +711,17 @@ class _Resolver:
                 node,
                 f"it carries {needed}, and the number of rounds {what}",
                 0 if has_trips and rounds is None else None,
+                "loop-state-shape-changes",
             )
         if scanned and has_trips and trips is None:
             if start is None:
-                self.remaining.append(self._miss(node, "whether it runs at all decides a shape", 1))
-            return self._miss(node, "the number of rounds decides a shape", 0)
+                self.remaining.append(self._miss(node, "whether it runs at all decides a shape", 1, SCANNED))
+            return self._miss(node, "the number of rounds decides a shape", 0, SCANNED)
         if scanned and self._open_end(body, scope, start):
             operand = 1 if has_condition and start is None else None
-            return self._miss(node, "its condition, computed while it runs, decides a shape", operand)
+            return self._miss(
+                node, "its condition, computed while it runs, decides a shape", operand, SCANNED
+            )
         if not has_condition and body.inputs[1].name in set(captured_names(body)):
             return self._closed(node, body, scope)
         return None

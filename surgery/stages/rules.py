@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.errors import ConversionError
+from surgery.graph.control_flow import Unresolved, captured_names
 from surgery.graph.fold import drop_dead, fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.report import Edit, IoChange
+from surgery.stages.because import because
 
 if TYPE_CHECKING:
+    from surgery.graph.padded import Padded
     from surgery.pipeline import State
     from surgery.rules.engine.run import Engine, Outcome, Wanted
     from surgery.stages.oracle import Oracle
@@ -51,7 +54,7 @@ def apply_rules(
         ConfigError: a file of rules is wrong, or there is no rule of that name.
     """
     from surgery.graph.retype import written_out_first
-    from surgery.rules.engine.run import Engine, Wanted
+    from surgery.rules.engine.run import Engine
     from surgery.rules.engine.user_rules import choose_rules
     from surgery.stages.oracle import Oracle
     from surgery.stages.structure import resolve_structure
@@ -60,31 +63,21 @@ def apply_rules(
     rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
     engine = Engine(rules, oracle.takes, target=state.target.name, seed=state.options.seed, optional=names)
     counts: dict[str, int] = {}
+    bounded: dict[str, tuple[int, str]] = {}
     unresolved = resolve_structure(state) if shipped else []
-    outcome = _until_settled(state, engine, oracle, counts)
+    outcome = _until_settled(state, engine, oracle, counts, bounded)
     if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
-        outcome = _until_settled(state, engine, oracle, counts)
-    wanted = [*outcome.wanted, *(Wanted(u.node, u.op, u.tensor, u.reason) for u in unresolved if u.tensor)]
-    if wanted:
-        _ask(state, wanted, oracle)
-    if unresolved:
-        first = unresolved[0]
-        raise ConversionError(
-            f"{first.op} cannot be resolved when the engine is built: {first.reason}",
-            code="control-flow",
-            where=state.source.name,
-            node=first.node,
-            cause=f"{state.target.name} cannot run it as it stands",
-            fix="export the model with that part fixed, or end the model before it",
-        )
+        outcome = _until_settled(state, engine, oracle, counts, bounded)
+    if outcome.wanted or unresolved:
+        _ask(state, outcome.wanted, unresolved, oracle)
     if shipped and _unroll(state, oracle):
-        outcome = _until_settled(state, engine, oracle, counts)
-    first = written_out_first(state.graph, engine.refuses(state.graph))
-    if first:
-        engine.refuse(state.graph, first)
-        _until_settled(state, engine, oracle, counts)
+        outcome = _until_settled(state, engine, oracle, counts, bounded)
+    nodes = written_out_first(state.graph, engine.refuses(state.graph))
+    if nodes:
+        engine.refuse(state.graph, nodes)
+        _until_settled(state, engine, oracle, counts, bounded)
     if _retype(state, engine):
-        outcome = _until_settled(state, engine, oracle, counts)
+        outcome = _until_settled(state, engine, oracle, counts, bounded)
     _report_misses(state, outcome)
     for rule in own:
         if rule.name not in counts:
@@ -129,7 +122,9 @@ def _modernise(state: State) -> bool:
     return True
 
 
-def _until_settled(state: State, engine: Engine, oracle: Oracle, counts: dict[str, int]) -> Outcome:
+def _until_settled(
+    state: State, engine: Engine, oracle: Oracle, counts: dict[str, int], bounded: dict[str, tuple[int, str]]
+) -> Outcome:
     outcome: Outcome | None = None
     for _ in range(ROUNDS):
         fold_constants(state.graph)
@@ -137,7 +132,9 @@ def _until_settled(state: State, engine: Engine, oracle: Oracle, counts: dict[st
             infer_types(state.graph)
         state.say("asking the target about each kind of node")
         outcome = engine.run(state.graph, state.provenance)
-        _keep_bounds(state, outcome, oracle)
+        if outcome.bounded:
+            bounded.update(outcome.bounded)
+            _keep_bounds(state, bounded, oracle)
         drop_dead(state.graph)
         for edit in outcome.edits:
             counts[edit.rule] = counts.get(edit.rule, 0) + 1
@@ -196,74 +193,69 @@ def _retype(state: State, engine: Engine) -> bool:
     return True
 
 
-def _keep_bounds(state: State, outcome: Outcome, oracle: Oracle) -> None:
-    """Outputs whose size depends on data: the padded tensor, its count beside it, and the way back."""
+def _keep_bounds(state: State, bounded: dict[str, tuple[int, str]], oracle: Oracle) -> None:
+    """Outputs whose size depends on data: the padded tensor, its count beside it, and the way back.
+
+    Args:
+        state: The run.
+        bounded: Every tensor that rules have padded so far: name to (axis, name of the count); names of counts that
+            become outputs change.
+        oracle: For what the target said.
+    """
+    from surgery.graph.padded import Padded, padding_behind
     from surgery.graph.view import View
 
-    if not outcome.bounded:
-        return
     view = View(state.graph)
-    outputs = {t.name: t for t in state.graph.outputs}
     tensors = state.graph.tensors()
-    added: dict[str, str] = {}
-    stack = [(name, axis, count) for name, (axis, count) in outcome.bounded.items()]
-    while stack:
-        name, axis, count = stack.pop()
-        tensors[name].shape = None
-        if name in outputs:
-            if count not in added:
-                added[count] = f"{name}_count"
-                tensors[count].name = added[count]
-                tensors[count].dtype, tensors[count].shape = np.dtype(np.int64), []
-                state.graph.outputs.append(tensors[count])
-            state.report.io_changes.append(
-                IoChange(
-                    name,
-                    f"its size depends on the data: padded along axis {axis}, {added[count]} says how much counts",
-                    {"name": name},
-                    {"name": name, "count": added[count], "axis": axis},
-                    {
-                        "op": "slice_by_count",
-                        "name": name,
-                        "count": added[count],
-                        "axis": axis,
-                        "added": True,
-                    },
-                )
-            )
-        for key in view.consumers.get(name, ()):
-            node = view.nodes[key]
-            stack.append((node.outputs[0].name, _axis_behind(state, node, name, axis, oracle), count))
+    padded = {n: Padded(*b) for n, b in bounded.items() if n in tensors}
+    behind = view.descendants({k for n in padded for k in view.consumers.get(n, ())})
+    for name in (*padded, *(t.name for k in behind for t in view.nodes[k].outputs if t.name)):
+        tensors[name].shape = None  # what was declared holds for the real size
+    infer_types(state.graph)
+    for key in sorted(behind, key=lambda k: view.order[k]):
+        node = view.nodes[key]
+        names = [t.name for t in node.inputs if t.name in padded]
+        if not names and not any(c in padded for b in node.subgraphs() for c in captured_names(b)):
+            continue
+        found = padding_behind(node, padded) if names else None
+        if found is None:
+            raise _not_padded(state, node, names[0] if names else "", oracle)
+        padded.update((t.name, found) for t in node.outputs if t.name)
+    told = {c.name for c in state.report.io_changes if (c.inverse or {}).get("op") == "slice_by_count"}
+    for output in list(state.graph.outputs):
+        if output.name in padded and output.name not in told:
+            _tell_count(state, output.name, padded[output.name], tensors, bounded)
 
 
-PER_ENTRY = frozenset(
-    {
-        "Cast", "Identity", "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Floor", "Ceil", "Round",
-        "Not", "Sign", "Erf", "Clip", "LeakyRelu",
-    }
-)  # fmt: skip
-"""Operators that look at one entry at a time: what is behind the count stays behind it."""
+def _tell_count(
+    state: State, name: str, padded: Padded, tensors: dict[str, Any], bounded: dict[str, tuple[int, str]]
+) -> None:
+    """Make the count of a padded output an output too, and say how to get the real size back."""
+    count = tensors[padded.count]
+    if all(count is not t for t in state.graph.outputs):
+        old, count.name = count.name, f"{name}_count"
+        count.dtype, count.shape = np.dtype(np.int64), []
+        state.graph.outputs.append(count)
+        for key, (axis, counted) in bounded.items():
+            if counted == old:
+                bounded[key] = (axis, count.name)
+    state.report.io_changes.append(
+        IoChange(
+            name,
+            f"its size depends on the data: padded along axis {padded.axis}, {count.name} says how much counts",
+            {"name": name},
+            {"name": name, "count": count.name, "axis": padded.axis},
+            {"op": "slice_by_count", "name": name, "count": count.name, "axis": padded.axis, "added": True},
+        )
+    )
 
 
-def _axis_behind(state: State, node: Any, name: str, axis: int, oracle: Oracle) -> int:
-    """Where a padded axis is behind a node, if padding stays padding there."""
-    from surgery.stages.because import because
+def _not_padded(state: State, node: Any, name: str, oracle: Oracle) -> ConversionError:
     from surgery.stages.oracle import DATA_DEPENDENT
 
-    shape = node.inputs[0].shape
-    if node.op in PER_ENTRY:
-        return axis
-    if node.op == "Transpose" and "perm" in node.attrs:
-        return list(node.attrs["perm"]).index(axis)
-    if node.op == "Transpose" and shape is not None:
-        return len(shape) - 1 - axis
-    if node.op == "GatherND" and node.inputs[1].name == name and not node.attrs.get("batch_dims", 0):
-        return axis  # padded positions are positions too, and their entries come out behind the count
-    if node.op == "Gather" and node.inputs[1].name == name and shape is not None:
-        return int(node.attrs.get("axis", 0)) % len(shape) + axis
     refused = [op for op in oracle.said if op in DATA_DEPENDENT]
     why = because(oracle.said[refused[0]], state.source.proto, op=refused[0]) if refused else None
-    raise ConversionError(
+    return ConversionError(
         f"the size of {name!r} depends on the data, and {node.op} cannot work on a padded tensor",
         code="data-dependent-shape",
         where=state.source.name,
@@ -279,42 +271,60 @@ def _report_misses(state: State, outcome: Outcome) -> None:
         state.warn(f"rule {miss.rule} does not apply to {miss.node!r} ({miss.op}): {miss.reason}")
 
 
-def _ask(state: State, wanted: list[Wanted], oracle: Oracle) -> None:
-    from surgery.stages.because import because
+def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracle: Oracle) -> None:
+    """Say what has to be known when the engine is built, by the names of the inputs that it comes from.
 
+    Raises:
+        ConversionError: always.
+    """
     inputs = {t.name: t for t in state.graph.inputs}
     producers = {t.name: n for n in state.graph.nodes for t in n.outputs if t.name}
-    names: dict[str, Wanted] = {}
+    found: list[tuple[Any, list[str], str]] = []
     for entry in wanted:
-        for name in _sources(entry.tensor, inputs, producers):
-            names.setdefault(name, entry)
-    first = wanted[0]
-    why = because(oracle.said.get(first.op, ()), state.source.proto, op=first.op, node=first.node)
-    told = f" [{why.id}]" if why.id else ""
-    if not names:
+        why = because(oracle.said.get(entry.op, ()), state.source.proto, op=entry.op, node=entry.node)
+        found.append((entry, _sources(entry.tensor, inputs, producers), why.id or ""))
+    found += [(e, _sources(e.tensor, inputs, producers) if e.tensor else [], e.known_as) for e in unresolved]
+    entry, _, known_as = next((f for f in found if f[1]), found[0])
+    listed = tuple(dict.fromkeys(name for _, names, _ in found for name in names))
+    reason = entry.reason if isinstance(entry, Unresolved) else entry.why
+    told = f" [{known_as}]" if known_as else ""
+    if listed:
         raise ConversionError(
-            f"{first.op} needs to know {first.tensor!r} when the engine is built: {first.why}",
+            f"{', '.join(repr(n) for n in listed)} must be known when the engine is built: {reason}",
             code="needs-constant",
             where=state.source.name,
-            node=first.node,
+            node=entry.node,
+            cause=f"{entry.op} takes it as an input, and the target wants a constant there{told}",
+            fix="give it: " + " ".join(f"--constant {n}={_example(inputs[n])}" for n in listed),
+            needs_constant=listed,
+        )
+    if entry.tensor:
+        raise ConversionError(
+            f"{entry.op} needs to know {entry.tensor!r} when the engine is built: {reason}",
+            code="needs-constant",
+            where=state.source.name,
+            node=entry.node,
             cause=f"it is computed from data{told}",
             fix="export the model with a fixed value for it",
         )
-    listed = tuple(names)
     raise ConversionError(
-        f"{', '.join(repr(n) for n in listed)} must be known when the engine is built: {first.why}",
-        code="needs-constant",
+        f"{entry.op} cannot be resolved when the engine is built: {reason}",
+        code="control-flow",
         where=state.source.name,
-        node=first.node,
-        cause=f"{first.op} takes it as an input, and the target wants a constant there{told}",
-        fix="give it: " + " ".join(f"--constant {n}={_example(inputs[n])}" for n in listed),
-        needs_constant=listed,
+        node=entry.node,
+        cause=f"{state.target.name} cannot run it as it stands{told}",
+        fix="export the model with that part fixed, or end the model before it",
     )
 
 
 def _example(tensor: Any) -> str:
+    """A value of the right shape."""
+    one = "true" if tensor.dtype is not None and np.dtype(tensor.dtype) == np.bool_ else "1"
     shape = list(tensor.shape or ())
-    return "[1]" if shape else "1"
+    if not shape:
+        return one
+    count = shape[0] if len(shape) == 1 and isinstance(shape[0], int) and 0 < shape[0] <= 8 else 1
+    return "[" * len(shape) + ",".join([one] * count) + "]" * len(shape)
 
 
 def _sources(name: str, inputs: dict[str, Any], producers: dict[str, Any]) -> list[str]:
