@@ -8,13 +8,15 @@ long as they are below 2**63. The inputs and outputs of the graph that change ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from surgery.graph.convert import constant, is_external, value_of
+from surgery.graph.view import body_nodes
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -82,11 +84,13 @@ class Retyped:
 
 def odd(tensor: Any) -> str | None:
     """Name of the tensor's dtype if it is one that has a carrier."""
-    if tensor.dtype is None:
-        return None
+    return None if tensor.dtype is None else _odd(tensor.dtype)
+
+
+@lru_cache(maxsize=256)
+def _odd(kind: Any) -> str | None:
     import onnx
 
-    kind = tensor.dtype
     if isinstance(kind, (int, np.integer)) and not isinstance(kind, type):
         kind = onnx.helper.tensor_dtype_to_np_dtype(int(kind))
     name = np.dtype(kind).name
@@ -108,10 +112,11 @@ def components(graph: gs.Graph) -> list[list[int]]:
 
     touched: list[tuple[int, str | None]] = []
     for position, node in enumerate(graph.nodes):
-        names = list(dict.fromkeys(t.name for t in _tensors(node) if t.name and odd(t) and not _constant(t)))
+        everything = list(_everywhere(node))
+        names = list(dict.fromkeys(t.name for t in everything if t.name and odd(t) and not _constant(t)))
         for name in names[1:]:
             parent[root(name)] = root(names[0])
-        if names or any(t.name and odd(t) for t in _tensors(node)):
+        if names or any(t.name and odd(t) for t in everything):
             touched.append((position, names[0] if names else None))
     groups: dict[str, list[int]] = {}
     for position, tensor in touched:
@@ -125,7 +130,7 @@ def written_out_first(graph: gs.Graph, refused: Callable[[gs.Node], bool]) -> li
     found = []
     for group in components(graph):
         own = [nodes[p] for p in group if nodes[p].op in OWN_MEANING]
-        if own and any(refused(nodes[p]) for p in group):
+        if own and any(refused(n) for p in group for n in (nodes[p], *body_nodes(nodes[p]))):
             found += own
     return found
 
@@ -147,22 +152,12 @@ def retype(graph: gs.Graph, refused: Callable[[gs.Node], bool], *, prefix: str =
     before: dict[int, list[Any]] = {}
     tensors: dict[int, Any] = {}
     for group in components(graph):
-        if not any(refused(nodes[p]) for p in group):
+        if not any(refused(n) for p in group for n in (nodes[p], *body_nodes(nodes[p]))):
             continue
         for position in group:
             node = nodes[position]
-            if node.op in OWN_MEANING:
-                raise CannotRetype(
-                    f"{node.name!r} is {node.op}, which reads or makes such a dtype on purpose"
-                )
-            if any(True for _ in node.subgraphs()):
-                raise CannotRetype(f"{node.name!r} ({node.op}) has a body with values of such a dtype")
-            tensors.update({id(t): t for t in _tensors(node) if t.name and odd(t) and not _constant(t)})
-            change = _Change(graph, node, f"{prefix}/{len(result.nodes)}")
-            change.apply()
-            before[position], inserted[position] = change.before, change.after
-            result.nodes.append(node.name)
-            result.made += [n.name for n in (*change.before, *change.after)]
+            tensors.update({id(t): t for t in _everywhere(node) if t.name and odd(t) and not _constant(t)})
+            before[position], inserted[position] = _change(graph, node, prefix, result)
     for tensor in graph.inputs:
         if odd(tensor) and not tensor.outputs:
             tensors[id(tensor)] = tensor  # nothing reads it, but a parser looks at it all the same
@@ -178,6 +173,39 @@ def retype(graph: gs.Graph, refused: Callable[[gs.Node], bool], *, prefix: str =
     for position, node in enumerate(nodes):
         graph.nodes.extend([*before.get(position, ()), node, *inserted.get(position, ())])
     return result
+
+
+def _change(graph: gs.Graph, node: Any, prefix: str, result: Retyped) -> tuple[list[Any], list[Any]]:
+    """Retype a node and all in its bodies; the nodes that go before and after it."""
+    if node.op in OWN_MEANING:
+        raise CannotRetype(f"{node.name!r} is {node.op}, which reads or makes such a dtype on purpose")
+    change = _Change(graph, node, f"{prefix}/{len(result.nodes)}")
+    change.apply()
+    result.nodes.append(node.name)
+    result.made += [n.name for n in (*change.before, *change.after)]
+    for body in node.subgraphs():
+        inside: list[Any] = []
+        for inner in body.nodes:
+            if any(t.name and odd(t) for t in _everywhere(inner)):
+                before, after = _change(graph, inner, prefix, result)
+                inside += [*before, inner, *after]
+            else:
+                inside.append(inner)
+        for i, tensor in enumerate(body.outputs):
+            if _constant(tensor) and odd(tensor):
+                body.outputs[i] = change.carried(tensor)
+        body.nodes.clear()
+        body.nodes.extend(inside)
+    return change.before, change.after
+
+
+def _everywhere(node: Any) -> Iterator[Any]:
+    """The tensors of a node and of its bodies."""
+    yield from _tensors(node)
+    for body in node.subgraphs():
+        yield from (*body.inputs, *body.outputs)
+        for inner in body.nodes:
+            yield from _everywhere(inner)
 
 
 def _boundary(values: Iterable[Any], tensors: dict[int, Any], record: dict[str, tuple[str, str]]) -> None:
@@ -210,7 +238,7 @@ class _Change:
         kinds = [odd(t) if t.name else None for t in node.outputs]
         for i, tensor in enumerate(node.inputs):
             if tensor.name and _constant(tensor) and odd(tensor):
-                node.inputs[i] = self._carried(tensor)
+                node.inputs[i] = self.carried(tensor)
         self._attributes()
         if not self._schema_allows():
             self._through_float32()
@@ -219,7 +247,8 @@ class _Change:
                 if kind in BITS:
                     self._wrap(i, kind)
 
-    def _carried(self, tensor: Any) -> Any:
+    def carried(self, tensor: Any) -> Any:
+        """The constant in its carrier's dtype."""
         if is_external(tensor):
             raise CannotRetype(f"the constant {tensor.name!r} lies in a file of its own")
         kind = odd(tensor)
@@ -250,7 +279,7 @@ class _Change:
                 self.node.attrs[name] = onnx.helper.np_dtype_to_tensor_dtype(carrier)
         value = self.node.attrs.get("value")
         if value is not None and _constant(value) and odd(value):
-            self.node.attrs["value"] = self._carried(value)
+            self.node.attrs["value"] = self.carried(value)
 
     def _schema_allows(self) -> bool:
         import onnx

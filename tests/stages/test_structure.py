@@ -1,0 +1,122 @@
+"""Models with control flow, sequences and padded tensors, through rewrite, build and verify."""
+
+from __future__ import annotations
+
+import pytest
+from onnx import parser
+
+import surgery
+from surgery.report import Report
+
+TAKEN: dict[str, str] = {
+    "doubles in branches": """(double[3] x, bool c) => (double[3] y) { y = If (c)
+        <then_branch = t () => (double[3] o) { o = Neg (x) },
+        else_branch = e () => (double[3] q) { q = Exp (x) }> }""",
+    "doubles in a scan": """(double[N, 3] x, double[3] s) => (double[3] f, double[N, 3] y) { f, y = Scan
+        <num_scan_inputs = 1, body = b (double[3] a, double[3] xi) => (double[3] a2, double[3] o)
+        { a2 = Add (a, xi) o = Mul (a2, xi) }> (s, x) }""",
+    "bytes that wrap in a long loop": """(float[3] x) => (float[3] y) <int64 n = {500}, bool c = {1},
+        int8[3] i = {1, 2, 3}>
+        { z, y0 = Loop (n, c, i, x) <body = b (int64 k, bool ci, int8[3] a, float[3] f)
+        => (bool co, int8[3] a2, float[3] f2)
+        { co = Identity (ci) a2 = Add (a, i)
+        g = Cast <to = 1> (a) f2 = Add (f, g)
+        }>
+        y = Neg (y0) }""",
+    "an operator that is refused, in a body": """(float[3, 3] x) => (float y) <int64 n = {5}, bool c = {1}, float z = {0.0}>
+        { y = Loop (n, c, z) <body = b (int64 k, bool ci, float a) => (bool co, float a2)
+        { co = Identity (ci) d = Det (x) a2 = Add (a, d) }> }""",
+    "a branch in a loop, in doubles": """(double[3] x) => (double[3] y) <int64 n = {99}, bool c = {1}>
+        { y = Loop (n, c, x) <body = b (int64 k, bool ci, double[3] f) => (bool co, double[3] f2)
+        { co = Identity (ci) s = ReduceMax <keepdims = 0> (f) z = Constant <value = double {2.0}> () l = Less (s, z)
+        f2 = If (l) <then_branch = t () => (double[3] o) { o = Add (f, z) },
+        else_branch = e () => (double[3] q) { q = Sub (f, x) }> }> }""",
+    "a list that is split and put together": """(float[4, 3] x) => (float[4, 3] y) <int64 one = {1}>
+        { s = SplitToSequence <axis = 0, keepdims = 1> (x, one) y = ConcatFromSequence <axis = 0> (s) }""",
+    "a shape decides the branch": """(float[2, 3] x) => (float[6] y) <int64 two = {2}, int64[1] m = {-1}>
+        { d = Shape (x) r = Size (d) c = Equal (r, two) y = If (c) <then_branch = t () => (float[6] o)
+        { o = Reshape (x, m) }, else_branch = e () => (float[6] q) { q = Flatten (x) }> }""",
+}
+
+
+def run(text: str, **options: object) -> Report:
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {text}')
+    return surgery.run("generic", model, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", TAKEN.values(), ids=TAKEN)
+def test_bodies_become_what_the_target_takes(text: str) -> None:
+    report = run(text)
+    assert report.failure is None, report.failure
+    assert report.verification["graph"]["status"] == "passed"
+
+
+def test_what_decides_a_loop_is_asked_for_by_name_and_taken() -> None:
+    text = """(int64 n, bool c, float[3] x) => (float[3] y, float[n, 3] all) { y, all = Loop (n, c, x)
+        <body = b (int64 k, bool ci, float[3] a) => (bool co, float[3] a2, float[3] s)
+        { co = Identity (ci) a2 = Add (a, x) s = Mul (a2, x) }> }"""
+    report = run(text)
+    assert report.exit_code == 4
+    assert report.failure is not None
+    assert sorted(report.failure.needs_constant) == ["c", "n"]
+    assert "--constant c=true" in (report.failure.fix or "")
+    report = run(text, constants={"n": 4, "c": True})
+    assert report.failure is None, report.failure
+
+
+def test_a_state_that_grows_without_end_is_refused() -> None:
+    report = run("""(float[1] x) => (float[m] y) <int64 n = {9223372036854775807}, float t = {9.0}, bool c = {1}>
+        { y = Loop (n, c, x) <body = b (int64 k, bool ci, float[p] a) => (bool co, float[q] a2)
+        { a2 = Concat <axis = 0> (a, x) s = ReduceSum <keepdims = 0> (a2) co = Less (s, t) }> }""")
+    assert report.exit_code == 4
+    assert report.failure is not None
+    assert report.failure.code == "control-flow"
+    assert "loop-state-shape-changes" in (report.failure.cause or "")
+
+
+def test_branches_of_other_ranks_need_the_condition() -> None:
+    report = run("""(float[3] x, bool c) => (float y) <int64[1] a = {0}> { y = If (c)
+        <then_branch = t () => (float[3] o) { o = Neg (x) },
+        else_branch = e () => (float[1, 3] q) { q = Unsqueeze (x, a) }> }""")
+    assert report.failure is not None
+    assert report.failure.needs_constant == ("c",)
+    assert "if-branch-shape-mismatch" in (report.failure.cause or "")
+
+
+PADDED = {
+    "a column": "g = Gather <axis = 0> (i, zero) y = Cast <to = 1> (g)",
+    "a sum over the rest": "t = Transpose (i) f = Cast <to = 1> (t) y = ReduceSum <keepdims = 0> (f, one)",
+    "columns side by side": "t = Transpose (i) a, b = Split <axis = 1, num_outputs = 2> (t) "
+    "y = Concat <axis = 1> (b, a)",
+    "arithmetic": "t = Transpose (i) s = Mul (t, two) y = Add (s, t)",
+    "what the positions point at": "t = Transpose (i) v = GatherND (x, t) y = Exp (v)",
+}
+
+
+@pytest.mark.parametrize("nodes", PADDED.values(), ids=PADDED)
+def test_sizes_from_data_stay_behind_a_count(nodes: str) -> None:
+    kind = "float" if any(op in nodes for op in ("ReduceSum", "Exp", "to = 1")) else "int64"
+    report = run(
+        f"(float[4, 5] x) => ({kind} y) <int64 zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}},"
+        f" float h = {{0.3}}> {{ c = Greater (x, h) i = NonZero (c) {nodes} }}"
+    )
+    assert report.failure is None, report.failure
+    assert [(c.inverse or {})["op"] for c in report.io_changes] == ["slice_by_count"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "op"),
+    [
+        ("y = ReduceSum <keepdims = 0> (i, one)", "ReduceSum"),
+        ("t = Transpose (i) y = Concat <axis = 0> (t, t)", "Concat"),
+        ("y = Shape (i)", "Shape"),
+    ],
+)
+def test_what_mixes_padding_in_is_refused(nodes: str, op: str) -> None:
+    report = run(
+        f"(float[4, 5] x) => (int64 y) <int64[1] one = {{1}}, float h = {{0.3}}>"
+        f" {{ c = Greater (x, h) i = NonZero (c) {nodes} }}"
+    )
+    assert report.failure is not None
+    assert report.failure.code == "data-dependent-shape"
+    assert op in report.failure.message
