@@ -1,7 +1,10 @@
 """Operators on bits, and powers and remainders of whole numbers, by arithmetic that is exact.
 
-Numbers are taken as TensorRT holds them: int32 for up to 16 bits and int32, int64 for uint32 and 64 bits (a uint64
-above 2**63 is the negative int64 of the same bits).
+Numbers are taken as TensorRT holds them: int32 for up to 16 bits, int64 for 32 and 64 bits (a uint64 above 2**63 is
+the negative int64 of the same bits). What TensorRT computes exactly at any size is sums, differences, products and
+comparisons. Its quotients and remainders of whole numbers are those of float32 (NVIDIA/TensorRT issue 4702:
+18542495 % 32 is -1, for int64 too): they are exact below 2**24 and corrected by what is left over above it.
+The lowest number is never an operand: it has no negative, which an optimizer that turns a - b around may not know.
 """
 
 from __future__ import annotations
@@ -20,6 +23,12 @@ MAX_RANK = 8
 
 MAX_RUNS = 4
 """A mask of so many runs of ones is applied by remainders, one with more bit by bit."""
+
+SURE = 22
+"""Bits of a quotient that hold, whatever it is computed in: float32 has 24, and may be off by some units."""
+
+PIECE = 16
+"""Numbers of so many bits are taken apart into bits at once: all quotients among them are exact in float32."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,7 @@ def word_of(dtype: np.dtype[Any]) -> Word:
     if dtype.kind not in "iu" or not dtype.isbuiltin:
         raise NoMatch(f"{dtype} is not a whole number of 8 to 64 bits")
     bits = dtype.itemsize * 8
-    signed = dtype.kind == "i"
-    return Word(bits, signed, np.int64 if bits == 64 or (bits == 32 and not signed) else np.int32)
+    return Word(bits, dtype.kind == "i", np.int64 if bits >= 32 else np.int32)
 
 
 def in_word(name: str, dtype: np.dtype[Any], word: Word, b: Body) -> str:
@@ -60,35 +68,63 @@ def out_of_word(value: str, dtype: np.dtype[Any], word: Word, b: Body) -> str:
     return value if dtype == word.work else b.cast(value, dtype)
 
 
+def divided(x: str, divisor: str, places: int, bits: int, work: Any, b: Body) -> tuple[str, str]:
+    """Quotient and remainder of numbers from 0 to below 2**bits, exact also where Div is one of float32.
+
+    Args:
+        x: The numbers.
+        divisor: A power of two.
+        places: Its exponent, or the lowest it may have.
+        bits: Bits of the numbers, at most 63.
+        work: Dtype of both.
+        b: Where to write.
+    """
+    quotient, rest = "", x
+    while True:
+        part = b.div(rest, divisor)
+        rest = b.sub(rest, b.mul(part, divisor))
+        quotient = b.add(quotient, part) if quotient else part
+        if bits <= SURE + places:
+            break
+        bits -= SURE - 1  # what is left is as large as the error was
+    one = b.const(1, work)
+    low, high = b.less(rest, b.const(0, work)), b.greater_equal(rest, divisor)
+    quotient = b.where(low, b.sub(quotient, one), b.where(high, b.add(quotient, one), quotient))
+    rest = b.where(low, b.add(rest, divisor), b.where(high, b.sub(rest, divisor), rest))
+    return quotient, rest
+
+
 def _without_sign(value: str, word: Word, b: Body) -> tuple[str, str]:
-    """The bits below the sign as a number that is not negative, and whether the sign is set."""
+    """A number from 0 on: the value, or if that is negative all its bits turned; and whether it is negative."""
     if not word.has_sign:
         return value, ""
     negative = b.less(value, b.const(0, word.work))
-    lowest = b.const(-(1 << word.low), word.work)
-    return b.where(negative, b.sub(value, lowest), value), negative
+    return b.where(negative, b.sub(b.const(-1, word.work), value), value), negative
 
 
 def _both(x: str, y: str, word: Word, b: Body) -> str:
     """Bitwise and of any two numbers."""
     (low_x, sign_x), (low_y, sign_y) = _without_sign(x, word, b), _without_sign(y, word, b)
-    result = _both_low(low_x, low_y, word.low, word.work, b)
+    common = _both_low(low_x, low_y, word.low, word.work, b)
     if not word.has_sign:
-        return result
-    zero, lowest = b.const(0, word.work), b.const(-(1 << word.low), word.work)
-    return b.add(result, b.where(b.logical_and(sign_x, sign_y), lowest, zero))
+        return common
+    # With ~ for all bits turned: ~a & b is b - (a & b), and ~a & ~b is -1 - (a | b).
+    only_x, only_y = b.sub(low_x, common), b.sub(low_y, common)
+    neither = b.sub(b.const(-1, word.work), b.add(low_x, only_y))
+    return b.where(sign_x, b.where(sign_y, neither, only_y), b.where(sign_y, only_x, common))
 
 
 def _both_low(x: str, y: str, bits: int, work: Any, b: Body) -> str:
     """Bitwise and without sign: the product of the bits, side by side on a new last axis, summed with their weights.
 
-    Sums stay below 2**32: ONNX Runtime adds int64 up in double.
+    Piece by piece, so that no sum is above 2**16: ONNX Runtime adds int64 up in double.
     """
-    if bits > 32:
-        half = b.const(1 << 32, work)
-        high = _both_low(b.div(x, half), b.div(y, half), bits - 32, work, b)
-        low = _both_low(b.op("Mod", x, half), b.op("Mod", y, half), 32, work, b)
-        return b.add(b.mul(high, half), low)
+    if bits > PIECE:
+        places = 2 * PIECE if bits > 2 * PIECE else PIECE
+        half = b.const(1 << places, work)
+        (high_x, rest_x), (high_y, rest_y) = (divided(v, half, places, bits, work, b) for v in (x, y))
+        high = _both_low(high_x, high_y, bits - places, work, b)
+        return b.add(b.mul(high, half), _both_low(rest_x, rest_y, places, work, b))
     weights, two = b.const([1 << k for k in range(bits)], work), b.const(2, work)
     ones_x, ones_y = (b.op("Mod", b.div(b.unsqueeze(v, -1), weights), two) for v in (x, y))
     return b.reduce("ReduceSum", b.mul(b.mul(ones_x, ones_y), weights), -1, keepdims=False)
@@ -115,17 +151,20 @@ def _masked(x: str, mask: int, word: Word, b: Body) -> str | None:
     result = ""
 
     def below(k: int) -> str:
-        return low if k == word.low else b.op("Mod", low, b.const(1 << k, word.work))
+        return (
+            low if k == word.low else divided(low, b.const(1 << k, word.work), k, word.low, word.work, b)[1]
+        )
 
     for start, end in runs:
         part = b.sub(below(end), below(start)) if start else below(end)
         result = b.add(result, part) if result else part
     if not result:
         result = b.mul(low, b.const(0, word.work))
-    if negative and mask >> word.low & 1:
-        zero, lowest = b.const(0, word.work), b.const(-(1 << word.low), word.work)
-        result = b.add(result, b.where(negative, lowest, zero))
-    return result
+    if not negative:
+        return result
+    # All bits of x were turned: those of the mask that are set now are those that x does not have.
+    whole = mask if not mask >> (word.bits - 1) & 1 else (mask & ((1 << word.low) - 1)) - (1 << word.low)
+    return b.where(negative, b.sub(b.const(whole, word.work), result), result)
 
 
 def _known_mask(site: Site, i: int) -> int | None:
@@ -258,38 +297,39 @@ def _table(values: list[int], places: str, b: Body) -> str:
 
 def _shift_right(x: str, places: str, word: Word, b: Body) -> str:
     """Division by a power of two, towards minus infinity; without a sign the sign bit moves too."""
-    zero = b.const(0, np.int64)
-    first = _table([1 << min(k, 62) for k in range(word.bits + 1)], places, b)
+    powers = _table([1 << min(k, 62) for k in range(word.bits + 1)], places, b)
 
-    def divided(value: str) -> str:
-        result = b.div(value, first)
-        if word.bits == 64:  # 2**63 and 2**64 are no int64: the rest in a second step
-            result = b.div(result, _table([1 << max(k - 62, 0) for k in range(65)], places, b))
-        return result
+    def moved(value: str) -> str:
+        result = divided(value, powers, 0, min(word.bits, 63), np.int64, b)[0]
+        if word.bits < 64:
+            return result
+        return b.where(b.less(places, b.const(63, np.int64)), result, b.const(0, np.int64))
 
     if not word.has_sign:
-        return divided(x)
-    negative = b.less(x, zero)
-    if word.signed:
-        turned = b.sub(b.const(-1, np.int64), x)
-        quotient = divided(b.where(negative, turned, x))
-        return b.where(negative, b.sub(b.const(-1, np.int64), quotient), quotient)
-    quotient = divided(b.where(negative, b.sub(x, b.const(-(1 << 63), np.int64)), x))
-    moved = _table([(1 << 63) >> k for k in range(65)], places, b)
-    return b.add(quotient, b.where(negative, moved, zero))
+        return moved(x)
+    negative = b.less(x, b.const(0, np.int64))
+    quotient = moved(b.where(negative, b.sub(b.const(-1, np.int64), x), x))
+    # All bits of a negative number were turned, and are turned back: as many as the sign leaves ones.
+    ones = b.const(-1, np.int64)
+    if not word.signed:
+        ones = _table([((1 << 64) - 1) >> k for k in range(65)], places, b)
+    return b.where(negative, b.sub(ones, quotient), quotient)
 
 
 def _shift_left(x: str, places: str, word: Word, b: Body) -> str:
-    """Multiplication by a power of two, and the remainder of the width."""
-    powers = [1 << k for k in range(word.bits)] + [0]
-    value = b.mul(x, _table(powers, places, b))
+    """Multiplication by a power of two of the bits that stay within the width."""
     if word.bits == 64:
-        return value
-    value = b.op("Mod", value, b.const(1 << word.bits, np.int64))
+        first = _table([1 << min(k, 62) for k in range(65)], places, b)
+        return b.mul(b.mul(x, first), _table([1 << max(k - 62, 0) for k in range(64)] + [0], places, b))
+    period = b.const(1 << word.bits, np.int64)
+    value = b.where(b.less(x, b.const(0, np.int64)), b.add(x, period), x) if word.signed else x
+    room = _table([1 << (word.bits - k) for k in range(word.bits + 1)], places, b)
+    value = divided(value, room, 0, word.bits, np.int64, b)[1]
+    value = b.mul(value, _table([1 << k for k in range(word.bits + 1)], places, b))
     if not word.signed:
         return value
     high = b.greater_equal(value, b.const(1 << (word.bits - 1), np.int64))
-    return b.where(high, b.sub(value, b.const(1 << word.bits, np.int64)), value)
+    return b.where(high, b.sub(value, period), value)
 
 
 _SHIFT = '({t}[3, 4] x, {t}[4] w) => ({t}[3, 4] y) {{ y = BitShift <direction = "{d}"> (x, w) }}'
@@ -405,23 +445,32 @@ def _bits_of(x: str, layout: Layout, b: Body) -> str:
 
 
 def _float_of(bits: str, layout: Layout, dtype: np.dtype[Any], b: Body) -> str:
-    """The float of bits that are given as int32 with a sign."""
-    scale = b.const(1 << layout.fraction, np.int32)
-    lowest = b.const(-(1 << (layout.fraction + layout.exponent)), np.int32)
-    negative = b.less(bits, b.const(0, np.int32))
-    whole = b.where(negative, b.sub(bits, lowest), bits)
-    exponent = b.div(whole, scale)
-    fraction = b.cast(b.sub(whole, b.mul(exponent, scale)), np.float32)
-    fraction = b.mul(fraction, b.scalar(2.0**-layout.fraction))
-    count = (1 << layout.exponent) - 1
-    powers = [2.0 ** (max(k, 1) - layout.bias) for k in range(count)] + [1.0]
-    leading = [0.0] + [1.0] * count
-    size = b.mul(
-        b.add(fraction, b.gather(b.floats(*leading), exponent, axis=0)),
-        b.gather(b.floats(*powers), exponent, axis=0),
-    )
-    special = b.where(b.equal(fraction, b.scalar(0)), b.scalar(np.inf), b.scalar(np.nan))
-    size = b.where(b.equal(exponent, b.const(count, np.int32)), special, size)
+    """The float of bits that are given as int64 with a sign.
+
+    The exponent is read by comparisons from its highest bit down, and each bit of it doubles the value so many
+    times: no quotient, and no factor or product that is out of range or less exact than a normal float32.
+    """
+    places = layout.fraction
+    zero = b.const(0, np.int64)
+    negative = b.less(bits, zero)
+    whole = b.where(negative, b.add(bits, b.const(1 << (places + layout.exponent), np.int64)), bits)
+    one = b.const(1 << places, np.int64)
+    normal = b.greater_equal(whole, one)
+    rest = b.where(normal, b.sub(whole, one), whole)
+    factors: list[tuple[str, float]] = []
+    for step in (1 << k for k in reversed(range(layout.exponent))):
+        unit = b.const(step << places, np.int64)
+        set_here = b.greater_equal(rest, unit)
+        rest = b.where(set_here, b.sub(rest, unit), rest)
+        factors += [(set_here, 2.0 ** min(step, 64))] * max(step // 64, 1)
+    fraction = b.mul(b.cast(rest, np.float32), b.scalar(2.0**-places))
+    size = b.mul(b.where(normal, b.add(fraction, b.scalar(1)), fraction), b.scalar(2.0 ** (1 - layout.bias)))
+    for set_here, factor in factors:
+        size = b.where(set_here, b.mul(size, b.scalar(factor)), size)
+    infinite = b.const(((1 << layout.exponent) - 1) << places, np.int64)
+    # Infinity by overflow and NaN as infinity times 0: neither is a constant that could leak into other values.
+    size = b.mul(size, b.where(b.greater_equal(whole, infinite), b.scalar(2.0**127), b.scalar(1)))
+    size = b.mul(size, b.where(b.greater(whole, infinite), b.scalar(0), b.scalar(1)))
     value = b.where(negative, b.op("Neg", size), size)
     return value if dtype == np.float32 else b.cast(value, dtype)
 
@@ -497,7 +546,7 @@ def bit_cast(site: Site, b: Body) -> str:
         layout = LAYOUTS[target.name]
         number = np.dtype(layout.number)
         signed = site.x() if source == number else _other_sign(site.x(), source, number, b)
-        return _float_of(signed if number == np.int32 else b.cast(signed, np.int32), layout, target, b)
+        return _float_of(b.cast(signed, np.int64), layout, target, b)
     raise NoMatch(f"from {source} to {target}")
 
 
