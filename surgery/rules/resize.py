@@ -755,6 +755,11 @@ def resize_to_computed_size(site: Site, b: Body) -> str:
             "(float[1, 1, 7, 4] x) => (float[1, 1, 4, 6] y) <float[4] s = {1, 1, 0.6, 1.5}> { y = Resize (x, s) }",
             opset=10,
         ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 double bool",
+            "(T[1, 1, 2, 2] x) => (T[1, 1, 4, 6] y) <float[4] s = {1, 1, 2, 3}> { y = Upsample (x, s) }",
+            opset=9,
+        ),
     ],
     near_misses=["(float[2, 2] x) => (float[4, 4] y) <float[2] s = {2, 2}> { y = Resize (x, , s) }"],
     since=7,
