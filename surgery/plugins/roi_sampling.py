@@ -339,3 +339,35 @@ def aligned_axis(
     step = b.div(extent, b.scalar(float(bins)))
     samples: int | str = sampling_ratio if sampling_ratio > 0 else b.op("Ceil", step)
     return Axis(low, step, bins, size, samples, offset=0.5, margin=1.0)
+
+
+def int64(b: Body, x: str) -> str:
+    """Whole numbers of any kind as int64."""
+    return b.cast(x, np.int64)
+
+
+def emit_crops(b: Body, node: ConfiguredNode) -> str:
+    """The body of CropAndResize and CropAndResizeDynamic, [B, R, C, crop_height, crop_width].
+
+    Source: plugin/common/kernels/cropAndResizeKernel.cu of NVIDIA/TensorRT, release/10.13.
+    """
+    pixels = pixel_table(b, node, [0])
+    number = node.static(1, 1)
+    boxes = node.input_names[1]
+    y1, x1, y2, x2 = columns(b, b.reshape(boxes, -1, 4))
+    axes = []
+    for low, high, size, attribute in (
+        (y1, y2, pixels.sizes[0][0], "crop_height"),
+        (x1, x2, pixels.sizes[0][1], "crop_width"),
+    ):
+        crop, last = node.attributes[attribute], b.scalar(size - 1.0)
+        if crop > 1:
+            start = b.mul(low, last)
+            step = b.div(b.mul(b.sub(high, low), last), b.scalar(crop - 1.0))
+        else:
+            start = b.mul(b.mul(b.add(low, high), b.scalar(0.5)), last)
+            step = b.mul(start, b.scalar(0.0))
+        axes.append(Axis(start, step, crop, b.scalar(float(size)), margin=0.0))
+    images = image_numbers(b, boxes, number)
+    found = sample_boxes(b, pixels, images, axes[0], axes[1])
+    return b.reshape(found, -1, number, pixels.channels, axes[0].bins, axes[1].bins)

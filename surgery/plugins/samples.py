@@ -76,17 +76,21 @@ def _fill(rng: np.random.Generator, given: SampleInput) -> Array:
     value: NDArray[Any]
     if given.fill == "cells":
         return _cells(rng, shape, int(low), int(high)).astype(given.dtype)
+    if given.fill == "boxes_of_images":
+        return _boxes_of_images(rng, shape[0], int(low), high).astype(given.dtype)
     if given.dtype in ("int32", "int64", "bool") and given.fill == "uniform":
         return rng.integers(int(low), int(high) + 1, shape).astype(given.dtype)
     if given.fill == "normal":
         value = rng.normal(low, high, shape)
     elif given.fill == "prior":
         value = _priors(rng, shape)
-    elif given.fill in ("corners", "center"):
+    elif given.fill in ("corners", "center", "rotated"):
         span = high - low
         centre = low + span * rng.uniform(0.1, 0.9, (*shape[:-1], 2))
         size = span * rng.uniform(0.05, 0.35, (*shape[:-1], 2))
-        parts = [centre, size] if given.fill == "center" else [centre - size / 2, centre + size / 2]
+        parts = [centre - size / 2, centre + size / 2] if given.fill == "corners" else [centre, size]
+        if given.fill == "rotated":
+            parts.append(rng.uniform(-np.pi, np.pi, (*shape[:-1], 1)))
         value = np.concatenate(parts, axis=-1)
     else:
         value = rng.uniform(low, high, shape)
@@ -96,6 +100,13 @@ def _fill(rng: np.random.Generator, given: SampleInput) -> Array:
     if given.duplicates:
         value = value[:, rng.integers(0, max(shape[1] // 3, 1), shape[1])]
     return value.astype(given.dtype)
+
+
+def _boxes_of_images(rng: np.random.Generator, number: int, images: int, high: float) -> NDArray[Any]:
+    """Rows (image, x0, y0, x1, y1), [number, 5]."""
+    centre, size = high * rng.uniform(0, 1, (number, 2)), high * rng.uniform(0.03, 0.8, (number, 2))
+    corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    return np.concatenate([rng.integers(0, images, (number, 1)), corners], axis=1)
 
 
 def _cells(rng: np.random.Generator, shape: Sequence[int], rows: int, columns: int) -> NDArray[Any]:

@@ -13,7 +13,7 @@ AttributeType = Literal["int", "bool", "float", "string", "ints", "floats", "ten
 floats (weights); TensorRT takes FLOATS for it too."""
 
 ANY_DIMS = "..."
-"""In a shape: any number of dims."""
+"""What a dim of a shape starts with that stands for any number of dims."""
 
 Interface = Literal["IPluginV2", "IPluginV2Ext", "IPluginV2IOExt", "IPluginV2DynamicExt", "IPluginV3"]
 PER_SAMPLE_INTERFACES: frozenset[str] = frozenset({"IPluginV2", "IPluginV2Ext", "IPluginV2IOExt"})
@@ -122,8 +122,8 @@ class Input(_Model):
     """One input: symbols in shapes stand for the same number wherever they occur.
 
     `repeated` (the last one only) stands for one or more inputs `name_0`, `name_1`, ...; a symbol that ends
-    in ``*`` is then a different one for each of them. One dim of a shape may be ``...``: any number of dims,
-    the same ones wherever it occurs.
+    in ``*`` is then a different one for each of them. One dim of a shape may be ``...`` or ``...name``: any
+    number of dims, the same ones wherever it occurs.
     """
 
     name: str
@@ -256,6 +256,9 @@ class PluginFile(_Model):
         return value
 
 
+Fill = Literal["uniform", "normal", "corners", "center", "prior", "cells", "boxes_of_images", "rotated"]
+
+
 class SampleInput(_Model):
     """How one input of a sample is filled.
 
@@ -264,7 +267,9 @@ class SampleInput(_Model):
         dtype: Its numpy dtype; `uniform` whole numbers are within low..high, both included.
         fill: `uniform` in low..high, `normal` with mean low and deviation high, `corners` (boxes (a0, a1,
             b0, b1) inside low..high), `center` (centre and size), `prior` ([2, 4N] boxes over variances),
-            `cells` (rows (image, 0, y, x), distinct cells of a grid of low rows and high columns).
+            `cells` (rows (image, 0, y, x), distinct cells of a grid of low rows and high columns),
+            `boxes_of_images` (rows (image, x0, y0, x1, y1): boxes inside 0..high, images below low),
+            `rotated` (centre and size as with `center`, and an angle within a turn).
         low: See fill.
         high: See fill.
         levels: Round to so many steps between low and high, so that equal values occur.
@@ -274,7 +279,9 @@ class SampleInput(_Model):
 
     shape: tuple[int, ...]
     dtype: Literal["float32", "float16", "int32", "int64", "bool"] = "float32"
-    fill: Literal["uniform", "normal", "corners", "center", "prior", "cells"] = "uniform"
+    fill: Literal[
+        "uniform", "normal", "corners", "center", "prior", "cells", "boxes_of_images", "rotated"
+    ] = "uniform"
     batch: bool | None = None
     low: float = 0.0
     high: float = 1.0

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from references_detection import roi
 
-import numpy as np
-
-REFERENCES: dict[str, Callable[[dict[str, Any], list[np.ndarray]], list[np.ndarray]]] = {}
+REFERENCES = {**roi.REFERENCES}
