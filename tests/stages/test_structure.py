@@ -23,7 +23,8 @@ TAKEN: dict[str, str] = {
         g = Cast <to = 1> (a) f2 = Add (f, g)
         }>
         y = Neg (y0) }""",
-    "an operator that is refused, in a body": """(float[3, 3] x) => (float y) <int64 n = {5}, bool c = {1}, float z = {0.0}>
+    "an operator that is refused, in a body": """(float[3, 3] x) => (float y)
+        <int64 n = {5}, bool c = {1}, float z = {0.0}>
         { y = Loop (n, c, z) <body = b (int64 k, bool ci, float a) => (bool co, float a2)
         { co = Identity (ci) d = Det (x) a2 = Add (a, d) }> }""",
     "a branch in a loop, in doubles": """(double[3] x) => (double[3] y) <int64 n = {99}, bool c = {1}>
