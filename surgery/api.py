@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConfigError, MissingEnvironmentError, SurgeryError
+from surgery.graph.collection import no_collection
 from surgery.pipeline import Event, Listener, Require, RunOptions, Stage, State, run_stages
 from surgery.report import Edit, Failure, Report
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
 
+@no_collection()
 def run(
     pipeline: str | Path | PipelineConfig,
     model: str | Path | bytes | onnx.ModelProto | None = None,

@@ -106,31 +106,23 @@ def _constant_attribute(attrs: Mapping[str, Any]) -> Any:
 
 def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> bool:
     """One pass; whether anything became a constant."""
-    import onnx_graphsurgeon as gs
+    outputs = {t.name for t in graph.outputs}
+    marked: set[str] = set()
 
+    def folds(node: gs.Node) -> bool:
+        return _ready(node, marked) and _foldable(node, outputs, max_bytes) and node.name not in refused
+
+    if not any(_known_shape(node) or folds(node) for node in graph.nodes):
+        return False  # what folds begins at such a node
     view = View(graph)
     known: dict[str, Any] = {}
     foldable: list[int] = []
-    marked: set[str] = set()
     for key in sorted(range(len(view.nodes)), key=view.order.__getitem__):
         node = view.nodes[key]
-        if node.op in ("Shape", "Size") and node.domain in (None, "", "ai.onnx"):
-            value = _static_shape(node)
-            if value is not None:
-                known[node.outputs[0].name] = value
-                marked.add(node.outputs[0].name)
-                continue
-        if node.op in KEEP or node.op == "Constant" or node.domain not in (None, "", "ai.onnx"):
-            continue
-        if node.op == "Identity" and node.outputs[0].name in view.outputs:
-            continue  # how a constant output is written
-        if not node.inputs or has_bodies(node):
-            continue
-        ready = all(
-            not t.name or t.name in marked or (isinstance(t, gs.Constant) and not is_external(t))
-            for t in node.inputs
-        )
-        if ready and not any(_too_big(t, max_bytes) for t in node.outputs) and node.name not in refused:
+        if _known_shape(node):
+            known[node.outputs[0].name] = _static_shape(node)
+            marked.add(node.outputs[0].name)
+        elif folds(node):
             foldable.append(key)
             marked.update(t.name for t in node.outputs if t.name)
     folded_keys = set(foldable)
@@ -147,11 +139,36 @@ def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> bool
     return bool(values)
 
 
-def _static_shape(node: gs.Node) -> np.ndarray[Any, Any] | None:
-    shape = node.inputs[0].shape
-    if not is_static(shape):
-        return None
-    dims = [int(d) for d in shape]
+def _ready(node: gs.Node, marked: set[str]) -> bool:
+    """True if a node reads something, and only constants and what is `marked`."""
+    import onnx_graphsurgeon as gs
+
+    for tensor in node.inputs:
+        name = tensor.name
+        if name and name not in marked and not (isinstance(tensor, gs.Constant) and not is_external(tensor)):
+            return False
+    return bool(node.inputs)
+
+
+def _foldable(node: gs.Node, outputs: set[str], max_bytes: int) -> bool:
+    """True if the values of a node's outputs may take its place."""
+    if node.op in KEEP or node.op == "Constant" or node.domain not in (None, "", "ai.onnx"):
+        return False
+    if node.op == "Identity" and node.outputs[0].name in outputs:
+        return False  # how a constant output is written
+    return not has_bodies(node) and not any(_too_big(t, max_bytes) for t in node.outputs)
+
+
+def _known_shape(node: gs.Node) -> bool:
+    return (
+        node.op in ("Shape", "Size")
+        and node.domain in (None, "", "ai.onnx")
+        and is_static(node.inputs[0].shape)
+    )
+
+
+def _static_shape(node: gs.Node) -> np.ndarray[Any, Any]:
+    dims = [int(d) for d in node.inputs[0].shape]
     if node.op == "Size":
         return np.asarray(prod(dims), dtype=np.int64)
     start, end = node.attrs.get("start", 0), node.attrs.get("end", len(dims))
@@ -367,6 +384,9 @@ def drop_dead(graph: gs.Graph) -> int:
         How many nodes were removed.
     """
     view = View(graph)
+    used = {*view.consumers, *view.outputs}
+    if view.is_sorted and all(any(t.name in used for t in node.outputs) for node in view.nodes):
+        return 0
     keep = view.ancestors(view.producer[n] for n in view.outputs if n in view.producer)
     dead = [view.nodes[k] for k in range(len(view.nodes)) if k not in keep]
     ordered: Iterable[int] = sorted(keep, key=lambda k: view.order[k])

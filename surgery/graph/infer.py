@@ -65,24 +65,32 @@ def infer_types(graph: gs.Graph) -> int:
     except Exception:  # onnx raises many types, none documented
         return 0
     changed = 0
-    dtypes: dict[int, Any] = {}
+    types: dict[bytes, tuple[Any, list[int | str | None] | None]] = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         tensor = unknown.get(value.name)
-        if not isinstance(tensor, gs.Variable) or not value.type.HasField("tensor_type"):
+        if not isinstance(tensor, gs.Variable):
             continue
-        element = value.type.tensor_type.elem_type
-        if element and tensor.dtype is None:
-            if element not in dtypes:
-                dtypes[element] = onnx.helper.tensor_dtype_to_np_dtype(element)
-            tensor.dtype = dtypes[element]
+        key = value.type.SerializeToString()  # a graph has few types; reading one takes many calls
+        if key not in types:
+            types[key] = _type_of(value)
+        dtype, shape = types[key]
+        if dtype is not None and tensor.dtype is None:
+            tensor.dtype = dtype
             changed += 1
-        if is_static(tensor.shape):
-            continue
-        shape = dims_of(value)
-        if shape is not None and _better(shape, tensor.shape):
-            tensor.shape = shape
+        if shape is not None and not is_static(tensor.shape) and _better(shape, tensor.shape):
+            tensor.shape = list(shape)
             changed += 1
     return changed
+
+
+def _type_of(value: onnx.ValueInfoProto) -> tuple[Any, list[int | str | None] | None]:
+    """Dtype and shape of a tensor, None where they are not known or it is none."""
+    import onnx
+
+    if not value.type.HasField("tensor_type"):
+        return None, None
+    element = value.type.tensor_type.elem_type
+    return onnx.helper.tensor_dtype_to_np_dtype(element) if element else None, dims_of(value)
 
 
 def _better(new: list[int | str | None], old: Any) -> bool:

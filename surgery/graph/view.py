@@ -66,15 +66,21 @@ class View:
         return view
 
     @cached_property
+    def is_sorted(self) -> bool:
+        """True if every node stands behind those that make what it reads."""
+        producer = self.producer
+        return all(producer.get(n, -1) < key for key, used in enumerate(self._uses) for n in used)
+
+    @cached_property
     def order(self) -> list[int]:
         """Topological position of every node, stable: nodes keep their order where data flow allows it.
 
         Raises:
             ValueError: the graph has a cycle.
         """
+        if self.is_sorted:
+            return list(range(len(self.nodes)))
         makers = [{self.producer[n] for n in used if n in self.producer} for used in self._uses]
-        if all(max(found, default=-1) < key for key, found in enumerate(makers)):
-            return list(range(len(self.nodes)))  # the usual case: sorted already
         waiting = [len(found) for found in makers]
         users: list[list[int]] = [[] for _ in makers]
         for key, found in enumerate(makers):
@@ -175,6 +181,8 @@ def _uses(node: gs.Node) -> Iterator[str]:
 
 def body_nodes(node: gs.Node) -> Iterator[gs.Node]:
     """All nodes inside a node's subgraphs, however deep."""
+    if not has_bodies(node):
+        return
     for sub in node.subgraphs():
         for child in sub.nodes:
             yield child

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from surgery.graph.collection import no_collection
 from surgery.graph.convert import is_external, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.fold import lift_constants
@@ -408,18 +407,6 @@ class _Plan:
 
 TAKEN = _Plan()
 """No rule is for this class: whatever values its weights have."""
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Without Python's garbage collector, which would walk the whole graph again and again."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:
