@@ -8,7 +8,7 @@ import numpy as np
 
 from surgery.graph.body import Body
 from surgery.rules.attention import HALVES, to
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
 
@@ -28,8 +28,9 @@ def mean(b: Body, x: str, axes: Sequence[int]) -> str:
         "(float[2, 3, 4, 5] x, float[3] s, float[3] c, float[3] m, float[3] v) => "
         "(float[2, 3, 4, 5] y, float[3] rm, float[3] rv) "
         "{ y, rm, rv = BatchNormalization <training_mode = 1> (x, s, c, m, v) }",
-        "(float[n, 3, w] x, float[3] s, float[3] c, float[3] m, float[3] v) => (float[n, 3, w] y, float[3] rm) "
-        "{ y, rm = BatchNormalization <training_mode = 1, momentum = 0.3, epsilon = 0.01> (x, s, c, m, v) }",
+        "(float[n, 3, w] x, float[3] s, float[3] c, float[3] m, float[3] v) => "
+        "(float[n, 3, w] y, float[3] rm, float[3] rv) "
+        "{ y, rm, rv = BatchNormalization <training_mode = 1, momentum = 0.3, epsilon = 0.01> (x, s, c, m, v) }",
         Sample(
             "(double[4, 2] x, double[2] s, double[2] c, double[2] m, double[2] v) => "
             "(double[4, 2] y, double[2] rm, double[2] rv) "
@@ -44,6 +45,18 @@ def mean(b: Body, x: str, axes: Sequence[int]) -> str:
             "(float[2, 3, 4] y, float[3] rm, float[3] rv, float[3] bm, float[3] bv) "
             "{ y, rm, rv, bm, bv = BatchNormalization <momentum = 0.7> (x, s, c, m, v) }",
             opset=13,
+        ),
+        *samples_in(
+            "double",
+            "(float[2, 3, 4, 5] x, T[3] s, T[3] c, float[3] m, float[3] v) => "
+            "(float[2, 3, 4, 5] y, float[3] rm, float[3] rv) "
+            "{ y, rm, rv = BatchNormalization <training_mode = 1> (x, s, c, m, v) }",
+        ),
+        *samples_in(
+            "float16",
+            "(float[2, 3, 4, 5] x, float[3] s, float[3] c, T[3] m, T[3] v) => "
+            "(float[2, 3, 4, 5] y, T[3] rm, T[3] rv) "
+            "{ y, rm, rv = BatchNormalization <training_mode = 1> (x, s, c, m, v) }",
         ),
     ],
     near_misses=[
