@@ -471,7 +471,8 @@ def _float_of(bits: str, layout: Layout, dtype: np.dtype[Any], b: Body) -> str:
     # Infinity by overflow and NaN as infinity times 0: neither is a constant that could leak into other values.
     size = b.mul(size, b.where(b.greater_equal(whole, infinite), b.scalar(2.0**127), b.scalar(1)))
     size = b.mul(size, b.where(b.greater(whole, infinite), b.scalar(0), b.scalar(1)))
-    value = b.where(negative, b.op("Neg", size), size)
+    # A product has a sign for zero too; ONNX Runtime's Where has not.
+    value = b.mul(size, b.where(negative, b.scalar(-1), b.scalar(1)))
     return value if dtype == np.float32 else b.cast(value, dtype)
 
 
