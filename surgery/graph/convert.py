@@ -12,6 +12,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from surgery.graph.collection import no_collection
@@ -107,14 +108,8 @@ def export_graph(
     provenance: Mapping[str, Mapping[str, str]] | None = None,
 ) -> onnx.ModelProto:
     """Export a graph; `provenance` maps first output names of new nodes to metadata to stamp on them."""
-    import onnx
-    import onnx_graphsurgeon as gs
-
     with contextlib.redirect_stdout(io.StringIO()):
-        exported = gs.export_onnx(graph, do_type_check=False)
-    # The export shares TensorProtos with the graph: copy before anything is changed.
-    model = onnx.ModelProto()
-    model.CopyFrom(exported)
+        model = _export(graph)
     if header is not None:
         source = header.model
         model.ir_version = source.ir_version
@@ -129,15 +124,92 @@ def export_graph(
     model.ir_version = min(max(model.ir_version or 8, 8 if model.functions else 4), _MAX_IR_VERSION)
     known = header.node_metadata if header else {}
     docs = header.node_doc if header else {}
+    added = provenance or {}
+    if not known and not added and not docs:
+        return model
     for node in model.graph.node:
         key = next((o for o in node.output if o), "")
-        merged = {**known.get(key, {}), **(provenance or {}).get(key, {})}
-        del node.metadata_props[:]
+        merged = {**known.get(key, {}), **added.get(key, {})}
         for name in sorted(merged):
             node.metadata_props.add(key=name, value=merged[name])
         if key in docs:
             node.doc_string = docs[key]
     return model
+
+
+def _export(graph: gs.Graph) -> onnx.ModelProto:
+    """What ``gs.export_onnx`` makes, written in place: no message is made first and copied then."""
+    import onnx
+    import onnx_graphsurgeon as gs
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, update_import_domains
+
+    model = onnx.ModelProto(producer_name=graph.producer_name, producer_version=graph.producer_version)
+    model.ir_version = graph.ir_version if graph.ir_version is not None else onnx.IR_VERSION
+    model.functions.extend(OnnxExporter.export_function(f) for f in graph.functions)
+    model.opset_import.extend(update_import_domains(graph))
+    body = model.graph
+    body.name = graph.name or ""
+    if graph.doc_string:
+        body.doc_string = graph.doc_string
+    for node in graph.nodes:
+        proto = body.node.add(
+            op_type=node.op, input=[t.name for t in node.inputs], output=[t.name for t in node.outputs]
+        )
+        if node.name:
+            proto.name = node.name
+        if node.domain is not None:
+            proto.domain = node.domain
+        if node.attrs:
+            write_attributes(proto, node.attrs)
+    types: dict[Any, onnx.TypeProto] = {}
+    for tensor in graph.inputs:
+        declare(body.input.add(), tensor, types)
+    for tensor in graph.outputs:
+        declare(body.output.add(), tensor, types)
+    declared = {t.name for t in (*graph.inputs, *graph.outputs)}
+    for tensor in graph.tensors().values():
+        if not isinstance(tensor, gs.Constant):
+            if tensor.name not in declared and (tensor.dtype is not None or tensor.shape is not None):
+                declare(body.value_info.add(), tensor, types)
+        elif isinstance(tensor._values, gs.ir.tensor.SparseValues):
+            body.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+        else:
+            body.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+    return model
+
+
+def declare(value: onnx.ValueInfoProto, tensor: Any, types: dict[Any, onnx.TypeProto]) -> None:
+    """Write name and type of a tensor; `types` keeps those already made."""
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    value.name = tensor.name
+    if tensor.dtype is None:
+        return
+    key = (getattr(tensor, "type", ""), tensor.dtype, None if tensor.shape is None else tuple(tensor.shape))
+    if key not in types:
+        types[key] = OnnxExporter.export_value_info_proto(tensor, False).type
+    value.type.CopyFrom(types[key])
+
+
+def write_attributes(node: onnx.NodeProto, attrs: Mapping[str, Any]) -> None:
+    """Write graphsurgeon's attributes of a node; the usual kinds without a message in between."""
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    for name, value in attrs.items():
+        kind = type(value)
+        if kind is list:
+            value = tuple(value)
+        if kind in (int, str) or (kind is list and all(type(v) is int for v in value)):
+            node.attribute.append(_attribute(name, value))
+        else:
+            node.attribute.extend(OnnxExporter.export_attributes({name: value}))
+
+
+@lru_cache(maxsize=4096)
+def _attribute(name: str, value: Any) -> onnx.AttributeProto:
+    import onnx
+
+    return onnx.helper.make_attribute(name, value)
 
 
 def constant(name: str, value: NDArray[Any]) -> gs.Constant:

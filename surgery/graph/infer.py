@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from surgery.graph.collection import no_collection
+from surgery.graph.convert import declare, write_attributes
 from surgery.graph.load import _MAX_IR_VERSION
 
 if TYPE_CHECKING:
@@ -121,26 +121,28 @@ def _skeleton(graph: gs.Graph) -> onnx.ModelProto:
     body.name = graph.name or "graph"
     types: dict[Any, onnx.TypeProto] = {}
     for tensor in graph.inputs:
-        _declare(body.input.add(), tensor, types)
+        declare(body.input.add(), tensor, types)
     for tensor in graph.outputs:
-        _declare(body.output.add(), tensor, types)
+        declare(body.output.add(), tensor, types)
     domains: set[str] = set()
     constants: dict[str, Any] = {}
     declared = {t.name for t in (*graph.inputs, *graph.outputs)} | {""}
     for node in graph.nodes:
         inputs, outputs = node.inputs, node.outputs
-        proto = body.node.add(op_type=node.op, input=[t.name for t in inputs], output=[t.name for t in outputs])
+        proto = body.node.add(
+            op_type=node.op, input=[t.name for t in inputs], output=[t.name for t in outputs]
+        )
         if node.domain:
             proto.domain = node.domain
             domains.add(node.domain)
         if node.attrs:
-            proto.attribute.extend(_attributes(node.attrs))
+            write_attributes(proto, node.attrs)
         for tensor in inputs:
             if isinstance(tensor, gs.Constant):
                 constants[tensor.name] = tensor
         for tensor in outputs:
             if tensor.dtype is not None and tensor.shape is not None and tensor.name not in declared:
-                _declare(body.value_info.add(), tensor, types)
+                declare(body.value_info.add(), tensor, types)
     constants.update({t.name: t for t in graph.outputs if isinstance(t, gs.Constant)})
     model.opset_import.extend(onnx.helper.make_opsetid(d, 1) for d in sorted(domains - known))
     for tensor in constants.values():
@@ -149,7 +151,7 @@ def _skeleton(graph: gs.Graph) -> onnx.ModelProto:
         elif _size(tensor) <= KNOWN:
             body.initializer.append(OnnxExporter.export_tensor_proto(tensor))
         else:
-            _declare(body.input.add(), tensor, types)
+            declare(body.input.add(), tensor, types)
     return model
 
 
@@ -158,41 +160,6 @@ def _size(tensor: Any) -> int:
     for dim in tensor.shape:
         size *= dim
     return size
-
-
-def _declare(value: onnx.ValueInfoProto, tensor: Any, types: dict[Any, onnx.TypeProto]) -> None:
-    """Write name and type of a tensor; `types` keeps those already made."""
-    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-
-    value.name = tensor.name
-    if tensor.dtype is None:
-        return
-    key = (getattr(tensor, "type", ""), tensor.dtype, None if tensor.shape is None else tuple(tensor.shape))
-    if key not in types:
-        types[key] = OnnxExporter.export_value_info_proto(tensor, False).type
-    value.type.CopyFrom(types[key])
-
-
-def _attributes(attrs: dict[str, Any]) -> list[onnx.AttributeProto]:
-    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-
-    made: list[onnx.AttributeProto] = []
-    for name, value in attrs.items():
-        kind = type(value)
-        if kind is list:
-            value = tuple(value)
-        if kind in (int, str) or (kind is list and all(type(v) is int for v in value)):
-            made.append(_attribute(name, value))
-        else:
-            made += OnnxExporter.export_attributes({name: value})
-    return made
-
-
-@lru_cache(maxsize=4096)
-def _attribute(name: str, value: Any) -> onnx.AttributeProto:
-    import onnx
-
-    return onnx.helper.make_attribute(name, value)
 
 
 def infer_foreign_types(graph: gs.Graph) -> int:
