@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -192,7 +192,21 @@ def _resize(call: Call, rng: np.random.Generator) -> Found:
     axes = [int(a) % len(data) for a in call.attributes.get("axes", range(len(data)))]
     scales = [_scale(data[a], out[a]) for a in axes]
     corners = np.sort(rng.uniform(0, 1, (2, len(axes))), axis=0)
-    return {1: corners.reshape(-1), 2: scales, 3: [out[a] for a in axes]}
+    sizes = _bounding([data[a] for a in axes], [out[a] for a in axes], call.attributes)
+    return {1: corners.reshape(-1), 2: scales, 3: sizes}
+
+
+def _bounding(before: list[int], after: list[int], attributes: Mapping[str, Any]) -> list[int]:
+    """Sizes that lead to those declared, where one scale is for all axes: the smallest, or the largest."""
+    policy = attributes.get("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch":
+        return after
+    ends = floor if policy == "not_smaller" else ceil
+    for k, (old, new) in enumerate(zip(before, after, strict=True)):
+        scale = new / old
+        if all(int(b * scale + 0.5) == a for b, a in zip(before, after, strict=True)):
+            return [new if i == k else max(int(ends(b * scale)), 1) for i, b in enumerate(before)]
+    return after
 
 
 def _scale(before: int, after: int) -> float:
@@ -270,6 +284,14 @@ def _unpool(call: Call, rng: np.random.Generator) -> Found:
     return {1: places.reshape(data), 2: list(out)}
 
 
+def _mel(call: Call, rng: np.random.Generator) -> Found:
+    """Bands and lines as declared, a usual rate, and edges below half of it."""
+    lines, bands = _out(call)
+    rate = int(rng.choice([8000, 16000, 44100]))
+    edges = np.sort(rng.uniform(0, rate / 2, 2))
+    return {0: bands, 1: 2 * (lines - 1), 2: rate, 3: edges[0], 4: edges[1]}
+
+
 RULES: dict[str, Callable[[Call, np.random.Generator], Found]] = {
     "Slice": _slice,
     "Pad": _pad,
@@ -300,5 +322,6 @@ RULES: dict[str, Callable[[Call, np.random.Generator], Found]] = {
     "HannWindow": lambda call, rng: {0: _out(call)[0]},
     "HammingWindow": lambda call, rng: {0: _out(call)[0]},
     "BlackmanWindow": lambda call, rng: {0: _out(call)[0]},
+    "MelWeightMatrix": _mel,
 }
 """Operator to what draws its operands."""
