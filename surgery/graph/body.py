@@ -30,6 +30,7 @@ _AXES_INPUT_SINCE = {
     "ReduceMax": 18,
     "ReduceMin": 18,
     "ReduceProd": 18,
+    "ReduceMean": 18,
     "Squeeze": 13,
     "Unsqueeze": 13,
 }
@@ -235,7 +236,7 @@ class Body:
     # -- reductions ---------------------------------------------------------------------------------
 
     def reduce(self, kind: str, a: str, *axes: int, keepdims: bool = True) -> str:
-        """ReduceSum, ReduceMax, ReduceMin or ReduceProd over the axes (all of them if none is given)."""
+        """ReduceSum, -Max, -Min, -Prod or -Mean over the axes (all of them if none is given)."""
         return self._axes_op(kind, a, axes, keepdims=int(keepdims))
 
     def _axes_op(self, op_type: str, a: str, axes: Sequence[int], **attributes: Any) -> str:

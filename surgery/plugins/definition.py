@@ -390,11 +390,11 @@ class PluginDefinition:
     ) -> Dims | None:
         dims: list[int | str | None] = []
         for dim in declared:
-            if dim == ANY_DIMS:
-                count = bound.get(ANY_DIMS)
+            if isinstance(dim, str) and dim.startswith(ANY_DIMS):
+                count = bound.get(dim)
                 if not isinstance(count, int):
                     return None
-                dims += [bound.get(f"{ANY_DIMS}{i}") for i in range(count)]
+                dims += [bound.get(f"{dim}{i}") for i in range(count)]
             elif isinstance(dim, str) and dim.startswith("@"):
                 dims.append(node.attributes[dim[1:]])
             else:
@@ -435,11 +435,12 @@ def _tensor(value: Any) -> Any:
 
 
 def _fits(declared: Sequence[int | str], given: Dims, bound: dict[str, int | str | None]) -> bool:
-    if ANY_DIMS in declared:
-        at, count = declared.index(ANY_DIMS), len(given) - len(declared) + 1
-        if count < 0 or bound.setdefault(ANY_DIMS, count) != count:
+    open_at = [i for i, d in enumerate(declared) if isinstance(d, str) and d.startswith(ANY_DIMS)]
+    for at in open_at[:1]:
+        several, count = str(declared[at]), len(given) - len(declared) + 1
+        if count < 0 or bound.setdefault(several, count) != count:
             return False
-        declared = [*declared[:at], *(f"{ANY_DIMS}{i}" for i in range(count)), *declared[at + 1 :]]
+        declared = [*declared[:at], *(f"{several}{i}" for i in range(count)), *declared[at + 1 :]]
     if len(declared) != len(given):
         return False
     for want, have in zip(declared, given, strict=True):
