@@ -325,33 +325,7 @@ ATTENTION_SAMPLES += [
 ]
 
 
-@lowering(
-    "attention-by-matmul",
-    "Attention",
-    why="TensorRT-RTX takes few configurations of Attention: one output, no softcap, no cache, causal or a "
-    "mask but not both, and not every number and size of heads. Written out as in ONNX's function body.",
-    since=23,
-    samples=[
-        *ATTENTION_SAMPLES,
-        *samples_in(
-            "bfloat16 double",
-            "(float[2, 4, 5, 8] q, float[2, 4, 5, 8] k, float[2, 4, 5, 8] v, T[5, 5] m) => (float[2, "
-            "4, 5, 8] y) { y = Attention <scale = 0.3> (q, k, v, m) }",
-            opset=23,
-        ),
-    ],
-    near_misses=[
-        Sample(
-            "(float[2, a, 5, 8] q, float[2, b, 5, 8] k, float[2, b, 5, 8] v) => (float[2, a, 5, 8] y) "
-            "{ y = Attention (q, k, v) }",
-            opset=23,
-        ),
-        Sample(
-            f"({SELF}, int32[5, 5] m) => (float[2, 4, 5, 8] y) {{ y = Attention (q, k, v, m) }}", opset=23
-        ),
-    ],
-)
-def attention(site: Site, b: Body) -> list[str | None]:
+def written_out(site: Site, b: Body) -> list[str | None]:
     """Scaled products, soft cap, additive bias, softmax, zero for queries that see no key."""
     dtype, work = site.dtype(0), working_dtype(site)
     q = split_heads(b, site.input(0), site.attr("q_num_heads"))
@@ -392,6 +366,78 @@ def attention(site: Site, b: Body) -> list[str | None]:
             out = b.where(empty, b.const(0, work), out)
         outputs[3] = to(b, out, work, dtype)
     return outputs
+
+
+@lowering(
+    "attention-by-matmul",
+    "Attention",
+    why="TensorRT-RTX takes few configurations of Attention: one output, no softcap, no cache, causal or a "
+    "mask but not both, and not every number and size of heads. Written out as in ONNX's function body.",
+    since=23,
+    samples=[
+        *ATTENTION_SAMPLES,
+        *samples_in(
+            "bfloat16 double",
+            "(float[2, 4, 5, 8] q, float[2, 4, 5, 8] k, float[2, 4, 5, 8] v, T[5, 5] m) => (float[2, "
+            "4, 5, 8] y) { y = Attention <scale = 0.3> (q, k, v, m) }",
+            opset=23,
+        ),
+    ],
+    near_misses=[
+        Sample(
+            "(float[2, a, 5, 8] q, float[2, b, 5, 8] k, float[2, b, 5, 8] v) => (float[2, a, 5, 8] y) "
+            "{ y = Attention (q, k, v) }",
+            opset=23,
+        ),
+        Sample(
+            f"({SELF}, int32[5, 5] m) => (float[2, 4, 5, 8] y) {{ y = Attention (q, k, v, m) }}", opset=23
+        ),
+    ],
+)
+def attention(site: Site, b: Body) -> list[str | None]:
+    """As ONNX defines it."""
+    return written_out(site, b)
+
+
+@lowering(
+    "attention-with-hidden-limits",
+    "Attention",
+    why="TensorRT's parser reads neither nonpad_kv_seqlen nor the sizes of windows, and says nothing: every query "
+    "sees the padding of the cache, and what is outside its window.",
+    since=24,
+    samples=[
+        Sample(
+            f"({text}, int64[2] n) => ({result} y) {{ y = Attention <is_causal = {causal}> (q, k, v, , , , n) }}",
+            opset=24,
+            feeds={"n": (low, 6)},
+        )
+        for text, result, causal, low in (
+            (SELF, "float[2, 4, 5, 8]", 0, 1),
+            (SELF, "float[2, 4, 5, 8]", 1, 0),
+            (GROUPED, "float[2, 6, 3, 6]", 1, 0),
+            (SELF.replace("float", "float16"), "float16[2, 4, 5, 8]", 1, 1),
+            (SELF.replace("float", "double"), "double[2, 4, 5, 8]", 0, 1),
+            (SELF.replace("float", "bfloat16"), "bfloat16[2, 4, 5, 8]", 0, 1),
+        )
+    ]
+    + [
+        Sample(
+            f"({SELF}) => (float[2, 4, 5, 8] y) {{ y = Attention <{limits}> (q, k, v) }}",
+            opset=25,
+        )
+        for limits in ("left_window_size = 1", "right_window_size = 0", "left_window_size = 0, is_causal = 1")
+    ],
+    near_misses=[
+        Sample(f"({SELF}) => (float[2, 4, 5, 8] y) {{ y = Attention <is_causal = 1> (q, k, v) }}", opset=24),
+    ],
+    when="always",
+)
+def attention_with_limits(site: Site, b: Body) -> list[str | None]:
+    """As the rule for refused forms, wherever the filled part of the cache or a window limits what is seen."""
+    windows = [int(site.attr(f"{side}_window_size", -1)) for side in ("left", "right")]
+    if not site.has(6) and max(windows) < 0:
+        raise NoMatch("every key may be seen, or a mask says which")
+    return written_out(site, b)
 
 
 @lowering(
