@@ -205,6 +205,10 @@ def _length(site: Site, axis: int, onesided: bool) -> int | None:
             opset=20,
             feeds={"l": 11},
         ),
+        Sample(
+            "(float[2, 5, 2] x, int32 l) => (float[2, 3, 2] y) { y = DFT (x, l) }",
+            feeds={"l": 3},
+        ),
     ],
     near_misses=["(float[2, 20000, 2] x) => (float[2, 20000, 2] y) { y = DFT (x) }"],
 )
@@ -322,6 +326,11 @@ MEL = 2595.0
             "(int64 bins, int64 rate, float low, float high) => (float[33, 4] y) <int64 length = {64}> "
             "{ y = MelWeightMatrix (bins, length, rate, low, high) }",
             feeds={"bins": 4, "rate": 8000, "low": 20.0, "high": 3000.0},
+        ),
+        Sample(
+            "(int64 bins, int64 length, int64 rate, float16 low, float16 high) => (float16[9, 8] y) "
+            "{ y = MelWeightMatrix <output_datatype = 10> (bins, length, rate, low, high) }",
+            feeds={"bins": 8, "length": 16, "rate": 8192, "low": 0.0, "high": 4096.0},
         ),
     ],
     near_misses=[
