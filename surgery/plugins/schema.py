@@ -269,7 +269,8 @@ class SampleInput(_Model):
             b0, b1) inside low..high), `center` (centre and size), `prior` ([2, 4N] boxes over variances),
             `cells` (rows (image, 0, y, x), distinct cells of a grid of low rows and high columns),
             `boxes_of_images` (rows (image, x0, y0, x1, y1): boxes inside 0..high, images below low),
-            `rotated` (centre and size as with `center`, and an angle within a turn).
+            `rotated` (centre and size as with `center`, and an angle within a turn), `distinct` (no two equal
+            rows, whole numbers of at least low and below high), `starts` (0, ascending numbers, high).
         low: See fill.
         high: See fill.
         levels: Round to so many steps between low and high, so that equal values occur.
@@ -279,9 +280,7 @@ class SampleInput(_Model):
 
     shape: tuple[int, ...]
     dtype: Literal["float32", "float16", "int32", "int64", "bool"] = "float32"
-    fill: Literal[
-        "uniform", "normal", "corners", "center", "prior", "cells", "boxes_of_images", "rotated"
-    ] = "uniform"
+    fill: Fill = "uniform"
     batch: bool | None = None
     low: float = 0.0
     high: float = 1.0
