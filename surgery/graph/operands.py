@@ -191,6 +191,8 @@ def _resize(call: Call, rng: np.random.Generator) -> Found:
     data, out = _data(call), _out(call)
     axes = [int(a) % len(data) for a in call.attributes.get("axes", range(len(data)))]
     scales = [_scale(data[a], out[a]) for a in axes]
+    if len(call.shapes) == 2:
+        return {1: scales}  # the first Resize, of opset 10
     corners = np.sort(rng.uniform(0, 1, (2, len(axes))), axis=0)
     sizes = _bounding([data[a] for a in axes], [out[a] for a in axes], call.attributes)
     return {1: corners.reshape(-1), 2: scales, 3: sizes}
