@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -28,10 +28,14 @@ class Registry:
 
     Args:
         definitions: What it holds; a later definition of the same name and version replaces an earlier one.
+        shipped: Folders that are read only when their plugin is asked for, by the plugin's name.
     """
 
-    def __init__(self, definitions: Iterable[PluginDefinition] = ()) -> None:
+    def __init__(
+        self, definitions: Iterable[PluginDefinition] = (), shipped: Mapping[str, Path] | None = None
+    ) -> None:
         self._by_name: dict[str, dict[str, PluginDefinition]] = {}
+        self._unread = dict(shipped or {})
         for definition in definitions:
             self._by_name.setdefault(definition.name, {})[definition.version] = definition
 
@@ -46,11 +50,10 @@ class Registry:
         Raises:
             ConfigError: a folder is missing or a definition is wrong; with file, line and column.
         """
-        roots = [shipped_dir("plugins")] if shipped else []
         definitions = []
-        for root in (*roots, *paths):
-            folders = _plugin_folders(Path(root))
-            if not folders and Path(root) not in roots:
+        for root in map(Path, paths):
+            folders = _plugin_folders(root)
+            if not folders:
                 raise ConfigError(
                     "holds no plugin: no plugin.yaml in it or in a folder of it",
                     code="no-plugin",
@@ -58,14 +61,31 @@ class Registry:
                 )
             for folder in folders:
                 definitions += load_plugin(folder).versions()
-        return cls(definitions)
+        lazy = _plugin_folders(shipped_dir("plugins")) if shipped else []
+        return cls(definitions, {folder.name: folder for folder in lazy})
+
+    def _read(self, name: str) -> None:
+        """Read the shipped plugin of that name, if there is one and it has not been read."""
+        folder = self._unread.pop(name, None)
+        if folder is None:
+            return
+        for definition in load_plugin(folder).versions():
+            if definition.name != name:
+                raise ConfigError(
+                    f"the plugin is named {definition.name!r}; its folder has to be named so too",
+                    code="bad-definition",
+                    where=str(folder),
+                )
+            self._by_name.setdefault(name, {}).setdefault(definition.version, definition)
 
     def names(self) -> list[str]:
         """All plugin names, sorted."""
-        return sorted(self._by_name)
+        return sorted({*self._by_name, *self._unread})
 
     def definitions(self) -> list[PluginDefinition]:
         """All definitions, sorted by name and version."""
+        for name in list(self._unread):
+            self._read(name)
         return [
             versions[v]
             for _, versions in sorted(self._by_name.items())
@@ -74,6 +94,7 @@ class Registry:
 
     def find(self, name: str, version: str | None = None) -> PluginDefinition | None:
         """The definition, the newest version if none is named; None if there is none."""
+        self._read(name)
         versions = self._by_name.get(name, {})
         if version is not None:
             return versions.get(version)
