@@ -294,6 +294,33 @@ def _mel(call: Call, rng: np.random.Generator) -> Found:
     return {0: bands, 1: 2 * (lines - 1), 2: rate, 3: edges[0], 4: edges[1]}
 
 
+def _scatter(call: Call, rng: np.random.Generator) -> Found:
+    """No target twice, for which of two updates is kept is not defined."""
+    if call.attributes.get("reduction", b"none") not in (b"none", "none"):
+        return {}
+    data, where = _data(call), _data(call, 1)
+    if call.op == "ScatterND":
+        head = data[: where[-1]]
+        count = int(np.prod(where[:-1]))
+        chosen = rng.permutation(int(np.prod(head)))[:count]
+        if len(chosen) < count:
+            return {}
+        return {1: np.stack(np.unravel_index(chosen, head), axis=-1).reshape(where)}
+    axis = _axis_of(call, 0) % len(data)
+    if where[axis] > data[axis]:
+        return {}
+    lines = [d for a, d in enumerate(where) if a != axis]
+    order = rng.permuted(np.broadcast_to(np.arange(data[axis]), (*lines, data[axis])), axis=-1)
+    return {1: np.moveaxis(order[..., : where[axis]], -1, axis)}
+
+
+def _filled(call: Call, rng: np.random.Generator) -> Found:
+    """How much of a cache is filled: no query is left without a key, for what it gets then is nobody's concern."""
+    q, k = _data(call, 0), _data(call, 1)
+    low = q[-2] if call.attributes.get("is_causal", 0) else 1
+    return {6: rng.integers(min(low, k[-2]), k[-2] + 1, q[0])}
+
+
 RULES: dict[str, Callable[[Call, np.random.Generator], Found]] = {
     "Slice": _slice,
     "Pad": _pad,
@@ -315,6 +342,10 @@ RULES: dict[str, Callable[[Call, np.random.Generator], Found]] = {
     "Expand": lambda call, rng: {1: list(_out(call))},
     "ConstantOfShape": lambda call, rng: {0: list(_out(call))},
     "MaxUnpool": _unpool,
+    "Scatter": _scatter,
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
+    "Attention": _filled,
     "Upsample": lambda call, rng: {1: [_scale(d, o) for d, o in zip(_data(call), _out(call), strict=True)]},
     "TopK": lambda call, rng: {1: [_out(call)[_axis_of(call)]]},
     "OneHot": lambda call, rng: {1: _out(call)[_axis_of(call)]},
