@@ -267,8 +267,14 @@ def _not_padded(state: State, node: Any, name: str, oracle: Oracle) -> Conversio
 
 
 def _report_misses(state: State, outcome: Outcome) -> None:
+    """One warning for all nodes that the target refuses and a rule leaves alone for the same reason."""
+    nodes: dict[tuple[str, str, str], list[str]] = {}
     for miss in outcome.misses:
-        state.warn(f"rule {miss.rule} does not apply to {miss.node!r} ({miss.op}): {miss.reason}")
+        if miss.refused:
+            nodes.setdefault((miss.rule, miss.op, miss.reason), []).append(miss.node)
+    for (rule, op, reason), names in nodes.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        state.warn(f"rule {rule} does not apply to {names[0]!r}{more} ({op}): {reason}")
 
 
 def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracle: Oracle) -> None:

@@ -56,12 +56,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """A rule that did not apply to a node that the target refuses."""
+    """A rule that did not apply to a node; `refused` if the target does not take that node."""
 
     node: str
     op: str
     rule: str
     reason: str
+    refused: bool = True
 
 
 @dataclass
@@ -291,7 +292,9 @@ class Engine:
             tensor = node.inputs[plan.wanted.operand].name
             outcome.wanted.append(Wanted(node.name, node.op, tensor, plan.wanted.why))
         else:
-            outcome.misses.extend(Miss(node.name, node.op, name, why) for name, why in plan.misses)
+            outcome.misses.extend(
+                Miss(node.name, node.op, name, why, plan.refused) for name, why in plan.misses
+            )
         return None
 
     def _plan(self, site: Site, key: Any, node: Any) -> _Plan:
@@ -312,7 +315,10 @@ class Engine:
                 misses.append((rule.name, str(found)))
             else:
                 return _Plan(site, rule, found)
-        return _Plan(site, misses=tuple(misses), wanted=wanted) if left else TAKEN
+        if not left:
+            return TAKEN
+        refused = bool(misses) and not self._taken(lambda: site, key, node)
+        return _Plan(site, misses=tuple(misses), wanted=wanted, refused=refused)
 
     def _taken(self, site: Callable[[], Site], key: Any, node: Any) -> bool:
         if key[0] not in self._verdicts:
@@ -403,6 +409,7 @@ class _Plan:
     template: Template | None = None
     misses: tuple[tuple[str, str], ...] = ()
     wanted: NeedsConstant | None = None
+    refused: bool = False
 
 
 TAKEN = _Plan()
