@@ -106,13 +106,13 @@ def _unroll(state: State, oracle: Oracle) -> bool:
 def _modernise(state: State) -> bool:
     """Convert a model of an old operator set with onnx's own converter; whether that worked."""
     import onnx
-    import onnx.version_converter
 
     from surgery.graph.convert import export_graph, import_graph
+    from surgery.graph.upgrade import upgrade
 
     before = export_graph(state.graph, state.header, provenance=state.provenance)
     try:
-        converted = onnx.version_converter.convert_version(before, MODERN_OPSET)
+        converted = upgrade(before, MODERN_OPSET)
         onnx.checker.check_model(converted)
     except Exception as error:  # the converter raises many undocumented types
         state.warn(f"the model of opset {state.graph.opset} cannot be converted to {MODERN_OPSET}: {error}")
