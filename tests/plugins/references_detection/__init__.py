@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from references_detection import roi
+from references_detection import dense, roi
 
-REFERENCES = {**roi.REFERENCES}
+REFERENCES = {**dense.REFERENCES, **roi.REFERENCES}
