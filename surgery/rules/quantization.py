@@ -86,11 +86,35 @@ def _block_numbers(data: Operand, axis: int, block: int, b: Body) -> str:
     return b.div(places, b.const(block, np.int64))
 
 
+def _split(value: str, b: Body) -> tuple[str, str]:
+    """A float32 as a sum of two numbers of 12 bits (Veltkamp), whose products are exact."""
+    large = b.mul(value, b.scalar(4097))
+    high = b.sub(large, b.sub(large, value))
+    return high, b.sub(value, high)
+
+
+def quotient(x: str, divisor: str, b: Body) -> str:
+    """A quotient of float32 rounded to the nearest, whatever Div gives, for a rounding that follows.
+
+    GPUs divide by a product with the reciprocal, which is off in the last place: -2.5 / 0.019607844 becomes -127.5
+    and its rounding -128 instead of -127. What is left over, x - q * divisor, is found with products of halves and
+    divided once more. These products are exact, so it is all the same whether a compiler fuses them with the
+    differences. Where something is out of range what is left is no number less than 1, and the quotient stands.
+    """
+    first = b.div(x, divisor)
+    (high, low), (high_d, low_d) = _split(first, b), _split(divisor, b)
+    rest = x
+    for one, two in ((high, high_d), (high, low_d), (low, high_d), (low, low_d)):
+        rest = b.sub(rest, b.mul(one, two))
+    more = b.div(rest, divisor)
+    return b.where(b.less(b.op("Abs", more), b.scalar(1)), b.add(first, more), first)
+
+
 def _quantize(site: Site, b: Body) -> str:
     out = site.out(0).dtype
     if out is None or out.name not in INTEGERS:
         raise NoMatch(f"quantises to {out}")
-    scaled = b.div(as_float(site, 0, b), _spread(site, 1, b))
+    scaled = quotient(as_float(site, 0, b), _spread(site, 1, b), b)
     zero = "" if is_zero(site, 2) else _spread(site, 2, b)
     return saturate(scaled, zero, out, b)
 
@@ -298,9 +322,9 @@ def dynamic_quantize(site: Site, b: Body) -> list[str]:
     low = b.minimum(b.reduce("ReduceMin", x, keepdims=False), zero)
     high = b.maximum(b.reduce("ReduceMax", x, keepdims=False), zero)
     span = b.sub(high, low)
-    scale = b.where(b.equal(span, zero), b.scalar(1), b.div(span, b.scalar(255)))
-    start = b.op("Round", b.op("Clip", b.sub(zero, b.div(low, scale)), zero, b.scalar(255)))
-    value = saturate(b.div(x, scale), start, np.dtype(np.uint8), b)
+    scale = b.where(b.equal(span, zero), b.scalar(1), quotient(span, b.scalar(255), b))
+    start = b.op("Round", b.op("Clip", b.sub(zero, quotient(low, scale, b)), zero, b.scalar(255)))
+    value = saturate(quotient(x, scale, b), start, np.dtype(np.uint8), b)
     return [value, scale, b.cast(start, np.uint8)]
 
 
@@ -451,7 +475,7 @@ def matmul_integer(site: Site, b: Body) -> str:
 def _requantize(site: Site, b: Body, sums: str, factor: str, y_scale: int, y_zero: int) -> str:
     """int32 sums times a factor over the output's scale, rounded and saturated."""
     out = site.out(0).dtype or site.dtype(y_zero)
-    scaled = b.mul(b.cast(sums, np.float32), b.div(factor, _single(site, y_scale, b)))
+    scaled = b.mul(b.cast(sums, np.float32), quotient(factor, _single(site, y_scale, b), b))
     return saturate(scaled, "" if is_zero(site, y_zero) else _single(site, y_zero, b), out, b)
 
 
