@@ -398,3 +398,37 @@ def drop_dead(graph: gs.Graph) -> int:
         # Detach by identity and in bulk: graphsurgeon's own lists compare nodes by content, one at a time.
         list.__setitem__(tensor.outputs, slice(None), [u for u in tensor.outputs if id(u) not in gone])
     return len(dead)
+
+
+def drop_unused_outputs(graph: gs.Graph) -> int:
+    """Leave out trailing outputs that nothing reads, where the operator's schema makes them optional, in place.
+
+    Parsers refuse a second output that is named, whether it is read or not. BatchNormalization before opset 14 is
+    left alone: there, more than one output means that it is in training.
+
+    Returns:
+        How many outputs were left out.
+    """
+    import onnx
+
+    several = [n for n in graph.nodes if len(n.outputs) > 1 and n.domain in (None, "", "ai.onnx")]
+    if not several:
+        return 0
+    view = View(graph)
+    used = {*view.consumers, *view.outputs}
+    optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+    opset, count = int(graph.opset), 0
+    for node in several:
+        if node.outputs[-1].name in used or (node.op == "BatchNormalization" and opset < 14):
+            continue
+        try:
+            formal = onnx.defs.get_schema(node.op, opset).outputs
+        except onnx.defs.SchemaError:
+            continue
+        while node.outputs and node.outputs[-1].name not in used:
+            place = len(node.outputs) - 1
+            if formal[min(place, len(formal) - 1)].option != optional:
+                break
+            del node.outputs[place]
+            count += 1
+    return count

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
 
 def upgrade(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -46,9 +46,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(attribute.g)
 
 
-def _say(
-    node: onnx.NodeProto, scales: np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None, *, grows: bool
-) -> None:
+def _say(node: onnx.NodeProto, scales: NDArray[np.float32] | None, *, grows: bool) -> None:
     """Coordinates and rounding of a Resize as they were before opset 11; Upsample has no scales below 1."""
     import onnx
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from surgery.errors import ConversionError
 from surgery.graph.control_flow import Unresolved, captured_names
-from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.fold import drop_dead, drop_unused_outputs, fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.report import Edit, IoChange
 from surgery.stages.because import because
@@ -128,6 +128,7 @@ def _until_settled(
     outcome: Outcome | None = None
     for _ in range(ROUNDS):
         fold_constants(state.graph)
+        drop_unused_outputs(state.graph)
         if infer_foreign_types(state.graph):
             infer_types(state.graph)
         state.say("asking the target about each kind of node")

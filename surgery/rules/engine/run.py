@@ -535,7 +535,7 @@ def _proto(node: Any, site: Site) -> onnx.NodeProto:
     for i, operand in enumerate(site.inputs):
         proto.input[i] = operand.name if operand is not None else ""
     for i, operand in enumerate(site.outputs):
-        proto.output[i] = operand.name if operand is not None and operand.used else ""
+        proto.output[i] = operand.name if operand is not None else ""  # a name counts, read or not
     while proto.output and not proto.output[-1]:
         del proto.output[-1]
     return proto
