@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery.graph.pattern import Mismatch, Scope
-from surgery.rules.engine.cut_site import Cut, CutSite
+from surgery.rules.engine.cut_site import Cut
 from surgery.rules.engine.rule import NeedsConstant, NoMatch
 from surgery.rules.engine.template import Template, Unproven, template, write
 
@@ -49,13 +49,15 @@ class NotDone:
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A replacement that is already written, as a rule."""
+class Written:
+    """A replacement that is already written, as a rule for the same opsets."""
 
     nodes: Sequence[Any]
     outputs: Sequence[Any]
+    since: int
+    until: int | None
 
-    def build(self, site: CutSite, body: Body) -> Sequence[Any]:
+    def build(self, site: Any, body: Body) -> Sequence[Any]:
         """Nothing is left to do."""
         body.nodes.extend(self.nodes)
         return self.outputs
@@ -198,7 +200,7 @@ class Cuts:
             site = cut.site()
             made: Template | Exception
             try:
-                written = _Written(*write(rule, site))
+                written = Written(*write(rule, site), rule.since, rule.until)
                 feeds = {**cut.feeds(), **self._given(cut)}
                 made = template(
                     written, cut.closed(site), cut.protos(), seed=self.seed, feeds=feeds, domains=domains

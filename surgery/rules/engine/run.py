@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from surgery.graph.fold import lift_constants
 from surgery.graph.infer import infer_types
 from surgery.graph.pattern import Scope
 from surgery.report import Edit
-from surgery.rules.engine.cuts import Cuts, NotDone
+from surgery.rules.engine.cuts import Cuts, NotDone, Written
 from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.engine.template import Template, Unproven, template
+from surgery.rules.engine.template import Template, Unproven, template, write
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +40,9 @@ SMALL = 4096
 
 WEIGHTS = 16
 """Real numbers above which the values of a constant cannot decide whether the target takes a node."""
+
+ALIKE = 16
+"""Answers about nodes that differ in real numbers alone after which, if all agree, the next is taken as known."""
 
 HOST = frozenset({"Shape", "Size"})
 
@@ -128,7 +131,9 @@ class Engine:
         self._plans: dict[Any, _Plan] = {}
         self._templates: dict[Any, Template | NoMatch | NeedsConstant | Unproven] = {}
         self._verdicts: dict[Any, bool] = {}
-        self._proven: set[Any] = set()
+        self._answers: dict[Any, list[bool]] = {}
+        self._reads: dict[Any, set[int]] = {}
+        self._proven: set[int] = set()
         self._count = 0
 
     def run(self, graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> Outcome:
@@ -281,13 +286,16 @@ class Engine:
         self, node: Any, opset: int, editor: Editor, outcome: Outcome, outputs: set[str], host: set[str]
     ) -> list[Any] | None:
         key = _key(node, opset, outputs, host)
-        plan = self._plans.get(key[0]) or self._plans.get(key)
+        taken = None
+        if any(r.when == "refused" for r in self._rules(node) if _reaches(r, opset)):
+            taken = self._taken(lambda: _site(node, opset, outputs, host, self.target), key, node)
+        plan = self._plans.get((taken, self._read(key)))
         if plan is None:
             site = _site(node, opset, outputs, host, self.target)
             plan = self._plan(site, key, node)
-            self._plans[key[0] if plan is TAKEN else key] = plan
+            self._plans[taken, self._read(key)] = plan
         if plan.template is not None and plan.rule is not None and plan.site is not None:
-            return self._apply(plan.rule, plan.template, plan.site, node, editor, outcome, key)
+            return self._apply(plan.rule, plan.template, plan.site, node, editor, outcome)
         if plan.wanted is not None:
             tensor = node.inputs[plan.wanted.operand].name
             outcome.wanted.append(Wanted(node.name, node.op, tensor, plan.wanted.why))
@@ -297,13 +305,19 @@ class Engine:
             )
         return None
 
+    def _read(self, key: Any) -> Any:
+        """The kind of a node with the weights that rules have looked at: others only pass through."""
+        kind = key[0][0]
+        found = self._reads.get(kind)
+        return kind, tuple([w for w in key[1] if w[0] in found]) if found else ()
+
     def _plan(self, site: Site, key: Any, node: Any) -> _Plan:
         """What to do with all nodes of a class."""
         misses: list[tuple[str, str]] = []
         wanted: NeedsConstant | None = None
         left = False
         for rule in self._rules(node):
-            if site.opset < rule.since or (rule.until is not None and site.opset > rule.until):
+            if not _reaches(rule, site.opset):
                 continue
             if rule.when == "refused" and self._taken(lambda: site, key, node):
                 continue
@@ -322,8 +336,11 @@ class Engine:
 
     def _taken(self, site: Callable[[], Site], key: Any, node: Any) -> bool:
         if key[0] not in self._verdicts:
-            found = site()
-            self._verdicts[key[0]] = self.takes(found, _proto(node, found))
+            answers = self._answers.setdefault(key[0][0], [])
+            if len(answers) < ALIKE or len(set(answers)) > 1:
+                found = site()
+                answers.append(self.takes(found, _proto(node, found)))
+            self._verdicts[key[0]] = answers[-1]
         return self._verdicts[key[0]]
 
     def _template(self, rule: Lowering, site: Site, key: Any, node: Any) -> Any:
@@ -336,12 +353,20 @@ class Engine:
                     o.name: t.name for o, t in zip(site.inputs, node.inputs, strict=True) if o is not None
                 }
                 feeds = {n: self.feeds[t] for n, t in names.items() if t in self.feeds}
+            reads: set[int] = set()
             try:
+                nodes, results = write(rule, _watched(site, reads))
                 self._templates[place] = template(
-                    rule, site, _proto(node, site), seed=self.seed, feeds=feeds, domains=self.domains
+                    Written(nodes, results, rule.since, rule.until),
+                    site,
+                    _proto(node, site),
+                    seed=self.seed,
+                    feeds=feeds,
+                    domains=self.domains,
                 )
             except (NoMatch, NeedsConstant, Unproven) as error:
                 self._templates[place] = error
+            self._reads.setdefault(key[0][0], set()).update(reads)
         return self._templates[place]
 
     def _apply(
@@ -352,7 +377,6 @@ class Engine:
         node: Any,
         editor: Editor,
         outcome: Outcome,
-        key: Any,
     ) -> list[Any]:
         self._count += 1
         names = [t.name for t in node.outputs]
@@ -369,9 +393,8 @@ class Engine:
         for name, output in zip(names, found.outputs, strict=False):
             if isinstance(output, Bounded):
                 outcome.bounded[name] = (output.axis, extra[output.count])
-        place = (rule.name, key)
-        verified = "sampled" if place in self._proven and found.verified == "passed" else found.verified
-        self._proven.add(place)
+        verified = "sampled" if id(found) in self._proven and found.verified == "passed" else found.verified
+        self._proven.add(id(found))  # templates are kept, so no other gets its id
         edit = Edit(rule.name, rule.form, (node.name,), tuple(n.name for n in made), verified, found.error)
         outcome.edits.append(edit)
         return made
@@ -380,6 +403,10 @@ class Engine:
 def _domain(node: Any) -> str:
     domain = node.domain or ""
     return "" if domain == "ai.onnx" else str(domain)
+
+
+def _reaches(rule: Lowering, opset: int) -> bool:
+    return rule.since <= opset and (rule.until is None or opset <= rule.until)
 
 
 def _on_host(node: Any, host: set[str]) -> bool:
@@ -413,12 +440,13 @@ class _Plan:
 
 
 TAKEN = _Plan()
-"""No rule is for this class: whatever values its weights have."""
+"""No rule is for this class."""
 
 
 def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:
-    """The class of a node: what decides whether the target takes it, and the values of weights."""
+    """What decides whether the target takes a node, as its kind and some real numbers, and the values of weights."""
     parts: list[Any] = [node.op, node.domain or "", opset]
+    reals: list[Any] = []
     weights: list[Any] = []
     if node.attrs:
         parts.append(tuple(sorted([(k, _frozen(_plain(v))) for k, v in node.attrs.items()])))
@@ -435,29 +463,31 @@ def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:
         elif is_external(tensor):
             parts.append("external")
         else:
-            _add_value(tensor, parts, weights)
+            _add_value(i, tensor, parts, reals, weights)
     parts.append("->")
     for tensor in node.outputs:
         if tensor.name:
             parts += (bool(tensor.outputs) or tensor.name in outputs, _dtype(tensor), _shape(tensor))
         else:
             parts.append(None)
-    return tuple(parts), tuple(weights)
+    return (tuple(parts), tuple(reals)), tuple(weights)
 
 
-def _add_value(tensor: Any, parts: list[Any], weights: list[Any]) -> None:
-    """The value of a constant: to the class itself where it is small, to its weights where it is not."""
+def _add_value(place: int, tensor: Any, parts: list[Any], reals: list[Any], weights: list[Any]) -> None:
+    """The value of a constant: to the kind itself if it is a size or the like, else to the weights."""
     count = 1
     for dim in tensor.shape:
         count *= dim
     dtype = _dtype(tensor)
     small = count * (dtype.itemsize if dtype is not None else 8) <= SMALL
     value = _raw(tensor) if small else id(tensor)
-    if small and (count <= WEIGHTS or (dtype is not None and dtype.kind in "iub")):
+    if small and dtype is not None and dtype.kind in "iub":
         parts.append(value)
-    else:
-        parts.append("weight")
-        weights.append(value)
+        return
+    if small and count <= WEIGHTS:
+        reals.append(value)
+    parts.append("weight")
+    weights.append((place, value))
 
 
 def _raw(tensor: Any) -> bytes:
@@ -494,6 +524,22 @@ def _operand(name: str, tensor: Any, host: bool) -> Operand:
     if is_external(tensor):
         return Operand(name, dtype, shape)
     return Operand(name, dtype, shape, constant=True, read=lambda: value_of(tensor))
+
+
+def _watched(site: Site, reads: set[int]) -> Site:
+    """The site; `reads` gets the places of inputs whose values are looked at."""
+
+    def note(i: int, operand: Operand) -> Callable[[], Any]:
+        def read() -> Any:
+            reads.add(i)
+            return operand.value
+
+        return read
+
+    inputs = [
+        replace(o, read=note(i, o)) if o is not None and o.constant else o for i, o in enumerate(site.inputs)
+    ]
+    return replace(site, inputs=tuple(inputs))
 
 
 def _dtype(tensor: Any) -> np.dtype[Any] | None:
