@@ -201,9 +201,9 @@ def _resize(call: Call, rng: np.random.Generator) -> Found:
 def _bounding(before: list[int], after: list[int], attributes: Mapping[str, Any]) -> list[int]:
     """Sizes that lead to those declared, where one scale is for all axes: the smallest, or the largest."""
     policy = attributes.get("keep_aspect_ratio_policy", "stretch")
-    if policy == "stretch":
+    if policy in ("stretch", b"stretch"):
         return after
-    ends = floor if policy == "not_smaller" else ceil
+    ends = floor if policy in ("not_smaller", b"not_smaller") else ceil
     for k, (old, new) in enumerate(zip(before, after, strict=True)):
         scale = new / old
         if all(int(b * scale + 0.5) == a for b, a in zip(before, after, strict=True)):

@@ -46,6 +46,11 @@ def mean(b: Body, x: str, axes: Sequence[int]) -> str:
             "{ y, rm, rv, bm, bv = BatchNormalization <momentum = 0.7> (x, s, c, m, v) }",
             opset=13,
         ),
+        Sample(
+            "(float[2, 3] x, float[3] s, float[3] c, float[3] m, float[3] v) => (float[2, 3] y) "
+            "{ y, rm, rv, bm, bv = BatchNormalization (x, s, c, m, v) }",
+            opset=12,
+        ),
         *samples_in(
             "double",
             "(float[2, 3, 4, 5] x, T[3] s, T[3] c, float[3] m, float[3] v) => "
