@@ -104,7 +104,7 @@ def _draw(
             for name, dtype in kinds.items()
         }
         if search is not None:
-            feeds.update({n: v for n, v in search.values(shapes, rng).items() if n not in fixed})
+            feeds.update({n: v for n, v in search.values(shapes, rng, attempt).items() if n not in fixed})
         grade = 2 if search is None or search.attempts == 1 else search.judge(feeds)
         if best is None or grade > best[0]:
             best = grade, feeds

@@ -11,7 +11,7 @@ import numpy as np
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.infer import dims_of
 from surgery.graph.operands import Call, draw_operands
-from surgery.verify.ranges import ranges_from_use
+from surgery.verify.ranges import draw_wide, ranges_from_use, wide_from_use
 
 if TYPE_CHECKING:
     import onnx
@@ -31,6 +31,9 @@ SPANS = ((0, 2), (1, 2), (1, 3), (0, 1), (0, 4), (-2, 0), (2, 5), (-3, 3), (0, 3
 
 FLOAT_SPANS = ((0.0, 1.0), (1.0, 2.0), (0.3, 0.7), (2.0, 3.0), (0.0, 0.1))
 """Ranges of small float inputs tried after the usual one."""
+
+WIDE_ATTEMPTS = 4
+"""Draws in which operators on bits get every number there is; where the model indexes with bits it may need less."""
 
 Span = tuple[float, float] | None
 
@@ -55,6 +58,7 @@ class Search:
 
         kinds = onnx.TensorProto
         self.used = ranges_from_use(proto)
+        self.wide = {n: w for n, w in wide_from_use(proto).items() if n not in self.used}
         initial = {t.name for t in proto.graph.initializer}
         self.whole: list[str] = []
         self.floats: list[str] = []
@@ -73,7 +77,7 @@ class Search:
             elif kind not in (kinds.BOOL, kinds.STRING):
                 self.whole.append(value.name)
         self.attempts = 1
-        if self.whole or self.floats:
+        if self.whole or self.floats or self.wide:
             self.attempts = ATTEMPTS_SMALL if len(proto.graph.node) <= FEW_NODES else ATTEMPTS
         self.declared = {v.name: dims_of(v) for v in proto.graph.output}
         self._read_nodes(proto)
@@ -84,7 +88,7 @@ class Search:
         """Nodes with operands that come straight from an input, and what is known of shapes and constants."""
         import onnx
 
-        open_ones = {*self.whole, *self.floats, *self.used}
+        open_ones = {*self.whole, *self.floats, *self.used, *self.wide}
         self._nodes: list[tuple[onnx.NodeProto, dict[int, str]]] = []
         self._constants: dict[str, NDArray[Any]] = {}
         self._known: dict[str, list[int | str | None] | None] = {}
@@ -135,13 +139,16 @@ class Search:
         return found
 
     def values(
-        self, shapes: Mapping[str, Sequence[int]], rng: np.random.Generator
+        self, shapes: Mapping[str, Sequence[int]], rng: np.random.Generator, attempt: int = 0
     ) -> dict[str, NDArray[Any]]:
         """Values of inputs that are axes, sizes or bounds of a node, fitting the shapes that the model declares.
+
+        Also of inputs that operators on bits and quantisations read, in the first attempts.
 
         Args:
             shapes: Shapes of the model's inputs in this case.
             rng: Source of randomness.
+            attempt: Number of the draw.
         """
         found: dict[str, NDArray[Any]] = {}
         for node, sources in self._nodes:
@@ -159,6 +166,10 @@ class Search:
                 array = np.asarray(value)
                 if array.size == int(np.prod(shapes[name], dtype=np.int64)):
                     found[name] = array.astype(self._dtypes[name]).reshape(shapes[name])
+        if attempt < WIDE_ATTEMPTS:
+            for name, wide in self.wide.items():
+                if name not in found:
+                    found[name] = draw_wide(wide, np.dtype(self._dtypes[name]), shapes[name], rng)
         return found
 
     def _shape(self, name: str, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
