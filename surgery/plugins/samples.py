@@ -74,8 +74,14 @@ def _value(name: str, known: TensorType) -> onnx.ValueInfoProto:
 def _fill(rng: np.random.Generator, given: SampleInput) -> Array:
     shape, low, high = given.shape, given.low, given.high
     value: NDArray[Any]
+    if given.values is not None:
+        return np.asarray(given.values).astype(given.dtype).reshape(shape)
+    if given.fill == "distinct":
+        return _distinct(rng, shape, int(low), int(high)).astype(given.dtype)
     if given.fill == "cells":
         return _cells(rng, shape, int(low), int(high)).astype(given.dtype)
+    if given.fill == "image_info":
+        return np.broadcast_to([low, high, 1.0], shape).astype(given.dtype)
     if given.fill == "boxes_of_images":
         return _boxes_of_images(rng, shape[0], int(low), high).astype(given.dtype)
     if given.dtype in ("int32", "int64", "bool") and given.fill == "uniform":
@@ -107,6 +113,17 @@ def _boxes_of_images(rng: np.random.Generator, number: int, images: int, high: f
     centre, size = high * rng.uniform(0, 1, (number, 2)), high * rng.uniform(0.03, 0.8, (number, 2))
     corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
     return np.concatenate([rng.integers(0, images, (number, 1)), corners], axis=1)
+
+
+def _distinct(rng: np.random.Generator, shape: Sequence[int], low: int, high: int) -> NDArray[Any]:
+    """Rows of whole numbers, no two of which are equal: the digits of distinct numbers."""
+    base, count = high - low, int(np.prod(shape[:-1]))
+    rest = rng.permutation(base ** shape[-1])[:count]
+    digits = []
+    for _ in range(shape[-1]):
+        rest, digit = np.divmod(rest, base)
+        digits.append(digit + low)
+    return np.stack(digits, axis=-1).reshape(shape)
 
 
 def _cells(rng: np.random.Generator, shape: Sequence[int], rows: int, columns: int) -> NDArray[Any]:

@@ -256,7 +256,18 @@ class PluginFile(_Model):
         return value
 
 
-Fill = Literal["uniform", "normal", "corners", "center", "prior", "cells", "boxes_of_images", "rotated"]
+Fill = Literal[
+    "uniform",
+    "normal",
+    "corners",
+    "center",
+    "prior",
+    "cells",
+    "boxes_of_images",
+    "rotated",
+    "image_info",
+    "distinct",
+]
 
 
 class SampleInput(_Model):
@@ -270,17 +281,19 @@ class SampleInput(_Model):
             `cells` (rows (image, 0, y, x), distinct cells of a grid of low rows and high columns),
             `boxes_of_images` (rows (image, x0, y0, x1, y1): boxes inside 0..high, images below low),
             `rotated` (centre and size as with `center`, and an angle within a turn), `distinct` (no two equal
-            rows, whole numbers of at least low and below high), `starts` (0, ascending numbers, high).
+            rows, whole numbers of at least low and below high).
         low: See fill.
         high: See fill.
         levels: Round to so many steps between low and high, so that equal values occur.
         duplicates: Repeat rows (the second axis), so that equal boxes occur.
+        values: The values themselves, in the place of a filling.
         batch: Dimension 0 is the batch; None for "if the rank is above 2 and it is that of the first input".
     """
 
     shape: tuple[int, ...]
     dtype: Literal["float32", "float16", "int32", "int64", "bool"] = "float32"
     fill: Fill = "uniform"
+    values: Any = None
     batch: bool | None = None
     low: float = 0.0
     high: float = 1.0
