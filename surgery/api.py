@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +208,7 @@ def _begin(
     from surgery.graph.convert import import_graph
     from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
     from surgery.graph.load import load_model
+    from surgery.plugins.adopt import adopt_plugins
     from surgery.plugins.registry import Registry
     from surgery.targets import resolve_target
 
@@ -225,6 +227,9 @@ def _begin(
         )
     source = load_model(given)
     report.model_info = describe(source)
+    registry = Registry.load([*config.plugin_folders(), *(Path(p) for p in plugin_paths)])
+    adopted, _ = adopt_plugins(source.proto, registry)
+    source = replace(source, proto=adopted)
     functions = [f for f in source.proto.functions if f.domain != PLUGIN_DOMAIN]
     graph, header = import_graph(inline_functions(source.proto) if functions else source.proto)
     if functions:
@@ -232,7 +237,6 @@ def _begin(
         report.edits.append(
             Edit("inline-function", "rewrite", names, (), "skipped: compared as a whole by verify")
         )
-    paths = [*config.plugin_folders(), *(Path(p) for p in plugin_paths)]
     state = State(
         source=source,
         graph=graph,
@@ -241,7 +245,7 @@ def _begin(
         config=config,
         options=options,
         report=report,
-        registry=Registry.load(paths),
+        registry=registry,
         reference=source.proto,
         listener=listener,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import onnx
@@ -120,7 +120,11 @@ def target_model(
     if not names <= {f.name for f in result.functions if f.domain == PLUGIN_DOMAIN}:
         result = attach_bodies(result, registry)
     functions = {f.name: f for f in result.functions if f.domain == PLUGIN_DOMAIN}
-    _lower(result.graph, functions, registry, target, per_sample)
+    lower_nodes(
+        result.graph,
+        functions,
+        lambda node: _bare(node) if _is_shipped(node, registry, target, per_sample) else None,
+    )
     kept = [f for f in result.functions if f.domain != PLUGIN_DOMAIN]
     del result.functions[:]
     result.functions.extend(kept)
@@ -129,37 +133,54 @@ def target_model(
 
 
 def _is_shipped(node: onnx.NodeProto, registry: Registry, target: TargetVersion, per_sample: bool) -> bool:
-    definition = definition_of(node, registry)
+    return ships(definition_of(node, registry), target, per_sample)
+
+
+def ships(definition: PluginDefinition, target: TargetVersion, per_sample: bool = False) -> bool:
+    """Whether a target has a plugin that works in networks with an explicit batch.
+
+    Args:
+        definition: The plugin.
+        target: Flavour and version of TensorRT.
+        per_sample: Whether interfaces that declare shapes without the batch count too.
+    """
     if definition.file.never_emitted:
         return False
     interface = definition.interface(target.flavour, target.version)
     return interface is not None and (per_sample or interface not in PER_SAMPLE_INTERFACES)
 
 
-def _lower(
+def _bare(node: onnx.NodeProto) -> onnx.NodeProto:
+    bare = onnx.NodeProto()
+    bare.CopyFrom(node)
+    bare.domain = ""
+    bare.op_type = base_name(node.op_type)
+    return bare
+
+
+def lower_nodes(
     graph: onnx.GraphProto,
     functions: dict[str, onnx.FunctionProto],
-    registry: Registry,
-    target: TargetVersion,
-    per_sample: bool,
+    kept: Callable[[onnx.NodeProto], onnx.NodeProto | None],
 ) -> None:
+    """Write plugin nodes out in place, subgraphs included.
+
+    Args:
+        graph: The graph.
+        functions: Bodies by operator type.
+        kept: The node that stays in the place of a plugin node; None to put its body there.
+    """
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in graph.node:
         for inner in _subgraphs(node):
-            _lower(inner, functions, registry, target, per_sample)
+            lower_nodes(inner, functions, kept)
         if node.domain != PLUGIN_DOMAIN:
             nodes.append(node)
             continue
         changed = True
-        if _is_shipped(node, registry, target, per_sample):
-            bare = onnx.NodeProto()
-            bare.CopyFrom(node)
-            bare.domain = ""
-            bare.op_type = base_name(node.op_type)
-            nodes.append(bare)
-        else:
-            nodes += inline_call(node, functions[node.op_type])
+        stays = kept(node)
+        nodes += [stays] if stays is not None else inline_call(node, functions[node.op_type])
     if changed:
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
         del graph.node[:]

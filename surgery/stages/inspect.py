@@ -45,15 +45,23 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def unsupported(model: onnx.ModelProto, target: Any) -> list[dict[str, Any]]:
     """Nodes that the target's table does not take: node, op, reason, fix."""
-    functions = {(f.domain, f.name) for f in model.functions}
+    from surgery.plugins.attach import base_name
+    from surgery.plugins.definition import PLUGIN_DOMAIN
+
+    functions = {(f.domain, f.name) for f in model.functions if f.domain != PLUGIN_DOMAIN}
     found = []
     for node in all_nodes(model.graph):
         if (node.domain, node.op_type) in functions:
             continue
         reason = fix = None
         entry = target.operator(node.op_type) if node.domain in ("", "ai.onnx") else None
-        plugin = target.plugin(node.op_type)
-        if entry is not None and not entry.supported:
+        name = base_name(node.op_type) if node.domain == PLUGIN_DOMAIN else node.op_type
+        plugin = target.plugin(name)
+        if node.domain == PLUGIN_DOMAIN:
+            if plugin is None or not plugin.available:
+                reason = f"{target.name} has no plugin {name}"
+                fix = "write it out as standard nodes: `migrate: true` in the stage rewrite"
+        elif entry is not None and not entry.supported:
             reason = entry.restrictions or f"{target.name} has no {node.op_type}"
             fix = "rewrite or substitute it; see `surgery list pipelines`"
         elif entry is None and (plugin is None or not plugin.available):

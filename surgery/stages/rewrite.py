@@ -34,6 +34,8 @@ class Rewrite:
 
     Attributes:
         cut_input: Preprocessing to cut off, or nothing.
+        migrate: Write out the plugin nodes that the target lacks, as standard nodes that compute the same.
+        keep_plugins: Names of plugins that a library of yours has; their nodes stay.
         rules: Apply the rewrite rules to what the target refuses or computes wrongly; see `surgery list rules`.
         rule_files: YAML or Python files with rules of your own, relative to this file; they come before the others.
         optional_rules: Names of rules that only change the form of what the target takes, and wait to be asked for.
@@ -41,6 +43,8 @@ class Rewrite:
 
     name: ClassVar[str] = "rewrite"
     cut_input: CutInput | None = None
+    migrate: bool = False
+    keep_plugins: tuple[str, ...] = ()
     rules: bool = False
     rule_files: tuple[str, ...] = ()
     optional_rules: tuple[str, ...] = ()
@@ -54,6 +58,12 @@ class Rewrite:
             result = self._cut_input(state, self.cut_input)
             changed |= result.changed
             texts.append(result.summary)
+        if self.migrate:
+            from surgery.stages.migrate import migrate_plugins
+
+            told = migrate_plugins(state, keep=self.keep_plugins)
+            changed |= bool(told)
+            texts.extend(told)
         if self.rules or self.rule_files or self.optional_rules:
             edits = len(state.report.edits)
             texts.append(

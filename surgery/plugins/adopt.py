@@ -1,0 +1,267 @@
+"""Plugin nodes as exporters and scripts write them, brought under the definitions of the registry.
+
+TensorRT's parser finds a plugin by a node's op_type and its attributes plugin_version and plugin_namespace; the
+node's domain counts for nothing (until 10.9) or as the namespace (from 10.10). So exporters write any domain: none,
+TRT, mmdeploy, their own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from surgery.errors import ConversionError
+from surgery.plugins.attach import attach_bodies, base_name, definition_of, plugin_nodes
+from surgery.plugins.definition import PLUGIN_DOMAIN, RESERVED, TensorType, node_attributes
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.plugins.definition import PluginDefinition
+    from surgery.plugins.registry import Registry
+
+KNOWN_DOMAINS = frozenset(
+    {
+        "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training", "com.microsoft",
+        "com.microsoft.nchwc", "com.ms.internal.nhwc", "org.pytorch.aten",
+    }
+)  # fmt: skip
+"""Domains whose operators are what they are, whatever a plugin is named."""
+
+SUFFIX = "_TRT"
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A plugin node that was found.
+
+    Attributes:
+        node: Its name.
+        op: Its op_type in the model.
+        domain: Its domain in the model.
+        definition: What it is.
+    """
+
+    node: str
+    op: str
+    domain: str
+    definition: PluginDefinition
+
+
+def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.ModelProto, list[Adopted]]:
+    """A model whose plugin nodes are in the domain of plugins and have their bodies, and what was found.
+
+    Returns:
+        The model itself if it has no plugin nodes, else a copy.
+
+    Raises:
+        ConversionError: a node has a version that the plugin does not have, a wrong or missing attribute, or inputs
+            of a wrong number, dtype or rank; or its body does not cover its configuration.
+        ConfigError: a definition is wrong.
+    """
+    functions = {(f.domain, f.name) for f in model.functions if f.domain != PLUGIN_DOMAIN}
+    if not any(_definition(n, registry, functions) for n in _nodes(model.graph)):
+        return model, []
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    found = []
+    for node in _nodes(result.graph):
+        definition = _definition(node, registry, functions)
+        if definition is None:
+            continue
+        found.append(Adopted(node.name or node.output[0], node.op_type, node.domain, definition))
+        node.op_type, node.domain = definition.name, PLUGIN_DOMAIN
+        given = {a.name for a in node.attribute}
+        for name, value in (
+            ("plugin_version", definition.version),
+            ("plugin_namespace", definition.namespace),
+        ):
+            if name not in given:
+                node.attribute.append(onnx.helper.make_attribute(name, value))
+        _drop_unknown(node, definition)
+        problems = definition.check(node_attributes(node))
+        if problems:
+            raise ConversionError(
+                f"{definition.name}: {'; '.join(problems)}",
+                code="plugin-configuration",
+                node=node.name or node.output[0],
+                fix=f"surgery show plugins {definition.name} lists its attributes",
+            )
+    _declare_operands(result, registry)
+    return attach_bodies(result, registry), found
+
+
+def _drop_unknown(node: onnx.NodeProto, definition: PluginDefinition) -> None:
+    """Take off attributes that TensorRT would not read either; what looks like a typing error stays, to be told."""
+    known = {*definition.file.attributes, *RESERVED}
+    missing = known - {a.name for a in node.attribute}
+    kept = [
+        onnx.AttributeProto.FromString(a.SerializeToString())
+        for a in node.attribute
+        if a.name in known or difflib.get_close_matches(a.name, missing, n=1, cutoff=0.75)
+    ]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def _declare_operands(model: onnx.ModelProto, registry: Registry) -> None:
+    """Write down what is known of the shapes of plugin nodes' operands, in place.
+
+    Bodies need numbers where exporters compute shapes; folding finds them. Plugins behind plugins are reached once
+    the types of what comes out of the first are known.
+    """
+    from surgery.graph.convert import import_graph
+    from surgery.graph.fold import fold_constants
+    from surgery.graph.infer import infer_types
+
+    graph, _ = import_graph(model)
+    _forget_behind(graph)
+    protos = {n.output[0]: n for n in plugin_nodes(model.graph)}
+    pending = [n for n in graph.nodes if n.domain == PLUGIN_DOMAIN and n.outputs[0].name in protos]
+    known: dict[str, TensorType] = {}
+    while pending:
+        fold_constants(graph)
+        infer_types(graph)
+        node = next((n for n in graph.nodes if any(n is p for p in pending)), None)
+        if node is None:
+            break  # the rest is not used
+        pending = [p for p in pending if p is not node]
+        _measure(graph, node, registry)
+        types = [_type(t) if t.name else None for t in node.inputs]
+        if any(t.name and f is None for t, f in zip(node.inputs, types, strict=True)):
+            continue
+        known.update({t.name: f for t, f in zip(node.inputs, types, strict=True) if f is not None})
+        proto = protos[node.outputs[0].name]
+        outputs = definition_of(proto, registry).output_types(proto, types)
+        for tensor, made in zip(node.outputs, outputs, strict=False):
+            tensor.dtype = np.dtype(made.dtype)
+            tensor.shape = None if made.shape is None else list(made.shape)
+    declared = {v.name for v in (*model.graph.input, *model.graph.output)}
+    kept = [v for v in model.graph.value_info if v.name not in known]
+    kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in kept]
+    for name, found in known.items():
+        if name not in declared:
+            element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(found.dtype))
+            kept.append(onnx.helper.make_tensor_value_info(name, element, found.shape))
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+
+
+def _forget_behind(graph: gs.Graph) -> None:
+    """Drop shapes that were declared for what comes out of plugin nodes, and behind them: exporters guess these."""
+    from surgery.graph.view import View
+
+    view = View(graph)
+    starts = {k for k, n in enumerate(view.nodes) if n.domain == PLUGIN_DOMAIN}
+    for key in view.descendants(starts) | starts:
+        for tensor in view.nodes[key].outputs:
+            tensor.shape = None
+
+
+SIZES = ((1, 320), (2, 416))
+"""Batch, and sizes for further free dims, that a model is run with to see which dims are the same for all."""
+
+
+def _measure(graph: gs.Graph, node: gs.Node, registry: Registry) -> None:
+    """Find dims of a plugin's operands that inference does not, by running what is in front of it.
+
+    A dim that is the same for two batches and sizes is taken for a number; the run's verification compares results.
+    """
+    from surgery.graph.convert import extract
+    from surgery.graph.evaluate import EvaluationError, Evaluator
+    from surgery.graph.infer import is_static
+    from surgery.graph.view import View
+
+    open_ones = [t for t in node.inputs if t.name and not is_static(t.shape)]
+    view = View(graph)
+    wanted = [t.name for t in open_ones if t.name in view.producer]
+    if not wanted:
+        return
+    keys = view.ancestors({view.producer[n] for n in wanted})
+    nodes = [view.nodes[k] for k in sorted(keys, key=lambda k: view.order[k])]
+    read = {t.name for n in nodes for t in n.inputs}
+    inputs = [t for t in graph.inputs if t.name in read]
+    if any(t.dtype is None or t.shape is None for t in inputs):
+        return
+    model = extract(graph, nodes, [t.name for t in inputs], wanted, shapes=dict.fromkeys(wanted))
+    try:
+        model = attach_bodies(model, registry)
+    except ConversionError:
+        return
+    shapes: list[dict[str, tuple[int, ...]]] = []
+    for batch, size in SIZES:
+        feeds = {
+            t.name: np.ones(
+                [d if isinstance(d, int) else size if axis else batch for axis, d in enumerate(t.shape)],
+                np.dtype(t.dtype),
+            )
+            for t in inputs
+        }
+        try:
+            shapes.append({n: v.shape for n, v in Evaluator(model, threads=1).run(feeds).items()})
+        except EvaluationError:
+            return
+    free = next((t.shape[0] for t in inputs if t.shape and not isinstance(t.shape[0], int)), None)
+    batches = tuple(batch for batch, _ in SIZES)
+    for tensor in open_ones:
+        if tensor.name in wanted:
+            one, two = (s[tensor.name] for s in shapes)
+            tensor.shape = [
+                a if a == b else free if (a, b) == batches else None for a, b in zip(one, two, strict=True)
+            ]
+
+
+def _type(tensor: Any) -> TensorType | None:
+    """What is known of a tensor; None if not even its dtype is."""
+    if tensor.dtype is None:
+        return None
+    if isinstance(tensor.dtype, (int, np.integer)) and not isinstance(tensor.dtype, type):
+        return None
+    return TensorType(np.dtype(tensor.dtype).name, None if tensor.shape is None else tuple(tensor.shape))
+
+
+def near_plugins(op: str, registry: Registry) -> list[str]:
+    """Names of plugins that look like an operator that nothing is known about."""
+    return difflib.get_close_matches(op, registry.names(), n=3)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes(body)
+
+
+def _definition(
+    node: onnx.NodeProto, registry: Registry, functions: set[tuple[str, str]]
+) -> PluginDefinition | None:
+    """What a node is, if it is a plugin node."""
+    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+        return None
+    if node.domain in KNOWN_DOMAINS or (node.domain, node.op_type) in functions:
+        return None
+    op = base_name(node.op_type) if node.domain == PLUGIN_DOMAIN else node.op_type
+    names = registry.names()
+    other = op.removesuffix(SUFFIX) if op.endswith(SUFFIX) else op + SUFFIX
+    name = next((n for n in (op, other) if n in names), None)
+    if name is None:
+        return None
+    version = next((a.s.decode() for a in node.attribute if a.name == "plugin_version"), None)
+    if version is None:
+        return registry.find(name, "1") or registry.find(name)
+    definition = registry.find(name, version)
+    if definition is None:
+        have = sorted({d.version for d in registry.definitions() if d.name == name})
+        raise ConversionError(
+            f"plugin {name} has no version {version!r}, only {', '.join(have)}",
+            code="plugin-version",
+            node=node.name or node.output[0],
+            fix="correct the attribute plugin_version",
+        )
+    return definition
