@@ -77,8 +77,11 @@ def _cast(value: NDArray[Any], step: Step, _: Arrays) -> NDArray[Any]:
     dtype = np.dtype(step["to"])
     with np.errstate(invalid="ignore"):
         result = value.astype(dtype)
-        if dtype.kind in "iub" and not np.array_equal(result.astype(value.dtype), value):
-            raise ValueError(f"values do not fit into {dtype}")
+        if dtype.kind in "iub":
+            # Between int64 and uint64 the way back gives the same value again, but the sign tells.
+            same = np.array_equal(result.astype(value.dtype), value) and np.array_equal(result < 0, value < 0)
+            if not same:
+                raise ValueError(f"values do not fit into {dtype}")
     return result
 
 

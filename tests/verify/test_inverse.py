@@ -52,6 +52,12 @@ def test_cast_does_not_hide_what_it_would_lose(value: float) -> None:
         apply_inverses({"c": np.array([value], np.float32)}, [{"op": "cast", "name": "c", "to": "uint8"}])
 
 
+@pytest.mark.parametrize(("value", "to"), [(np.int64(-1), "uint64"), (np.uint64(2**63), "int64")])
+def test_a_cast_that_wraps_both_ways_is_no_way_back(value: np.integer[Any], to: str) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        apply_inverses({"c": np.array([value])}, [{"op": "cast", "name": "c", "to": to}])
+
+
 def test_layout() -> None:
     assert apply(op="transpose", name="boxes", perm=[0, 2, 1])["boxes"].shape == (1, 4, 6)
     assert apply(op="reshape", name="boxes", shape=[6, -1])["boxes"].shape == (6, 4)
