@@ -241,7 +241,8 @@ def _draw_bits(
 ) -> NDArray[Any]:
     """Half of them anything that all the dtypes hold, half of them next to a power of two or to the end."""
     low = max(int(np.iinfo(d).min) for d in held_by)
-    high = min(int(np.iinfo(d).max) for d in held_by)
+    # An engine takes uint64 as int64, and what does not fit is refused before it runs.
+    high = min(int(np.iinfo(d).max) for d in (*held_by, np.dtype(np.int64)))
     near = {low, low + 1, high - 1, high}
     for k in range(dtype.itemsize * 8):
         near |= {sign * (1 << k) + more for sign in (1, -1) for more in (-1, 0, 1)}
