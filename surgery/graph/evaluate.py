@@ -85,13 +85,6 @@ class Evaluator:
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
-    def output_types(self) -> dict[str, tuple[str, list[Any] | None]]:
-        """Type, as in ``tensor(float)``, and shape of every output, as ONNX Runtime infers them."""
-        return {
-            o.name: (o.type, list(o.shape) if o.shape is not None else None)
-            for o in self._session.get_outputs()
-        }
-
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name; only the named ones if `outputs` is given.
 
@@ -105,6 +98,28 @@ class Evaluator:
         except Exception as error:
             raise EvaluationError(_first_line(error)) from error
         return dict(zip(names, values, strict=True))
+
+
+def output_types(model: onnx.ModelProto) -> dict[str, tuple[str, list[Any] | None]]:
+    """Type, as in ``tensor(float)``, and shape of every output, as ONNX Runtime infers them.
+
+    The model is loaded, and no session is made ready to run: that takes 30 times as long for 50,000 nodes.
+
+    Raises:
+        EvaluationError: ONNX Runtime refuses the model.
+    """
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as binding
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        loaded = binding.InferenceSession(options, model.SerializeToString(), False, False)
+        found = loaded.outputs_meta
+    except Exception as error:  # ONNX Runtime's own, of many kinds
+        raise EvaluationError(_first_line(error)) from error
+    return {o.name: (o.type, list(o.shape) if o.shape is not None else None) for o in found}
 
 
 def evaluate_somehow(model: onnx.ModelProto, feeds: Arrays) -> dict[str, np.ndarray[Any, Any]]:

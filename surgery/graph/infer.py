@@ -175,7 +175,7 @@ def infer_foreign_types(graph: gs.Graph) -> int:
     import onnx
 
     from surgery.graph.convert import export_graph
-    from surgery.graph.evaluate import EvaluationError, Evaluator
+    from surgery.graph.evaluate import EvaluationError, output_types
 
     unknown = {
         t.name: t
@@ -193,7 +193,7 @@ def infer_foreign_types(graph: gs.Graph) -> int:
         if name not in declared:
             model.graph.output.add(name=name)
     try:
-        types = Evaluator(model, threads=1).output_types()
+        types = output_types(model)
     except EvaluationError:
         return 0
     changed = 0
