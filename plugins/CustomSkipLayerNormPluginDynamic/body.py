@@ -1,0 +1,30 @@
+"""Body of CustomSkipLayerNormPluginDynamic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgery.graph.body import Body
+from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.lowered import mixed_floats, type_id_problems
+from surgery.plugins.transformer import TYPE_IDS, emit_skip, skip_problems
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
+    """Problems beyond types and ranges."""
+    hidden = attributes["ld"]
+    found = skip_problems(attributes, hidden)
+    width = types[0].shape[2] if types and types[0] is not None and types[0].shape else None
+    if isinstance(width, int) and width != hidden:
+        found.append(f"ld is {hidden}, but the input has {width} values per token")
+    return found + type_id_problems(attributes, types, TYPE_IDS) + mixed_floats(types, 0, 1)
+
+
+def body(node: ConfiguredNode) -> onnx.FunctionProto:
+    """The function of a configured node."""
+    b = Body(node.opset)
+    return node.function(b, [emit_skip(b, node)])

@@ -1,0 +1,24 @@
+"""Body of MMCVModulatedDeformConv2d."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgery.graph.body import Body
+from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.deformable import MMCV_MODULATED
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
+    """Problems beyond types and ranges."""
+    return MMCV_MODULATED.problems(attributes, types) if types else []
+
+
+def body(node: ConfiguredNode) -> onnx.FunctionProto:
+    """The function of a configured node."""
+    b = Body(node.opset)
+    return node.function(b, [MMCV_MODULATED.emit(b, node)])
