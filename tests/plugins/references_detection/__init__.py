@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from references_detection import dense, roi
+from references_detection import dense, proposals, roi
 
-REFERENCES = {**dense.REFERENCES, **roi.REFERENCES}
+REFERENCES = {**dense.REFERENCES, **proposals.REFERENCES, **roi.REFERENCES}
