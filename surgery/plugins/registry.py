@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,17 +23,21 @@ from surgery.yaml_source import ConfigProblemsError, load_yaml
 
 M = TypeVar("M", bound=BaseModel)
 
+_VERSION_FOLDER = re.compile(r"_v\d+$")
+"""End of a folder's name that tells versions of one plugin apart, where they need definitions of their own."""
+
 
 class Registry:
     """Definitions by name and version.
 
     Args:
         definitions: What it holds; a later definition of the same name and version replaces an earlier one.
-        shipped: Folders that are read only when their plugin is asked for, by the plugin's name.
+        shipped: Folders that are read only when their plugin is asked for, by the plugin's name; several if
+            versions have definitions of their own.
     """
 
     def __init__(
-        self, definitions: Iterable[PluginDefinition] = (), shipped: Mapping[str, Path] | None = None
+        self, definitions: Iterable[PluginDefinition] = (), shipped: Mapping[str, list[Path]] | None = None
     ) -> None:
         self._by_name: dict[str, dict[str, PluginDefinition]] = {}
         self._unread = dict(shipped or {})
@@ -62,21 +67,22 @@ class Registry:
             for folder in folders:
                 definitions += load_plugin(folder).versions()
         lazy = _plugin_folders(shipped_dir("plugins")) if shipped else []
-        return cls(definitions, {folder.name: folder for folder in lazy})
+        by_name: dict[str, list[Path]] = {}
+        for folder in lazy:
+            by_name.setdefault(_VERSION_FOLDER.sub("", folder.name), []).append(folder)
+        return cls(definitions, by_name)
 
     def _read(self, name: str) -> None:
         """Read the shipped plugin of that name, if there is one and it has not been read."""
-        folder = self._unread.pop(name, None)
-        if folder is None:
-            return
-        for definition in load_plugin(folder).versions():
-            if definition.name != name:
-                raise ConfigError(
-                    f"the plugin is named {definition.name!r}; its folder has to be named so too",
-                    code="bad-definition",
-                    where=str(folder),
-                )
-            self._by_name.setdefault(name, {}).setdefault(definition.version, definition)
+        for folder in self._unread.pop(name, []):
+            for definition in load_plugin(folder).versions():
+                if definition.name != name:
+                    raise ConfigError(
+                        f"the plugin is named {definition.name!r}; its folder has to be named so too",
+                        code="bad-definition",
+                        where=str(folder),
+                    )
+                self._by_name.setdefault(name, {}).setdefault(definition.version, definition)
 
     def names(self) -> list[str]:
         """All plugin names, sorted."""
