@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import Body
+from surgery.graph.pattern import op, optional, value
+from surgery.rules.engine.cut_site import CutSite
+from surgery.rules.engine.pair import pattern_rule
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 
@@ -108,6 +111,69 @@ def quotient(x: str, divisor: str, b: Body) -> str:
         rest = b.sub(rest, b.mul(one, two))
     more = b.div(rest, divisor)
     return b.where(b.less(b.op("Abs", more), b.scalar(1)), b.add(first, more), first)
+
+
+_QUOTIENT = op("Div", value("x"), value("w"), keep=True)
+_STEP = "q = QuantizeLinear (x, s, z)"
+
+
+def _exact(site: CutSite, b: Body) -> str:
+    """The quotient that was matched, exact; NoMatch where it is already or where it is no matter of the GPU."""
+    x, w = site.tensor("x"), site.tensor("w")
+    if x.dtype != np.float32:
+        raise NoMatch(f"a quotient of {x.dtype}")
+    if x.shape_only and w.shape_only:
+        raise NoMatch("it is computed on the host")
+    if w.value is not None and np.all(np.abs(np.frexp(w.value)[0]) == 0.5):
+        raise NoMatch("quotients by powers of two are exact")
+    return quotient(x.name, w.name, b)
+
+
+@pattern_rule(
+    "division-before-rounding",
+    op(("Round", "Floor", "Ceil"), _QUOTIENT, name="whole"),
+    why="GPUs divide by a product with the reciprocal. What is off in the last place decides where a rounding falls.",
+    samples=[
+        *(
+            f"(float[n, 4] x, float[4] w) => (float[n, 4] y) {{ q = Div (x, w) y = {kind} (q) }}"
+            for kind in ("Round", "Floor", "Ceil")
+        ),
+        "(float[9] x) => (float[9] y, float[9] q) "
+        "{ w = Constant <value = float {0.3}> () q = Div (x, w) y = Floor (q) }",
+    ],
+    near_misses=[
+        "(float[9] x) => (float[9] y) { w = Constant <value = float {0.25}> () q = Div (x, w) y = Floor (q) }",
+        "(float16[9] x, float16 w) => (float16[9] y) { q = Div (x, w) y = Floor (q) }",
+        "(float[9] x, float w) => (float[9] y) { q = Div (x, w) y = Relu (q) }",
+    ],
+    when="always",
+)
+def division_before_rounding(site: CutSite, b: Body) -> str:
+    """The same with a quotient that is exact to the last place."""
+    return b.op(site.node("whole").op, _exact(site, b))
+
+
+@pattern_rule(
+    "step-that-is-a-quotient",
+    op("QuantizeLinear", value("data"), _QUOTIENT, optional(value("zero")), name="steps"),
+    why="GPUs divide by a product with the reciprocal. Where the size of a step is off in the last place, values "
+    "halfway between two steps go to the other one.",
+    samples=[
+        "(float[9] x, float a, uint8 z) => (uint8[9] q) "
+        f"{{ w = Constant <value = float {{255.0}}> () t = Abs (a) s = Div (t, w) {_STEP} }}",
+        Sample(
+            f"(float[9] x, float a, int8 z) => (int8[9] q, float s) {{ c = Abs (a) s = Div (c, c) {_STEP} }}",
+            feeds={"x": (-90, 90), "a": np.float32(3)},
+        ),
+    ],
+    near_misses=["(float[9] x, float s, uint8 z) => (uint8[9] q) { q = QuantizeLinear (x, s, z) }"],
+    when="always",
+)
+def step_that_is_a_quotient(site: CutSite, b: Body) -> str:
+    """The same with a step that is exact to the last place."""
+    zero = [site.name("zero")] if site.given("zero") else []
+    attributes = site.node("steps").attributes
+    return b.op("QuantizeLinear", site.name("data"), _exact(site, b), *zero, **attributes)
 
 
 def _quantize(site: Site, b: Body) -> str:
