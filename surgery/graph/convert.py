@@ -134,7 +134,22 @@ def export_graph(
             node.metadata_props.add(key=name, value=merged[name])
         if key in docs:
             node.doc_string = docs[key]
+        if added:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    _stamp(attribute.g, added)
     return model
+
+
+def _stamp(body: onnx.GraphProto, added: Mapping[str, Mapping[str, str]]) -> None:
+    """Metadata of new nodes in a body, and in those inside it."""
+    for node in body.node:
+        told = added.get(next((o for o in node.output if o), ""), {})
+        for name in sorted(told):
+            node.metadata_props.add(key=name, value=told[name])
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _stamp(attribute.g, added)
 
 
 def _export(graph: gs.Graph) -> onnx.ModelProto:

@@ -48,25 +48,43 @@ def infer_types(graph: gs.Graph) -> int:
         The number of tensors whose dtype or shape became better known.
     """
     import onnx
-    import onnx_graphsurgeon as gs
 
-    unknown = {
-        t.name: t
-        for node in graph.nodes
-        for t in node.outputs
-        if t.name and (t.dtype is None or not is_static(t.shape))
-    }
-    unknown.update({t.name: t for t in graph.outputs if t.dtype is None or not is_static(t.shape)})
-    if not unknown:
+    unknown = _unknown(graph)
+    if not unknown and not any(_unknown(body) for node in graph.nodes for body in _inside(node)):
         return 0
     model = _skeleton(graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # onnx raises many types, none documented
         return 0
-    changed = 0
     types: dict[bytes, tuple[Any, list[int | str | None] | None]] = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
+    return _keep(unknown, graph, inferred.graph, types)
+
+
+def _unknown(graph: gs.Graph) -> dict[str, Any]:
+    """Tensors that the graph's nodes make, or that it returns, whose type is not known in full."""
+    made = (t for node in graph.nodes for t in node.outputs)
+    return {
+        t.name: t for t in (*made, *graph.outputs) if t.name and (t.dtype is None or not is_static(t.shape))
+    }
+
+
+def _inside(node: gs.Node) -> list[gs.Graph]:
+    """All graphs inside a node, at any depth."""
+    return list(node.subgraphs(recursive=True)) if node.attrs else []
+
+
+def _keep(
+    unknown: dict[str, Any],
+    graph: gs.Graph,
+    inferred: onnx.GraphProto,
+    types: dict[bytes, tuple[Any, list[int | str | None] | None]],
+) -> int:
+    """Keep what inference found for a graph and for those inside it; how many tensors are better known."""
+    import onnx_graphsurgeon as gs
+
+    changed = 0
+    for value in (*inferred.value_info, *inferred.output):
         tensor = unknown.get(value.name)
         if not isinstance(tensor, gs.Variable):
             continue
@@ -80,6 +98,12 @@ def infer_types(graph: gs.Graph) -> int:
         if shape is not None and not is_static(tensor.shape) and _better(shape, tensor.shape):
             tensor.shape = list(shape)
             changed += 1
+    for node, proto in zip(graph.nodes, inferred.node, strict=True):
+        if node.attrs and any(isinstance(v, gs.Graph) for v in node.attrs.values()):
+            for attribute in proto.attribute:
+                body = node.attrs.get(attribute.name)
+                if isinstance(body, gs.Graph):
+                    changed += _keep(_unknown(body), body, attribute.g, types)
     return changed
 
 
