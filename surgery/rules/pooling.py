@@ -622,7 +622,7 @@ def _unpooled(site: Site, before: Sequence[int]) -> list[int]:
 def maxroipool(site: Site, b: Body) -> str:
     """The maximum over the rows of each bin, then over the columns; 0 for an empty bin."""
     x = site.input(0)
-    height, width = (x.shape or ())[2:]
+    height, width = (x.shape or (None,) * 4)[2:]
     if not isinstance(height, int) or not isinstance(width, int):
         raise NoMatch("the size of the image is not known")
     bins = [int(n) for n in site.attr("pooled_shape", [])]

@@ -468,7 +468,7 @@ _BOXES = [[0, 0, 7, 7], [1.2, 2.5, 5.1, 6.9], [-3, -2, 2, 12], [4, 4, 4.2, 4.1],
 )
 def roialign(site: Site, b: Body) -> str:
     """Rows, then columns; for the maximum, sample by sample."""
-    height, width = (site.input(0).shape or ())[2:]
+    height, width = (site.input(0).shape or (None,) * 4)[2:]
     if not isinstance(height, int) or not isinstance(width, int):
         raise NoMatch("the size of the image is not known")
     dtype = _inner(site.dtype(0))
@@ -719,7 +719,7 @@ def col2im(site: Site, b: Body) -> str:
 
 
 def _channels(site: Site, taps: int) -> int:
-    rows = (site.input(0).shape or ())[1]
+    rows = (site.input(0).shape or (None,) * 2)[1]
     if not isinstance(rows, int):
         raise NoMatch("the number of channels is not known")
     return rows // taps
