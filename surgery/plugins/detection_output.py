@@ -1,4 +1,4 @@
-"""The bodies of NMS_TRT and NMSDynamic_TRT, and the suppression they share with BatchedNMSDynamic_TRT.
+"""The bodies of NMS_TRT and NMSDynamic_TRT, and the suppression they share with the BatchedNMS plugins.
 
 Source: plugin/nmsPlugin, plugin/batchedNMSPlugin and plugin/common/kernels of NVIDIA/TensorRT, release/10.16.
 """
@@ -54,6 +54,43 @@ def emit_ssd_nms(
     except ValueError as error:
         raise node.refuse(str(error)) from error
     return emit_nms(b, spec, boxes, scores, form=choose_form(spec, batch))
+
+
+def emit_batched_nms(b: Body, node: ConfiguredNode) -> NmsOutputs:
+    """The body of BatchedNMS_TRT and BatchedNMSDynamic_TRT but for the forms of their outputs."""
+    a = node.attributes
+    number, classes, shared = node.static(1, 1), node.static(1, 2), bool(a["shareLocation"])
+    boxes, scores = node.input_names
+    return emit_ssd_nms(
+        b,
+        node,
+        b.reshape(boxes, 0, number, 4) if shared else boxes,
+        b.reshape(scores, 0, number, classes),
+        number=number,
+        classes=classes,
+        shared=shared,
+        clip=bool(a["clipBoxes"]),
+        score_threshold=a["scoreThreshold"],
+        iou_threshold=a["iouThreshold"],
+        batch=node.batch(1),
+    )
+
+
+def batched_problems(a: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
+    """Problems of a node of BatchedNMS_TRT or BatchedNMSDynamic_TRT beyond types and ranges."""
+    problems = ssd_problems(a)
+    if len(types) != 2 or types[0] is None or types[1] is None:
+        return problems
+    boxes, scores = types[0].shape, types[1].shape
+    if boxes is not None and isinstance(boxes[2], int):
+        expected = 1 if a["shareLocation"] else a["numClasses"]
+        if boxes[2] != expected:
+            problems.append(
+                f"shareLocation is {a['shareLocation']}, but dimension 2 of boxes is {boxes[2]}, not {expected}"
+            )
+    if scores is not None and isinstance(scores[2], int) and scores[2] != a["numClasses"]:
+        problems.append(f"numClasses is {a['numClasses']}, but the scores have {scores[2]} columns")
+    return problems
 
 
 def ssd_problems(a: Mapping[str, Any]) -> list[str]:

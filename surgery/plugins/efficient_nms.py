@@ -12,7 +12,8 @@ import numpy as np
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode
-from surgery.plugins.native_nms import NmsSpec, choose_form, emit_nms
+from surgery.plugins.native_nms import NmsOutputs, NmsSpec, choose_form, emit_nms
+from surgery.plugins.roi_sampling import numbers
 
 CANDIDATES = 5000
 """Candidates of an image that the kernel looks at on GPUs with 65536 registers a block; else 2000."""
@@ -57,6 +58,47 @@ def logit(p: float) -> float:
 
 def emit(b: Body, node: ConfiguredNode, p: EfficientNms) -> tuple[str, str, str, str]:
     """num_detections [B, 1], boxes [B, K, 4], scores [B, K] and classes [B, K] of a node of the family."""
+    r = emit_selection(b, node, p)
+    count = b.unsqueeze(r.count, 1)
+    found = r.scores
+    if p.score_activation:
+        row = b.const(np.arange(p.output_boxes).reshape(1, -1))
+        written = b.less(row, b.cast(count, np.float32))
+        found = b.where(written, b.op("Sigmoid", r.scores), b.scalar(0.0))
+    return count, r.boxes, found, r.classes
+
+
+def emit_indices(b: Body, node: ConfiguredNode, p: EfficientNms) -> str:
+    """Rows (image, class, box) of all images one after the other, int32 [B * K, 3].
+
+    Rows that are left over repeat the last detection; without any detection all of them are -1.
+    """
+    k = p.output_boxes
+    r = emit_selection(b, node, p)
+    images = b.cast(numbers(b, r.count), np.float32)  # [B]
+    count = b.cast(r.count, np.float32)
+    end = b.op("CumSum", count, b.const(0, np.int64))
+    total = b.reduce("ReduceMax", end, 0)  # [1]
+    every = b.cast(b.reshape(r.classes, -1), np.float32)  # [B * K]
+    row = b.cast(numbers(b, every), np.float32)
+    last = b.maximum(b.sub(total, b.scalar(1.0)), b.scalar(0.0))
+    row = b.minimum(row, last)
+    # The image of a row: as many images as end at it or before.
+    ended = b.cast(b.greater_equal(b.unsqueeze(row, 1), b.unsqueeze(end, 0)), np.float32)
+    image = b.reduce("ReduceSum", ended, 1, keepdims=False)
+    most = b.reduce("ReduceMax", images, 0)
+    image = b.minimum(image, most)
+    start = b.gather(b.sub(end, count), b.cast(image, np.int64), axis=0)
+    place = b.cast(b.add(b.mul(image, b.scalar(float(k))), b.sub(row, start)), np.int64)
+    box = b.cast(b.reshape(r.indices, -1), np.float32)
+    columns = [image, b.gather(every, place, axis=0), b.gather(box, place, axis=0)]
+    rows = b.concat([b.unsqueeze(c, 1) for c in columns], 1)
+    some = b.greater(total, b.scalar(0.0))
+    return b.cast(b.where(some, rows, b.scalar(-1.0)), np.int32)
+
+
+def emit_selection(b: Body, node: ConfiguredNode, p: EfficientNms) -> NmsOutputs:
+    """What the kernel selects, with the scores as they were compared (before a sigmoid)."""
     boxes_type = node.inputs[0]
     shape = () if boxes_type is None or boxes_type.shape is None else boxes_type.shape
     per_class = len(shape) == 4 and node.static(0, 2) != 1
@@ -95,14 +137,7 @@ def emit(b: Body, node: ConfiguredNode, p: EfficientNms) -> tuple[str, str, str,
         )
     except ValueError as error:
         raise node.refuse(str(error)) from error
-    r = emit_nms(b, spec, boxes, scores, form=choose_form(spec, node.batch(1)))
-    count = b.unsqueeze(r.count, 1)
-    found = r.scores
-    if p.score_activation:
-        row = b.const(np.arange(k).reshape(1, k))
-        written = b.less(row, b.cast(count, np.float32))
-        found = b.where(written, b.op("Sigmoid", r.scores), b.scalar(0.0))
-    return count, r.boxes, found, r.classes
+    return emit_nms(b, spec, boxes, scores, form=choose_form(spec, node.batch(1)))
 
 
 def _corners(b: Body, p: EfficientNms, boxes: str, anchors: str | None, per_class: bool) -> str:

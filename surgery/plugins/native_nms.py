@@ -8,6 +8,7 @@ a stable sort (what TensorFlow exports do). They run in ONNX Runtime and build o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,12 +78,23 @@ def nms_function(
     return b.function(domain, name, INPUTS, OUTPUTS, doc="Exact greedy non-maximum suppression.")
 
 
-def emit_nms(b: Body, spec: NmsSpec, boxes: str, scores: str, *, form: Form | None = None) -> NmsOutputs:
-    """Write the suppression into a body; see `nms_function` for the meaning of inputs and outputs."""
+def emit_nms(
+    b: Body,
+    spec: NmsSpec,
+    boxes: str,
+    scores: str,
+    *,
+    form: Form | None = None,
+    select: Callable[..., Selected] | None = None,
+) -> NmsOutputs:
+    """Write the suppression into a body; see `nms_function` for the meaning of inputs and outputs.
+
+    `select`, with the parameters of `select_form`, takes its place where boxes are no upright rectangles.
+    """
     flat_boxes, shared = _boxes_by_group(b, spec, boxes)
     candidates = _candidates(b, spec, scores)
     write = fixpoint_form if (form or choose_form(spec)) == "fixpoint" else select_form
-    selected = write(b, spec, flat_boxes, candidates, shared=shared)
+    selected = (select or write)(b, spec, flat_boxes, candidates, shared=shared)
     return _Merge(b, spec, flat_boxes, shared).run(selected)
 
 

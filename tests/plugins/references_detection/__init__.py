@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from references_detection import dense, proposals, roi
+from references_detection import dense, nms, proposals, roi
 
-REFERENCES = {**dense.REFERENCES, **proposals.REFERENCES, **roi.REFERENCES}
+REFERENCES = {**dense.REFERENCES, **nms.REFERENCES, **proposals.REFERENCES, **roi.REFERENCES}

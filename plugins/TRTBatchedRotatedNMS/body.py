@@ -1,0 +1,37 @@
+"""Body of TRTBatchedRotatedNMS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from surgery.graph.body import Body
+from surgery.plugins import mmdeploy_nms
+from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.rotated_nms import select_rotated
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
+    """Problems beyond types and ranges."""
+    return mmdeploy_nms.problems(attributes, types, 5)
+
+
+def body(node: ConfiguredNode) -> onnx.FunctionProto:
+    """The function of a configured node."""
+    b = Body(node.opset)
+    boxes = mmdeploy_nms.boxes_of(b, node, 5)
+    shared, classes = mmdeploy_nms.is_shared(node), node.static(1, 2)
+    axis = 2 if shared else 3
+    upright, angles = b.slice(boxes, axis, 0, 4), b.slice(boxes, axis, 4, 5)
+    if not shared:  # by class, as the suppression lists boxes, without the background
+        skipped = node.attributes["background_label_id"]
+        pieces = [b.slice(angles, 2, lo, hi) for lo, hi in ((0, skipped), (skipped + 1, classes)) if lo < hi]
+        kept = b.concat(pieces, 2) if 0 <= skipped < classes else angles
+        angles = b.reshape(b.transpose(kept, 0, 2, 1, 3), 0, -1, 1)
+    select = partial(select_rotated, angles=angles)
+    found = mmdeploy_nms.emit_suppression(b, node, upright, select)
+    return node.function(b, [mmdeploy_nms.emit_dets(b, node, boxes, found, 5), found.classes])
