@@ -57,11 +57,14 @@ def test_plugin_not_found_is_told_apart_by_domain(op: str, domain: str, wanted: 
 @pytest.mark.parametrize(
     ("text", "wanted", "node"),
     [
-        ("g (float[4, 8] x, int64[1] a) => (float[] y) <int64[1] s = {1}, int64[1] e = {3}> { [n] y = Slice (x, s, e, a) }",
+        ("g (float[4, 8] x, int64[1] a) => (float[] y) <int64[1] s = {1}, int64[1] e = {3}> {"
+         " [n] y = Slice (x, s, e, a) }",
          "slice-axes-not-constant", "n"),
-        ("g (float[4] x, int64 a) => (float[] y) { [r] z = Relu (x) [n] y = CumSum (z, a) }", "cumsum-axis-not-constant", "n"),
+        ("g (float[4] x, int64 a) => (float[] y) { [r] z = Relu (x) [n] y = CumSum (z, a) }",
+         "cumsum-axis-not-constant", "n"),
         ("g (float[4] x, int64[2] p) => (float[] y) { [n] y = Pad (x, p) }", "pad-dynamic", "n"),
-        ("g (int64[4] i, int64[1] d) => (float[] y) <float[2] v = {0, 1}> { [n] y = OneHot (i, d, v) }", "onehot", "n"),
+        ("g (int64[4] i, int64[1] d) => (float[] y) <float[2] v = {0, 1}> { [n] y = OneHot (i, d, v) }",
+         "onehot", "n"),
         ("g (float[2, 6] x, int64[2] s) => (float[] y) { [n] y = Reshape (x, s) }", "shape-input-no-profile", "n"),
         ("g (float[1, 3] x, int64[4] m) => (float[] y) <int64[1] t = {3}> { [a] s = ReduceSum (m) "
          "[b] c = Concat <axis = 0> (s, t) [n] y = Expand (x, c) }", "expand-runtime-values", "n"),
@@ -146,7 +149,8 @@ def test_a_layer_is_found_by_the_name_in_the_builders_message() -> None:
 
 def test_chains_of_operands() -> None:
     model = parsed(
-        "g (float[b, 3] x) => (float[] y) <int64 z = {0}> { [s] s = Shape (x) [t] i = Gather (s, z) [n] y = Range (z, i, i) }"
+        "g (float[b, 3] x) => (float[] y) <int64 z = {0}> { [s] s = Shape (x) [t] i = Gather (s, z)"
+        " [n] y = Range (z, i, i) }"
     )
     facts = Facts(model)
     place = facts.find("n")

@@ -119,7 +119,8 @@ def test_only_the_given_shapes_are_in_the_profile() -> None:
 def test_a_loop_whose_state_grows_is_found_by_building_parts() -> None:
     """The builder's message names no node."""
     result = of(
-        "g (float[2, 4] x) => (float[2, 4] u, float[] y) <int64 m = {3}, bool c = {1}> { [a] s = Relu (x) [b] t = Neg (s) "
+        "g (float[2, 4] x) => (float[2, 4] u, float[] y) <int64 m = {3}, bool c = {1}> {"
+        " [a] s = Relu (x) [b] t = Neg (s) "
         "[l] y = Loop (m, c, t) <body = b (int64 i, bool ci, float[p, 4] v) => (bool co, float[q, 4] w) "
         "{ [k] w = Concat <axis = 0> (v, x) [j] co = Identity (ci) }> [e] u = Sigmoid (t) }"
     )
