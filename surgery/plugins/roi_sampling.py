@@ -156,14 +156,20 @@ class _Sampler:
         return 0.0 if self.pooling == "mean" else SMALLEST
 
     @staticmethod
+    def _most(b: Body, samples: int | str) -> str:
+        if isinstance(samples, int):
+            return b.scalar(float(samples))
+        return b.reduce("ReduceMax", samples, 0, 1, keepdims=False)
+
+    @staticmethod
     def _count(b: Body, samples: int | str) -> str:
         return b.const([[samples]]) if isinstance(samples, int) else samples
 
     def _fixed(self, b: Body, first: str, down: int, right: int) -> str:
         number, total = down * right, first
         if number <= UNROLLED:
-            for k in range(1, number):
-                total = self._joined(b, total, b.scalar(k // right), b.scalar(k % right))
+            for sample in range(1, number):
+                total = self._joined(b, total, b.scalar(sample // right), b.scalar(sample % right))
             return total
         inner = b.nested()
         step, go, carried = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("total")
@@ -178,11 +184,8 @@ class _Sampler:
 
     def _looped(self, b: Body, first: str, down: int | str, right: int | str) -> str:
         """As many rounds as the box with the most samples needs; the others sit rounds out."""
-        most_down, most_right = (
-            b.scalar(float(s)) if isinstance(s, int) else b.reduce("ReduceMax", s, 0, 1, keepdims=False)
-            for s in (down, right)
-        )
-        most_right = b.maximum(most_right, b.scalar(1.0))
+        most_down = self._most(b, down)
+        most_right = b.maximum(self._most(b, right), b.scalar(1.0))
         last = b.sub(b.mul(most_down, most_right), b.scalar(1.5))
         inner = b.nested()
         step, go, carried = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("total")
