@@ -9,6 +9,7 @@ import typer
 import surgery
 from surgery.cli.build import build
 from surgery.cli.explain import explain
+from surgery.cli.inspect import inspect
 from surgery.cli.listing import list_
 from surgery.cli.output import INTERRUPTED, bug_text, print_error, print_text
 from surgery.cli.run import run
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("build")(build)
 app.command("verify")(verify)
+app.command("inspect")(inspect)
 app.command("explain")(explain)
 app.command("list")(list_)
 app.command("show")(show)

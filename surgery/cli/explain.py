@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from surgery.cli.options import ShapeOption, TargetOption
-from surgery.cli.output import print_json, print_text
+from surgery.cli.output import print_json, print_text, wrapped
 from surgery.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from surgery.diagnose.explain import Explanation, Problem
     from surgery.diagnose.logs import LogProblem
-
-WIDTH = 100
 
 
 def explain(
@@ -85,10 +83,10 @@ def _lines(result: Explanation) -> Iterator[str]:
         listed = ", ".join(result.skipped[:10]) + (
             f" and {len(result.skipped) - 10} more" if result.skipped[10:] else ""
         )
-        yield from _wrapped("not looked at, for nothing can stand for what they read: ", listed)
+        yield from wrapped("not looked at, for nothing can stand for what they read: ", listed)
     for note in result.notes:
         yield ""
-        yield from _wrapped("note: ", note)
+        yield from wrapped("note: ", note)
 
 
 def _problem(number: int, problem: Problem) -> Iterator[str]:
@@ -104,32 +102,32 @@ def _problem(number: int, problem: Problem) -> Iterator[str]:
         head = f"{domain}{problem.op} {problem.node!r}" if problem.op else "the model"
     yield f"{number}. {head}" + (f"  [{problem.id}]" if problem.id else "")
     if problem.path:
-        yield from _wrapped("   in: ", " / ".join(problem.path))
+        yield from wrapped("   in: ", " / ".join(problem.path))
     for path in problem.also:
-        yield from _wrapped("   also in: ", " / ".join(path))
+        yield from wrapped("   also in: ", " / ".join(path))
     for text in problem.messages[:3]:
         lines = [line for line in text.splitlines() if "cudaError" not in line]
-        yield from _wrapped(f"   {_speaker(problem.where)}: ", " ".join(lines))
+        yield from wrapped(f"   {_speaker(problem.where)}: ", " ".join(lines))
     if problem.located:
-        yield from _wrapped("   found: ", problem.located)
+        yield from wrapped("   found: ", problem.located)
     if problem.findings:
-        yield from _wrapped("   cause: ", problem.findings[0].cause)
+        yield from wrapped("   cause: ", problem.findings[0].cause)
     for text in problem.evidence:
-        yield from _wrapped("   seen: ", text)
+        yield from wrapped("   seen: ", text)
     for name, kind, chain in problem.operands[:8]:
         told_from = (
             "" if not chain or chain[0].startswith(("input", "constant")) else f", from {' <- '.join(chain)}"
         )
         what = chain[0].split(" ", 1)[0] if chain and not told_from else "operand"
-        yield from _wrapped(f"   {what} ", f"{name!r}: {kind}{told_from}")
+        yield from wrapped(f"   {what} ", f"{name!r}: {kind}{told_from}")
     yield from _fixes([(r.text, r.command) for r in problem.remedies])
     if problem.versions:
         taken = [t for t, v in problem.versions.items() if v != "no"]
         text = ", ".join(t + ("*" if problem.versions[t] != "yes" else "") for t in taken)
         stars = "  (* with restrictions: surgery show targets NAME)" if "*" in text else ""
-        yield from _wrapped("   takes the operator: ", (text or "no version with a table") + stars)
+        yield from wrapped("   takes the operator: ", (text or "no version with a table") + stars)
     if problem.findings:
-        yield from _wrapped("   concerns: ", problem.findings[0].versions)
+        yield from wrapped("   concerns: ", problem.findings[0].versions)
 
 
 def _speaker(where: str) -> str:
@@ -139,19 +137,10 @@ def _speaker(where: str) -> str:
 def _fixes(fixes: Iterable[tuple[str, str | None]]) -> Iterator[str]:
     word = "fix"
     for text, command in list(fixes)[:5]:
-        yield from _wrapped(f"   {word}: ", text)
+        yield from wrapped(f"   {word}: ", text)
         if command:
             yield f"        $ {command}"
         word = "or"
-
-
-def _wrapped(head: str, text: str) -> Iterator[str]:
-    import textwrap
-
-    yield from textwrap.wrap(
-        " ".join(text.split()), WIDTH, initial_indent=head, subsequent_indent=" " * min(len(head), 11),
-        break_long_words=False, break_on_hyphens=False,
-    ) or [head.rstrip()]  # fmt: skip
 
 
 def _log(path: Path, model: Path | None, as_json: bool) -> None:
@@ -205,12 +194,12 @@ def _log_lines(path: Path, problems: Sequence[LogProblem]) -> Iterator[str]:
             + f"  line {problem.line}{again}"
             + (", a warning" if problem.warning else "")
         )
-        yield from _wrapped("   says: ", problem.text)
+        yield from wrapped("   says: ", problem.text)
         if first is None:
             yield "   cause: not in the catalogue; `surgery explain MODEL.onnx` asks the parser itself"
             continue
-        yield from _wrapped("   cause: ", first.cause)
+        yield from wrapped("   cause: ", first.cause)
         for text in first.evidence:
-            yield from _wrapped("   seen: ", text)
+            yield from wrapped("   seen: ", text)
         yield from _fixes([(f.text, None) for f in first.fixes])
-        yield from _wrapped("   concerns: ", first.versions)
+        yield from wrapped("   concerns: ", first.versions)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from surgery.report import Failure, Report
 
 
+WIDTH = 100
+"""Characters of a line of text."""
+
 INTERRUPTED = "interrupted; what an earlier run left in the output folder is still there"
 
 
@@ -84,6 +87,16 @@ def print_warnings(report: Report) -> None:
     """Print the report's warnings to standard error."""
     head = typer.style("warning:", fg=typer.colors.YELLOW, bold=True)
     _to_stderr([f"{head} {text}" for text in report.warnings])
+
+
+def wrapped(head: str, text: str) -> list[str]:
+    """A text behind a head, in lines of at most 100 characters; words are not broken."""
+    import textwrap
+
+    return textwrap.wrap(
+        " ".join(text.split()), WIDTH, initial_indent=head, subsequent_indent=" " * min(len(head), 11),
+        break_long_words=False, break_on_hyphens=False,
+    ) or [head.rstrip()]  # fmt: skip
 
 
 def _to_stderr(lines: Sequence[str]) -> None:

@@ -65,6 +65,11 @@ class Finding:
     op: str | None = None
 
 
+def finding_of(entry: Entry) -> Finding:
+    """A class that is known without a message."""
+    return Finding(entry.id, entry.stage, entry.cause, entry.fixes, entry.versions, entry.look_at)
+
+
 def classify(
     messages: Iterable[ParserMessage | str],
     *,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.diagnose.classify import Finding, classify, compose
+from surgery.diagnose.catalogue import catalogue
+from surgery.diagnose.classify import Finding, classify, compose, finding_of
 from surgery.diagnose.facts import Facts, Place
 from surgery.diagnose.remedy import PROFILE, Remedy, derived_ranges, remedies, versions
 from surgery.errors import ModelError
@@ -151,6 +152,7 @@ def explain(
     shapes: Shapes | None = None,
     workspace_mib: float | None = None,
     seconds: float = SECONDS,
+    build: bool = True,
 ) -> Explanation:
     """Find every node that a target does not take, and say why and what to do.
 
@@ -163,6 +165,7 @@ def explain(
         shapes: Per input (minimum, optimum, maximum) shape for the build, exactly these; None derives them.
         workspace_mib: Workspace limit of the build in MiB.
         seconds: Time that it may take; what is not looked at then is told.
+        build: Whether what the parser takes is built, too.
 
     Raises:
         ConfigError: no such target.
@@ -179,7 +182,7 @@ def explain(
     except ModelError as error:
         result.problems.append(_file_problem(error, model))
         return result
-    _Search(loaded, chosen, result, shapes, workspace_mib, seconds).run()
+    _Search(loaded, chosen, result, shapes, workspace_mib, seconds).run(build)
     return result
 
 
@@ -247,7 +250,7 @@ class _Search:
 
     # -- the course of it -------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, build: bool = True) -> None:
         """Fill the result."""
         from surgery.diagnose.workcopy import WorkCopy
         from surgery.trt.session import give_back, lend
@@ -261,7 +264,7 @@ class _Search:
             return
         self.worker = lend(self.target.flavour)
         try:
-            if self._parse_all():
+            if self._parse_all() and build:
                 self._build_all()
         finally:
             give_back(self.worker)
@@ -623,6 +626,7 @@ class _Search:
         token: str | None,
         *,
         located: str | None = None,
+        failure: str | None = None,
     ) -> None:
         work, read = self.work, self.work.readable
         origin = work.origins[token] if token is not None else None
@@ -634,7 +638,9 @@ class _Search:
                 else m
                 for m in given
             ]
-        found = classify(given, op=origin.op if origin else None, node=token, model=work.facts)
+        found = self._known(failure) or classify(
+            given, op=origin.op if origin else None, node=token, model=work.facts
+        )
         place = work.place(token) if token is not None else None
         if origin is not None:
             first = (origin.written, found[0].id if found else None)
@@ -672,29 +678,36 @@ class _Search:
         )
 
     def _by_table(self, tokens: Sequence[str]) -> None:
-        """What the target's table says about nodes that the parser was not asked about."""
-        for token in dict.fromkeys(tokens):
-            origin = self.work.origins[token]
-            standard = origin.domain in ("", "ai.onnx")
-            entry = self.target.operator(origin.op) if standard else None
-            plugin = self.target.plugin(origin.op)
-            if (entry is not None and entry.supported) or (plugin is not None and plugin.available):
-                continue
-            if not self._is_listed(token):
-                continue
-            place = "the default domain" if standard else f"domain {origin.domain!r}"
-            reason = (
-                entry.restrictions if entry is not None and entry.restrictions else f"{place} has none for it"
-            )
-            text = f"the table of {self.target.table}: No importer registered for op: {origin.op} ({reason})"
-            self._add("table", [text], [_as_message(text, token, origin.op)], token)
+        """What the target's tables say about nodes that the parser was not asked about."""
+        from surgery.diagnose.static import refusals
 
-    def _is_listed(self, token: str) -> bool:
-        origin = self.work.origins[token]
-        return (origin.domain, origin.op) not in {(f.domain, f.name) for f in self.source.proto.functions}
+        wanted = set(tokens)
+        for refusal in refusals(self.work.facts, self.target):
+            place, reason = refusal.place, refusal.reason
+            if place is None:
+                if len(wanted) == len(self.work.origins):
+                    text = f"the table of {self.target.table}: {reason}"
+                    self.result.problems.append(
+                        Problem(
+                            "table", (text,), tuple(self._known(refusal.failure)), refusal.name,
+                            remedies=tuple(self._remedies(self._known(refusal.failure), None)),
+                        )
+                    )  # fmt: skip
+            elif place.node.name in wanted:
+                token = place.node.name
+                if refusal.kind == "operator":
+                    reason = f"No importer registered for op: {refusal.op} ({reason})"
+                text = f"the table of {self.target.table}: {reason}"
+                message = as_message(text, token, place.node.op_type) if refusal.kind == "operator" else text
+                self._add("table", [text], [message], token, failure=refusal.failure)
+
+    @staticmethod
+    def _known(failure: str | None) -> list[Finding]:
+        return [finding_of(catalogue()[failure])] if failure is not None else []
 
 
-def _as_message(text: str, token: str, op: str) -> ParserMessage:
+def as_message(text: str, token: str, op: str) -> ParserMessage:
+    """What a table says, in the form of a message of the parser."""
     plugin = "Plugin not found, are the plugin name, version, and namespace correct?"
     return ParserMessage(
         "UNSUPPORTED_NODE", f"{text}; {plugin} UNSUPPORTED_NODE: false", token, op, -1, "table", "", 0

@@ -108,6 +108,10 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
         found.append(
             Remedy("rule", f"rule {named} can write {node.op_type} in operators that the target takes", run)
         )
+    if _defined(node.op_type):
+        text = f"surgery has a definition of the plugin {node.op_type}: it is written out as standard nodes"
+        command = run.replace("surgery run generic ", "surgery run migrate ", 1)
+        found.append(Remedy("plugin", text, command))
     wanted = small_inputs(place, facts)
     if wanted:
         values = " ".join(f"--constant {shlex.quote(n)}=VALUE" for n in wanted)
@@ -125,6 +129,14 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
             Remedy("dtype-cast", f"{', '.join(lacking)} is carried in a type that the target has", run)
         )
     return found
+
+
+@lru_cache(maxsize=256)
+def _defined(op: str) -> bool:
+    """Whether the package has a definition of a plugin; only its folder's name is looked at."""
+    from surgery.plugins.registry import Registry
+
+    return op in Registry.load().names()
 
 
 def small_inputs(place: Place, facts: Facts) -> list[str]:

@@ -86,6 +86,36 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     return LoadedModel(proto, path, safe, hashlib.sha256(data).hexdigest(), base, external)
 
 
+def check_header(
+    data: bytes, path: Path | None, where: str, without_data: bool
+) -> tuple[onnx.ModelProto, bool]:
+    """Check a model whose large tensors have no data, as :func:`load_model` checks whole ones.
+
+    Args:
+        data: The serialized model.
+        path: Its file, or None.
+        where: What errors call it.
+        without_data: Whether data of tensors was left out; tensors without any are then not looked at.
+
+    Returns:
+        The model, and whether some tensor's data lies outside the file.
+
+    Raises:
+        ModelError: as :func:`load_model`.
+    """
+    proto = _parse(data, where)
+    external = _check_external_data(proto, path.resolve().parent if path is not None else None, where)
+    checked = proto
+    if without_data:
+        checked = type(proto)()
+        checked.CopyFrom(proto)
+        for tensor in tensors_of(checked.graph):
+            if not any(f.name.endswith("_data") for f, _ in tensor.ListFields()):
+                tensor.dims[:] = [0]  # the checker wants as many numbers as dims say
+    _check_structure(checked, where)
+    return proto, external
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
