@@ -152,8 +152,11 @@ def test_an_unknown_target_suggests_near_ones(arguments: str, workplace: Path) -
 
 def test_plugins_are_listed_and_shown() -> None:
     done = surgery("list", "plugins")
-    names = [line.split()[0] for line in done.stdout.splitlines()][1:]
-    assert names == sorted(p.parent.name for p in shipped_dir("plugins").glob("*/plugin.yaml"))
+    rows = [line.split()[:2] for line in done.stdout.splitlines()][1:]
+    assert rows == sorted(rows)
+    assert len({tuple(row) for row in rows}) == len(rows), "one row for each version of a plugin"
+    texts = [p.read_text(encoding="utf-8") for p in shipped_dir("plugins").glob("*/plugin.yaml")]
+    assert {row[0] for row in rows} == {re.search(r"^name: *(\S+)", t, re.MULTILINE)[1] for t in texts}  # type: ignore[index]
     done = surgery("show", "plugins", "EfficientNMS_TRT")
     assert done.returncode == 0
     assert re.search(r"^ +score_threshold +float", done.stdout, re.MULTILINE)
