@@ -127,7 +127,8 @@ def test_a_target_that_is_not_installed() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("g (float[1,3,8,8] x) => (float[] y) <float[1,3,1,1] w = {1,1,1}> { c = Conv (x, w) p = GlobalAveragePool (c) "
+        ("g (float[1,3,8,8] x) => (float[] y) <float[1,3,1,1] w = {1,1,1}> { c = Conv (x, w) p = "
+         "GlobalAveragePool (c) "
          "y = Flatten (p) }", "convolutional classifier"),
         ("g (float[2,3] x) => (float[] y) { p = MatMul (x, x) s = Softmax (p) y = MatMul (s, x) }", "transformer"),
         ("g (float[2,3] x) => (float[] y) { y = Relu (x) }", "no kind that is known"),
