@@ -63,9 +63,14 @@ class Oracle:
         if not target.installed:
             kinds = {TABLE_NAMES.get(o.dtype.name, "?") for o in site.inputs if o is not None and o.dtype}
             return not entry.dtypes or kinds <= {*entry.dtypes, "INT64", "BOOL"}
-        if site.op in BODIES or any(o is not None and o.shape_only for o in site.inputs):
+        if site.op in BODIES:
             return True
-        return self._builds(site, node)
+        model = self._alone(site, node)
+        if model is None:
+            return True
+        if any(o is not None and o.shape_only for o in site.inputs):
+            return self._attributes_pass(model, site.op)
+        return self._says(model, site.op)
 
     def takes_body(self, node: gs.Node) -> bool:
         """Whether the target takes a node with bodies; unknown types, or none to ask, count as yes.
@@ -95,7 +100,8 @@ class Oracle:
         )
         return self._says(model, node.op)
 
-    def _builds(self, site: Site, node: onnx.NodeProto) -> bool:
+    def _alone(self, site: Site, node: onnx.NodeProto) -> onnx.ModelProto | None:
+        """A model of the node alone; None if too little is known of its operands."""
         import onnx
 
         inputs, initializers = [], []
@@ -108,11 +114,23 @@ class Oracle:
                     inputs.append(value_info(_sized(operand)))
             outputs = [_typed(o) for o in site.outputs if o is not None and o.used]
         except NoMatch:
-            return True
+            return None
         graph = onnx.helper.make_graph([node], "probe", inputs, outputs, initializers)
         opsets = [onnx.helper.make_opsetid("", site.opset)]
-        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
-        return self._says(model, site.op)
+        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+    def _attributes_pass(self, model: onnx.ModelProto, op: str) -> bool:
+        """Whether the real parser has nothing against the attributes of a node; what it says of operands is left."""
+        from surgery.stages.trt_model import worker_for
+
+        worker = worker_for(self.state)
+        kept = len(self.state.log)
+        outcome = worker.parse(model.SerializeToString())
+        del self.state.log[kept:]
+        against = tuple(e for e in outcome.errors if e.code == "UNSUPPORTED_NODE_ATTR")
+        if against:
+            self.said[op] = against
+        return not against
 
     def _says(self, model: onnx.ModelProto, op: str) -> bool:
         """Whether the real builder takes a model with one node."""
