@@ -216,7 +216,6 @@ REFERENCES = {
     "ScatterND": scatter_nd,
     "SpecialSlice_TRT": special_slice,
     "Split": split,
-    "Split_TRT": split,
     "TRTBicubicInterpolate": bicubic,
     "TRTInstanceNormalization": instance_norm,
     "TopkLastDim": topk,
