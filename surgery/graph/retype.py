@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.convert import constant, is_external, value_of
-from surgery.graph.view import body_nodes
+from surgery.graph.view import body_nodes, has_bodies
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -202,7 +202,7 @@ def _change(graph: gs.Graph, node: Any, prefix: str, result: Retyped) -> tuple[l
 def _everywhere(node: Any) -> Iterator[Any]:
     """The tensors of a node and of its bodies."""
     yield from _tensors(node)
-    for body in node.subgraphs():
+    for body in node.subgraphs() if has_bodies(node) else ():
         yield from (*body.inputs, *body.outputs)
         for inner in body.nodes:
             yield from _everywhere(inner)
