@@ -49,6 +49,8 @@ def emit_ssd_nms(
             background_class=a["backgroundLabelId"],
             candidates_per_class=a["topK"],
             clip_window=(0.0, 0.0, 1.0, 1.0) if clip else None,
+            in_pixels=not a["isNormalized"],
+            pixels_overlap=not a["isNormalized"] and bool(a.get("caffeSemantics", 1)),
             pad_class=-1,
         )
     except ValueError as error:
@@ -100,8 +102,6 @@ def ssd_problems(a: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"keepTopK is {a['keepTopK']} but topK only {a['topK']}: the kernel would return without output"
         )
-    if not a["isNormalized"]:
-        problems.append("isNormalized is 0: the body does not reproduce the kernel's + 1 for boxes in pixels")
     return problems
 
 

@@ -47,21 +47,24 @@ class Corners:
         return self.low0, self.low1, self.high0, self.high1, self.area
 
 
-def corners(b: Body, boxes: str, *, center: bool) -> Corners:
+def corners(b: Body, boxes: str, spec: NmsSpec) -> Corners:
     """Corners and areas, each [..., 1], of boxes [..., 4], with the arithmetic of ONNX Runtime."""
     c0, c1, c2, c3 = b.split(boxes, -1, 4)
-    if center:
+    if spec.center_point_box:
         half = b.scalar(2.0)
         w, h = b.div(c2, half), b.div(c3, half)
         low0, high0, low1, high1 = b.sub(c0, w), b.add(c0, w), b.sub(c1, h), b.add(c1, h)
     else:
         low0, high0 = b.minimum(c0, c2), b.maximum(c0, c2)
         low1, high1 = b.minimum(c1, c3), b.maximum(c1, c3)
-    area = b.mul(b.sub(high0, low0), b.sub(high1, low1))
+    sides = [b.sub(high0, low0), b.sub(high1, low1)]
+    if spec.in_pixels:
+        sides = [b.add(side, b.scalar(1.0)) for side in sides]
+    area = b.mul(*sides)
     return Corners(low0, low1, high0, high1, area)
 
 
-def overlap(b: Body, one: Corners, two: Corners, threshold: float, *, at_equal: bool) -> str:
+def overlap(b: Body, one: Corners, two: Corners, spec: NmsSpec) -> str:
     """Whether the IoU of two (broadcast) sets of boxes exceeds (or reaches) the threshold; bool.
 
     ONNX Runtime answers no as soon as the intersection is empty or an area is not positive. Here a side
@@ -69,13 +72,18 @@ def overlap(b: Body, one: Corners, two: Corners, threshold: float, *, at_equal: 
     intersection with area lies in two boxes with area, and rounding keeps that order.
     """
     zero = b.scalar(0.0)
-    side0 = b.maximum(b.sub(b.minimum(one.high0, two.high0), b.maximum(one.low0, two.low0)), zero)
-    side1 = b.maximum(b.sub(b.minimum(one.high1, two.high1), b.maximum(one.low1, two.low1)), zero)
-    common = b.mul(side0, side1)
+    side0 = b.sub(b.minimum(one.high0, two.high0), b.maximum(one.low0, two.low0))
+    side1 = b.sub(b.minimum(one.high1, two.high1), b.maximum(one.low1, two.low1))
+    if spec.pixels_overlap:
+        pixel = b.scalar(1.0)
+        meet = b.greater_equal(b.minimum(side0, side1), zero)
+        common = b.where(meet, b.mul(b.add(side0, pixel), b.add(side1, pixel)), pixel)
+    else:
+        common = b.mul(b.maximum(side0, zero), b.maximum(side1, zero))
     union = b.sub(b.add(one.area, two.area), common)
     iou = b.div(common, union)
-    limit = b.scalar(threshold)
-    above = b.greater_equal(iou, limit) if at_equal else b.greater(iou, limit)
+    limit = b.scalar(spec.iou_threshold)
+    above = b.greater_equal(iou, limit) if spec.suppress_at_equal else b.greater(iou, limit)
     # Where nothing is common the quotient may be 0/0: the second condition decides.
     return b.logical_and(above, b.greater(common, zero))
 
@@ -93,7 +101,7 @@ def select_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool
         shared: All groups use the same boxes.
     """
     groups, size, rounds = spec.groups, spec.group_size, spec.rounds
-    table = corners(b, boxes, center=spec.center_point_box)  # each [B, N or G*N, 1]
+    table = corners(b, boxes, spec)  # each [B, N or G*N, 1]
     packed = b.concat(table.parts(), 2)
     wide = [b.reshape(v, 0, -1, size) for v in table.parts()]  # [B, 1 or G, N]
     everyone = Corners(*wide)
@@ -108,7 +116,7 @@ def select_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool
     row = winner if offset is None else inner.add(winner, offset)
     rows = inner.expand(inner.cast(row, np.int32), 1, 1, 5)
     chosen = Corners(*inner.split(inner.gather_elements(packed, rows, 1), 2, 5))  # each [B, G, 1]
-    hit = overlap(inner, chosen, everyone, spec.iou_threshold, at_equal=spec.suppress_at_equal)
+    hit = overlap(inner, chosen, everyone, spec)
     gone = inner.logical_or(hit, inner.equal(iota, winner))
     left = inner.where(gone, dead, alive)
     graph = inner.subgraph(
@@ -136,10 +144,10 @@ def fixpoint_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bo
         shared: All groups use the same boxes.
     """
     size, rounds = spec.group_size, spec.rounds
-    table = corners(b, boxes, center=spec.center_point_box)
+    table = corners(b, boxes, spec)
     as_row = Corners(*(b.reshape(v, 0, -1, 1, size) for v in table.parts()))
     as_column = Corners(*(b.reshape(v, 0, -1, size, 1) for v in table.parts()))
-    hit = overlap(b, as_column, as_row, spec.iou_threshold, at_equal=spec.suppress_at_equal)
+    hit = overlap(b, as_column, as_row, spec)
 
     # Entry [j, i]: does i come before j in the order of selection?
     mine, other = b.unsqueeze(scores, 3), b.unsqueeze(scores, 2)

@@ -46,6 +46,10 @@ class NmsSpec:
         box_major_ties: equal scores are ordered by box and then by class (the order of the scores in memory,
             as EfficientNMS sorts them), not by class and then by order of selection.
         center_point_box: boxes are (x centre, y centre, width, height) and not two corners.
+        in_pixels: the IoU of TensorRT's SSD plugins for boxes in pixels: areas of boxes count a pixel more on
+            each side, and those of intersections too with `pixels_overlap`, where boxes that do not meet
+            then have one pixel in common.
+        pixels_overlap: see `in_pixels`.
         pad_score: value of the score rows beyond the count.
         pad_class: class of those rows.
         pad_box: each coordinate of those rows.
@@ -72,6 +76,8 @@ class NmsSpec:
     prune_empty: bool = False
     box_major_ties: bool = False
     center_point_box: bool = False
+    in_pixels: bool = False
+    pixels_overlap: bool = False
     pad_score: float = 0.0
     pad_class: int = 0
     pad_box: float = 0.0
@@ -93,6 +99,8 @@ class NmsSpec:
             raise ValueError(f"score_threshold is {self.score_threshold}; it must be a finite float32")
         if self.center_point_box and (self.clip_window is not None or self.prune_empty):
             raise ValueError("clip_window and prune_empty need boxes given by corners")
+        if self.pixels_overlap and not self.in_pixels:
+            raise ValueError("pixels_overlap is for boxes that are in_pixels")
         if self.class_agnostic and self.classes > 1 and self.max_per_class < self.max_total:
             raise ValueError("class_agnostic takes no max_per_class below max_total")
         if not self.classes:

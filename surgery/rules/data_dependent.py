@@ -372,7 +372,7 @@ def _listed(b: Body, boxes: Operand, valid: str, positions: str, classes: int, l
 def _select(b: Body, spec: NmsSpec, boxes: str, scores: str, threshold: str) -> Selected:
     """One round per detection, as in `select_form`, with an IoU threshold [1, 1, 1] that is known at run time."""
     size = spec.num_boxes
-    table = corners(b, boxes, center=spec.center_point_box)  # each [B, N, 1]
+    table = corners(b, boxes, spec)  # each [B, N, 1]
     packed = b.concat(table.parts(), 2)
     everyone = Corners(*(b.transpose(v, 0, 2, 1) for v in table.parts()))
     iota = b.const(np.arange(size).reshape(1, 1, size))

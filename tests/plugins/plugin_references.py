@@ -29,6 +29,22 @@ def iou(one: np.ndarray, two: np.ndarray) -> np.float32:
     return F(common / F(F(areas[0] + areas[1]) - common))
 
 
+def pixel_iou(one: np.ndarray, two: np.ndarray, caffe: bool) -> np.float32:
+    """IoU of boxes in pixels as the SSD plugins compute it: areas count a pixel more on each side."""
+    low = [np.minimum(b[:2], b[2:]) for b in (one, two)]
+    high = [np.maximum(b[:2], b[2:]) for b in (one, two)]
+    side = np.minimum(*high) - np.maximum(*low)
+    extra = F(1 if caffe else 0)
+    if (side < 0).any():
+        side = np.zeros(2, F)
+    side = side + extra
+    if side[0] <= 0 or side[1] <= 0:
+        return F(0)
+    common = F(side[0] * side[1])
+    areas = [F((h[0] - lo[0] + F(1)) * (h[1] - lo[1] + F(1))) for lo, h in zip(low, high, strict=True)]
+    return F(common / F(F(areas[0] + areas[1]) - common))
+
+
 def greedy(rows: list[tuple[Any, ...]], suppressed: Callable[[Any, Any], bool]) -> list[tuple[Any, ...]]:
     """Rows in order that no kept earlier row suppresses."""
     kept: list[tuple[Any, ...]] = []
@@ -149,6 +165,10 @@ def efficient_explicit_tf(a: Attributes, x: Arrays) -> Arrays:
 # -- the SSD plugins --------------------------------------------------------------------------------------
 
 
+def of_ssd(a: Attributes, one: np.ndarray, two: np.ndarray) -> np.float32:
+    return iou(one, two) if a["isNormalized"] else pixel_iou(one, two, bool(a.get("caffeSemantics", 1)))
+
+
 def ssd(
     boxes: np.ndarray,
     scores: np.ndarray,
@@ -172,7 +192,9 @@ def ssd(
                 if scores[image, i, c] > F(above)
             ]
             mine.sort(key=lambda r: -r[0])
-            rows += greedy(mine[: top_k or a["topK"]], lambda p, q: bool(iou(p[2], q[2]) > F(iou_threshold)))
+            rows += greedy(
+                mine[: top_k or a["topK"]], lambda p, q: bool(of_ssd(a, p[2], q[2]) > F(iou_threshold))
+            )
         rows.sort(key=lambda r: -r[0])
         images.append([(s, c, np.clip(b, 0, 1) if clip else b) for s, c, b in rows[: a["keepTopK"]]])
     return images

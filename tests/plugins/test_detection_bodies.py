@@ -11,6 +11,7 @@ import onnx
 import pytest
 import references_detection
 from onnx import TensorProto, helper
+from plugin_references import pixel_iou
 from references_detection.nms import area, clipped, corners
 from references_detection.roi import align, bilinear
 from runtime import run
@@ -20,6 +21,7 @@ from surgery.errors import ConversionError
 from surgery.graph.body import Body
 from surgery.plugins.attach import attach_bodies
 from surgery.plugins.definition import PluginDefinition, TensorType
+from surgery.plugins.native_nms import NmsSpec, nms_function
 from surgery.plugins.registry import Registry
 from surgery.plugins.rotated_nms import intersection, rotated
 from surgery.plugins.samples import sample_inputs, sample_model
@@ -508,3 +510,83 @@ def test_sizes_that_the_bodies_need_are_asked_for() -> None:
     node = definition.make_node("n", ["x", "r", "i"], ["y"], {})
     with pytest.raises(ConversionError, match="dimension 2 of 'X' is 'H'"):
         definition.body(node, [(1, 3, "H", 8), (5, 4), (5,)], ["float32", "float32", "int64"], 17)
+
+
+# -- boxes in pixels --------------------------------------------------------------------------------------
+
+BATCHED = {
+    "shareLocation": 1,
+    "backgroundLabelId": -1,
+    "numClasses": 1,
+    "topK": 3,
+    "keepTopK": 3,
+    "scoreThreshold": 0.1,
+    "clipBoxes": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({"isNormalized": 1}, 3),
+        ({"isNormalized": 0}, 1),  # points that do not meet have their one pixel in common
+        ({"isNormalized": 0, "caffeSemantics": 0}, 3),
+        ({"isNormalized": 0, "iouThreshold": 1.0}, 3),
+    ],
+)
+@pytest.mark.parametrize("name", ["BatchedNMS_TRT", "BatchedNMSDynamic_TRT"])
+def test_points_in_pixels(name: str, change: dict[str, Any], kept: int) -> None:
+    boxes = np.array([[1, 1, 1, 1], [9, 9, 9, 9], [20, 1, 20, 1]], F).reshape(1, 3, 1, 4)
+    scores = np.array([0.9, 0.8, 0.7], F).reshape(1, 3, 1)
+    count = outputs(name, {**BATCHED, "iouThreshold": 0.5, **change}, boxes, scores)[0]
+    assert count.ravel().tolist() == [kept]
+
+
+@pytest.mark.parametrize("sample", ["pixels", "pixels-in-areas-only"])
+def test_the_pixel_decides_in_a_sample(sample: str) -> None:
+    definition = REGISTRY.get("BatchedNMSDynamic_TRT")
+    found = next(s for s in definition.samples if s.name == sample)
+    inputs = sample_inputs(found, 0)
+    with_pixel = run(sample_model(definition, found), inputs)
+    other = found.model_copy(update={"attributes": {**found.attributes, "isNormalized": 1}})
+    without = run(sample_model(definition, other), inputs)
+    assert any((a != b).any() for a, b in zip(with_pixel, without, strict=True))
+
+
+@pytest.mark.parametrize("form", ["fixpoint", "select"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_both_forms_agree_in_pixels(form: str, overlap: bool) -> None:
+    """The two ways to suppress see the same overlaps."""
+    rng = np.random.default_rng(5)
+    spec = NmsSpec(
+        num_boxes=40,
+        num_classes=2,
+        max_total=40,
+        max_per_class=40,
+        iou_threshold=0.3,
+        score_threshold=0.0,
+        in_pixels=True,
+        pixels_overlap=overlap,
+    )
+    corner = rng.uniform(0, 8, (2, 40, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0, 4, (2, 40, 2))], axis=2).astype(F)
+    scores = rng.uniform(0.1, 1, (2, 40, 2)).astype(F)
+    function = nms_function(spec, domain="test", name="nms", opset=17, form=form)
+    values = [helper.make_tensor_value_info(n, 1, a.shape) for n, a in (("boxes", boxes), ("scores", scores))]
+    node = helper.make_node("nms", ["boxes", "scores"], ["count", "b", "s", "c", "i"], domain="test")
+    results = [helper.make_tensor_value_info("count", 6, [2]), helper.make_tensor_value_info("i", 6, [2, 40])]
+    graph = helper.make_graph([node], "nms", values, results)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("test", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8)
+    count, index = run(model, [boxes, scores])
+    for image in range(2):
+        kept: list[tuple[F, int, int]] = []
+        for c in (0, 1):
+            mine: list[int] = []
+            for i in np.argsort(-scores[image, :, c], kind="stable"):
+                if all(pixel_iou(boxes[image, j], boxes[image, i], overlap) <= F(0.3) for j in mine):
+                    mine.append(int(i))
+            kept += [(scores[image, i, c], c, i) for i in mine]
+        kept.sort(key=lambda r: -r[0])
+        assert count[image] == min(len(kept), 40)
+        assert index[image, : count[image]].tolist() == [i for _, _, i in kept[:40]]

@@ -93,15 +93,14 @@ def test_relations_between_attributes_and_types() -> None:
         "keepTopK": 20,
         "scoreThreshold": 0.1,
         "iouThreshold": 0.5,
-        "isNormalized": 0,
+        "isNormalized": 1,
     }
     found = BATCHED.check(attributes, types((1, 8, 1, 4), (1, 8, 3)))
     text = "\n".join(found)
     assert "keepTopK is 20 but topK only 10" in text
-    assert "isNormalized is 0" in text
     assert "dimension 2 of boxes is 1, not 4" in text
     assert "numClasses is 4, but the scores have 3 columns" in text
-    assert len(found) == 4
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize(
