@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.errors import ConversionError
-from surgery.graph.control_flow import Unresolved, captured_names
+from surgery.graph.control_flow import Unresolved
 from surgery.graph.fold import drop_dead, drop_unused_outputs, fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.report import Edit, IoChange
 from surgery.stages.because import because
 
 if TYPE_CHECKING:
-    from surgery.graph.padded import Padded
     from surgery.pipeline import State
     from surgery.rules.engine.run import Engine, Outcome, Wanted
     from surgery.stages.oracle import Oracle
+    from surgery.stages.sizes import Sizes
 
 ROUNDS = 6
 """Folding can make operands constant that let further rules apply."""
@@ -57,27 +57,30 @@ def apply_rules(
     from surgery.rules.engine.run import Engine
     from surgery.rules.engine.user_rules import choose_rules
     from surgery.stages.oracle import Oracle
+    from surgery.stages.sizes import Sizes
     from surgery.stages.structure import resolve_structure
 
     oracle = Oracle(state)
     rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
     engine = Engine(rules, oracle.takes, target=state.target.name, seed=state.options.seed, optional=names)
     counts: dict[str, int] = {}
-    bounded: dict[str, tuple[int, str]] = {}
+    sizes = Sizes(state, engine, oracle)
     unresolved = resolve_structure(state) if shipped else []
-    outcome = _until_settled(state, engine, oracle, counts, bounded)
+    _count(state, sizes.resolve(), counts)
+    outcome = _until_settled(state, engine, sizes, counts)
     if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
-        outcome = _until_settled(state, engine, oracle, counts, bounded)
+        outcome = _until_settled(state, engine, sizes, counts)
     if outcome.wanted or unresolved:
         _ask(state, outcome.wanted, unresolved, oracle)
     if shipped and _unroll(state, oracle):
-        outcome = _until_settled(state, engine, oracle, counts, bounded)
+        outcome = _until_settled(state, engine, sizes, counts)
     nodes = written_out_first(state.graph, engine.refuses(state.graph))
     if nodes:
         engine.refuse(state.graph, nodes)
-        _until_settled(state, engine, oracle, counts, bounded)
+        _until_settled(state, engine, sizes, counts)
     if _retype(state, engine):
-        outcome = _until_settled(state, engine, oracle, counts, bounded)
+        outcome = _until_settled(state, engine, sizes, counts)
+    sizes.release()
     _report_misses(state, outcome)
     for rule in own:
         if rule.name not in counts:
@@ -122,9 +125,7 @@ def _modernise(state: State) -> bool:
     return True
 
 
-def _until_settled(
-    state: State, engine: Engine, oracle: Oracle, counts: dict[str, int], bounded: dict[str, tuple[int, str]]
-) -> Outcome:
+def _until_settled(state: State, engine: Engine, sizes: Sizes, counts: dict[str, int]) -> Outcome:
     outcome: Outcome | None = None
     for _ in range(ROUNDS):
         fold_constants(state.graph)
@@ -134,16 +135,20 @@ def _until_settled(
         state.say("asking the target about each kind of node")
         outcome = engine.run(state.graph, state.provenance)
         if outcome.bounded:
-            bounded.update(outcome.bounded)
-            _keep_bounds(state, bounded, oracle)
+            sizes.take(outcome)
+            sizes.follow()
         drop_dead(state.graph)
-        for edit in outcome.edits:
-            counts[edit.rule] = counts.get(edit.rule, 0) + 1
-            state.report.edits.append(edit)
+        _count(state, outcome, counts)
         if not outcome.edits:
             break
     assert outcome is not None
     return outcome
+
+
+def _count(state: State, outcome: Outcome | None, counts: dict[str, int]) -> None:
+    for edit in outcome.edits if outcome is not None else ():
+        counts[edit.rule] = counts.get(edit.rule, 0) + 1
+        state.report.edits.append(edit)
 
 
 def _retype(state: State, engine: Engine) -> bool:
@@ -192,79 +197,6 @@ def _retype(state: State, engine: Engine) -> bool:
             )
         )
     return True
-
-
-def _keep_bounds(state: State, bounded: dict[str, tuple[int, str]], oracle: Oracle) -> None:
-    """Outputs whose size depends on data: the padded tensor, its count beside it, and the way back.
-
-    Args:
-        state: The run.
-        bounded: Every tensor that rules have padded so far: name to (axis, name of the count); names of counts that
-            become outputs change.
-        oracle: For what the target said.
-    """
-    from surgery.graph.padded import Padded, padding_behind
-    from surgery.graph.view import View
-
-    view = View(state.graph)
-    tensors = state.graph.tensors()
-    padded = {n: Padded(*b) for n, b in bounded.items() if n in tensors}
-    behind = view.descendants({k for n in padded for k in view.consumers.get(n, ())})
-    for name in (*padded, *(t.name for k in behind for t in view.nodes[k].outputs if t.name)):
-        tensors[name].shape = None  # what was declared holds for the real size
-    infer_types(state.graph)
-    for key in sorted(behind, key=lambda k: view.order[k]):
-        node = view.nodes[key]
-        names = [t.name for t in node.inputs if t.name in padded]
-        if not names and not any(c in padded for b in node.subgraphs() for c in captured_names(b)):
-            continue
-        found = padding_behind(node, padded) if names else None
-        if found is None:
-            raise _not_padded(state, node, names[0] if names else "", oracle)
-        padded.update((t.name, found) for t in node.outputs if t.name)
-    told = {c.name for c in state.report.io_changes if (c.inverse or {}).get("op") == "slice_by_count"}
-    for output in list(state.graph.outputs):
-        if output.name in padded and output.name not in told:
-            _tell_count(state, output.name, padded[output.name], tensors, bounded)
-
-
-def _tell_count(
-    state: State, name: str, padded: Padded, tensors: dict[str, Any], bounded: dict[str, tuple[int, str]]
-) -> None:
-    """Make the count of a padded output an output too, and say how to get the real size back."""
-    count = tensors[padded.count]
-    if all(count is not t for t in state.graph.outputs):
-        old, count.name = count.name, f"{name}_count"
-        count.dtype, count.shape = np.dtype(np.int64), []
-        state.graph.outputs.append(count)
-        for key, (axis, counted) in bounded.items():
-            if counted == old:
-                bounded[key] = (axis, count.name)
-    state.report.io_changes.append(
-        IoChange(
-            name,
-            f"its size depends on the data: padded along axis {padded.axis}, {count.name} says how much counts",
-            {"name": name},
-            {"name": name, "count": count.name, "axis": padded.axis},
-            {"op": "slice_by_count", "name": name, "count": count.name, "axis": padded.axis, "added": True},
-        )
-    )
-
-
-def _not_padded(state: State, node: Any, name: str, oracle: Oracle) -> ConversionError:
-    from surgery.stages.oracle import DATA_DEPENDENT
-
-    refused = [op for op in oracle.said if op in DATA_DEPENDENT]
-    why = because(oracle.said[refused[0]], state.source.proto, op=refused[0]) if refused else None
-    return ConversionError(
-        f"the size of {name!r} depends on the data, and {node.op} cannot work on a padded tensor",
-        code="data-dependent-shape",
-        where=state.source.name,
-        node=node.name,
-        cause="TensorRT needs sizes that follow from the sizes of the inputs"
-        + (f" [{why.id}]" if why is not None and why.id else ""),
-        fix="end the model at that tensor, or replace what follows by a form of fixed size",
-    )
 
 
 def _report_misses(state: State, outcome: Outcome) -> None:

@@ -136,9 +136,24 @@ class Engine:
         self._proven: set[int] = set()
         self._count = 0
 
-    def run(self, graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> Outcome:
-        """Apply to the graph and the bodies inside it, in place, until nothing more applies."""
+    def run(
+        self,
+        graph: gs.Graph,
+        provenance: dict[str, dict[str, str]],
+        *,
+        only: Collection[gs.Node] | None = None,
+    ) -> Outcome:
+        """Apply to the graph and the bodies inside it, in place, until nothing more applies.
+
+        Args:
+            graph: The graph.
+            provenance: First output of each new node to the metadata stamped on it.
+            only: Nodes to replace, with what the rules make of them, by rules for one operator; None for all.
+        """
         outcome = Outcome()
+        if only is not None:
+            self._some(graph, provenance, outcome, only)
+            return outcome
         with no_collection():
             lift_constants(graph)
             infer_types(graph)
@@ -146,6 +161,21 @@ class Engine:
         applied = {e.rule for e in outcome.edits}
         outcome.nearest = {n: str(m) for n, m in self.cuts.nearest.items() if n not in applied}
         return outcome
+
+    def _some(
+        self,
+        graph: gs.Graph,
+        provenance: dict[str, dict[str, str]],
+        outcome: Outcome,
+        only: Collection[gs.Node],
+    ) -> None:
+        host: set[str] = set()
+        for node in graph.nodes:
+            if _on_host(node, host):
+                host.update(t.name for t in node.outputs)
+        outputs = {t.name for t in graph.outputs}
+        with no_collection():
+            self._single(list(only), int(graph.opset), Editor(graph, provenance), outcome, outputs, host)
 
     def refuse(self, graph: gs.Graph, nodes: Sequence[Any]) -> None:
         """Take nodes, and all of their classes, for refused from now on."""

@@ -1,0 +1,1 @@
+"""Sizes that depend on data, carried at a fixed size with a count beside it."""

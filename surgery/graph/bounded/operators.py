@@ -1,0 +1,792 @@
+"""What each operator becomes behind a padded operand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.bounded.dims import ONE, Dim, product, regrouped
+from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
+from surgery.graph.bounded.work import No, sized, total
+from surgery.graph.padded import PER_ENTRY, PER_SAMPLE
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.graph.bounded.work import Bounds
+
+    Handler = Callable[["Bounds", Any], bool]
+
+INT_MAX = 2**31 - 1
+"""An end of a slice at or above it means the end of the axis."""
+
+_HANDLERS: dict[str, Handler] = {}
+
+
+def handle(bounds: Bounds, node: gs.Node) -> bool:
+    """Change a node that reads padded tensors or sizes.
+
+    Returns:
+        Whether something has been written in its place; if not, the node is to be written as it now is.
+
+    Raises:
+        No: it cannot work on what it reads.
+    """
+    if node.domain not in (None, "", "ai.onnx"):
+        if any(t.name in bounds.padded for t in node.inputs):
+            raise No(f"{node.domain}.{node.op} is not known to")
+        return False
+    found = compute_sizes(bounds, node) if node.op in SIZE_OPS else None
+    if found is not None:
+        bounds.sizes[node.outputs[0].name] = found
+        return False
+    handler = _HANDLERS.get(node.op)
+    if handler is not None:
+        return handler(bounds, node)
+    if not any(t.name in bounds.padded for t in node.inputs):
+        return False  # true sizes as numbers like any other
+    if node.op in PER_ENTRY:
+        return _per_entry(bounds, node)
+    raise No(f"{node.op} cannot work on a padded tensor")
+
+
+def prepare(bounds: Bounds, node: gs.Node) -> bool:
+    """Mask the operands of a node whose own output size depends on data."""
+    if node.op == "NonZero":
+        node.inputs[0] = bounds.masked(node.inputs[0], 0)
+    elif node.op == "Compress":
+        node.inputs[1] = bounds.masked(node.inputs[1], 0)
+    elif node.op == "NonMaxSuppression":
+        _prepare_nms(bounds, node)
+    elif any(t.name in bounds.padded for t in node.inputs):
+        raise No(f"{node.op} cannot work on a padded tensor")
+    return False
+
+
+def _on(*ops: str) -> Callable[[Handler], Handler]:
+    def keep(handler: Handler) -> Handler:
+        _HANDLERS.update(dict.fromkeys(ops, handler))
+        return handler
+
+    return keep
+
+
+def _lowest(tensor: Any) -> Any:
+    dtype = np.dtype(tensor.dtype)
+    return np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min
+
+
+def _highest(tensor: Any) -> Any:
+    dtype = np.dtype(tensor.dtype)
+    return np.iinfo(dtype).max if dtype.kind in "iu" else np.finfo(dtype).max
+
+
+def _numbers(bounds: Bounds, node: gs.Node, place: int, attribute: str = "") -> list[int] | None:
+    """Whole numbers given as a constant operand or an attribute; None if there are none.
+
+    Raises:
+        No: the operand is not constant.
+    """
+    if attribute and attribute in node.attrs:
+        return [int(v) for v in np.asarray(node.attrs[attribute]).reshape(-1)]
+    if len(node.inputs) <= place or not node.inputs[place].name:
+        return None
+    value = bounds.number(node.inputs[place])
+    if value is None:
+        raise No(f"operand {place} of {node.op} is not constant")
+    return [int(v) for v in value.reshape(-1)]
+
+
+def _given(node: gs.Node, place: int) -> bool:
+    return len(node.inputs) > place and bool(node.inputs[place].name)
+
+
+def _only_first(bounds: Bounds, node: gs.Node) -> dict[int, Dim]:
+    """Padded axes of the first operand.
+
+    Raises:
+        No: another operand is padded.
+    """
+    if any(t.name in bounds.padded for t in node.inputs[1:]):
+        raise No(f"a padded operand of {node.op} other than the first")
+    return bounds.padded.get(node.inputs[0].name, {})
+
+
+# -- entries by themselves ------------------------------------------------------------------------------
+
+
+def _per_entry(bounds: Bounds, node: gs.Node) -> bool:
+    """Operands broadcast from the back; who is padded along an axis is so by the same size, or has size 1 there."""
+    shapes = [(t, bounds.dims(t)) for t in node.inputs if t.name]
+    rank = max(len(d) for _, d in shapes)
+    found: dict[int, Dim] = {}
+    for axis in range(rank):
+        here = [d[axis - rank + len(d)] for _, d in shapes if axis - rank + len(d) >= 0]
+        wide = {d for d in here if d != ONE}
+        if len(wide) > 1:
+            raise No(f"sizes {', '.join(sorted(map(str, wide)))} meet along axis {axis} of {node.op}")
+        found[axis] = next(iter(wide), ONE)
+    for tensor in node.outputs:
+        if tensor.name:
+            bounds.pad(tensor, found)
+    return False
+
+
+@_on(*PER_SAMPLE)
+def _per_sample(bounds: Bounds, node: gs.Node) -> bool:
+    own = _only_first(bounds, node)
+    if set(own) != {0} or node.attrs.get("training_mode", 0):
+        raise No(f"{node.op} works along a padded axis")
+    bounds.pad(node.outputs[0], own)
+    return False
+
+
+@_on("LayerNormalization", "RMSNormalization")
+def _normalization(bounds: Bounds, node: gs.Node) -> bool:
+    own = _only_first(bounds, node)
+    rank = len(bounds.dims(node.inputs[0]))
+    if any(a >= int(node.attrs.get("axis", -1)) % rank for a in own):
+        raise No(f"{node.op} works along a padded axis")
+    bounds.pad(node.outputs[0], own)
+    return False
+
+
+# -- layout ---------------------------------------------------------------------------------------------
+
+
+@_on("Transpose")
+def _transpose(bounds: Bounds, node: gs.Node) -> bool:
+    rank = len(bounds.dims(node.inputs[0]))
+    perm = list(node.attrs.get("perm") or range(rank)[::-1])
+    own = bounds.padded[node.inputs[0].name]
+    bounds.pad(node.outputs[0], {perm.index(a): d for a, d in own.items()})
+    return False
+
+
+@_on("Unsqueeze")
+def _unsqueeze(bounds: Bounds, node: gs.Node) -> bool:
+    rank = len(bounds.dims(node.inputs[0]))
+    axes = _numbers(bounds, node, 1, "axes") or []
+    new = {a % (rank + len(axes)) for a in axes}
+    old = [a for a in range(rank + len(axes)) if a not in new]
+    own = _only_first(bounds, node)
+    bounds.pad(node.outputs[0], {old[a]: d for a, d in own.items()})
+    return False
+
+
+@_on("Squeeze")
+def _squeeze(bounds: Bounds, node: gs.Node) -> bool:
+    dims = bounds.dims(node.inputs[0])
+    axes = _numbers(bounds, node, 1, "axes")
+    gone = {a % len(dims) for a in axes} if axes is not None else {a for a, d in enumerate(dims) if d == ONE}
+    own = _only_first(bounds, node)
+    if gone & set(own):
+        raise No("a padded axis is squeezed")
+    bounds.pad(node.outputs[0], {a - sum(g < a for g in gone): d for a, d in own.items()})
+    return False
+
+
+@_on("Flatten")
+def _flatten(bounds: Bounds, node: gs.Node) -> bool:
+    dims = bounds.dims(node.inputs[0])
+    axis = int(node.attrs.get("axis", 1))
+    axis = axis + len(dims) if axis < 0 else axis
+    return _reshaped(bounds, node, dims, [product(dims[:axis]), product(dims[axis:])])
+
+
+@_on("Reshape")
+def _reshape(bounds: Bounds, node: gs.Node) -> bool:
+    wanted = bounds.elements(node.inputs[1])
+    if wanted is None:
+        raise No("the shape of a reshape is computed from data")
+    dims = bounds.dims(node.inputs[0])
+    after: list[Dim | None] = []
+    for axis, dim in enumerate(wanted.reshape(-1)):
+        if dim.number == 0 and not node.attrs.get("allowzero", 0):
+            after.append(dims[axis])
+        else:
+            after.append(None if dim.number == -1 else dim)
+    if None in after:
+        rest = product([d for d in after if d is not None])
+        missing = total(dims).over(rest)
+        if missing is None:
+            raise No(f"{total(dims)} elements are not a multiple of {rest}")
+        after[after.index(None)] = missing
+    return _reshaped(bounds, node, dims, [d for d in after if d is not None])
+
+
+def _reshaped(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Dim]) -> bool:
+    source = node.inputs[0]
+    places = regrouped(before, after)
+    if places is None:
+        if source.name in bounds.padded:
+            shapes = f"{[*map(str, before)]} to {[*map(str, after)]}"
+            raise No(f"a reshape from {shapes} would leave padding between what is real")
+        if any(not d.exact for d in after):
+            raise No("a reshape to a size that depends on data")
+        places = {}
+    bounds.instead(node, "Reshape", source, _layout(bounds, after))
+    output = bounds._out[-1].outputs[0]
+    bounds.pad(output, {b: after[b] for b in places.values()})
+    return True
+
+
+def _layout(bounds: Bounds, dims: list[Dim]) -> Any:
+    """A shape for Reshape with rooms; one free dim is left to the operator."""
+    rooms = [bounds.room(d) for d in dims]
+    if rooms.count(None) == 1:
+        return np.asarray([-1 if r is None else r for r in rooms], np.int64)
+    return bounds.value(dims, rooms=True)
+
+
+@_on("Expand")
+def _expand(bounds: Bounds, node: gs.Node) -> bool:
+    wanted = bounds.elements(node.inputs[1])
+    if wanted is None:
+        if node.inputs[0].name in bounds.padded:
+            raise No("the shape of an Expand is computed from data")
+        return False
+    before, shape = bounds.dims(node.inputs[0]), list(wanted.reshape(-1))
+    rank = max(len(before), len(shape))
+    before = [ONE] * (rank - len(before)) + before
+    shape = [ONE] * (rank - len(shape)) + shape
+    after = []
+    for a, b in zip(before, shape, strict=True):
+        if ONE not in (a, b) and a != b:
+            raise No(f"sizes {a} and {b} meet in Expand")
+        after.append(b if a == ONE else a)
+    bounds.instead(node, "Expand", node.inputs[0], bounds.value(shape, rooms=True))
+    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(after)))
+    return True
+
+
+@_on("Tile")
+def _tile(bounds: Bounds, node: gs.Node) -> bool:
+    repeats = bounds.elements(node.inputs[1])
+    if repeats is None:
+        raise No("the repeats of a Tile are computed from data")
+    own = bounds.padded.get(node.inputs[0].name, {})
+    dims = bounds.dims(node.inputs[0])
+    after = []
+    for axis, (dim, times) in enumerate(zip(dims, repeats.reshape(-1), strict=True)):
+        if times != ONE and (axis in own or (not times.exact and dim != ONE)):
+            raise No("a Tile would leave padding between what is real")
+        after.append(dim * times)
+    bounds.instead(node, "Tile", node.inputs[0], bounds.value(repeats.reshape(-1), rooms=True))
+    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(after)))
+    return True
+
+
+@_on("ConstantOfShape")
+def _constant_of_shape(bounds: Bounds, node: gs.Node) -> bool:
+    shape = bounds.elements(node.inputs[0])
+    if shape is None:
+        return False
+    attributes = {k: v for k, v in node.attrs.items() if k == "value"}
+    bounds.instead(node, "ConstantOfShape", bounds.value(shape.reshape(-1), rooms=True), **attributes)
+    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(shape.reshape(-1))))
+    return True
+
+
+@_on("Range")
+def _range(bounds: Bounds, node: gs.Node) -> bool:
+    limit = bounds.elements(node.inputs[1])
+    start, step = bounds.number(node.inputs[0]), bounds.number(node.inputs[2])
+    if limit is None or limit.reshape(-1)[0].exact:
+        return False
+    if start is None or step is None or int(start) != 0 or int(step) != 1:
+        raise No("a Range to a size that depends on data, not from 0 in steps of 1")
+    (dim,) = limit.reshape(-1)
+    room = bounds.room(dim)
+    if room is None:
+        raise No("a padded size is a multiple of a free dim")
+    bounds.instead(node, "Identity", np.arange(room, dtype=start.dtype))
+    bounds.pad(bounds._out[-1].outputs[0], {0: dim})
+    return True
+
+
+@_on("Pad")
+def _pad(bounds: Bounds, node: gs.Node) -> bool:
+    own = _only_first(bounds, node)
+    rank = len(bounds.dims(node.inputs[0]))
+    pads = _numbers(bounds, node, 1, "pads") or []
+    given = _numbers(bounds, node, 3)
+    axes = [a % rank for a in given] if given is not None else list(range(rank))
+    for i, axis in enumerate(axes):
+        if axis in own and (pads[i] or pads[i + len(axes)]):
+            raise No("a Pad along a padded axis")
+    bounds.pad(node.outputs[0], own)
+    return False
+
+
+@_on("Split")
+def _split(bounds: Bounds, node: gs.Node) -> bool:
+    own = _only_first(bounds, node)
+    if int(node.attrs.get("axis", 0)) % len(bounds.dims(node.inputs[0])) in own:
+        raise No("a Split of a padded axis")
+    for tensor in node.outputs:
+        bounds.pad(tensor, own)
+    return False
+
+
+@_on("Concat")
+def _concat(bounds: Bounds, node: gs.Node) -> bool:
+    """Side by side; along a padded axis, what is real is brought together by a Gather."""
+    parts = [bounds.dims(t) for t in node.inputs]
+    rank = len(parts[0])
+    along = int(node.attrs["axis"]) % rank
+    found: dict[int, Dim] = {}
+    for axis in range(rank):
+        if axis == along:
+            continue
+        here = {p[axis] for p in parts}
+        if len(here) > 1:
+            raise No(f"sizes {', '.join(sorted(map(str, here)))} meet along axis {axis} of Concat")
+        found[axis] = here.pop()
+    lengths = [p[along] for p in parts]
+    if all(d.exact for d in lengths):
+        bounds.pad(node.outputs[0], found)
+        return False
+    rooms = [bounds.room(d) for d in lengths]
+    if any(r is None for r in rooms):
+        raise No("a Concat of padded and free sizes")
+    whole = sum(r for r in rooms if r is not None)
+    scalars = [bounds.scalar(d) for d in lengths]
+    ends = [scalars[0]]
+    for scalar in scalars[1:]:
+        ends.append(bounds.emit("Add", ends[-1], scalar))
+    name = "+".join(map(str, lengths))
+    dim = bounds.atom(name, ends[-1], 0, whole)
+    found[along] = dim
+    if all(d.exact for d in lengths[:-1]):
+        bounds.pad(node.outputs[0], found)
+        return False
+    together = bounds.emit("Concat", *node.inputs, axis=along)
+    places: Any = bounds.const(np.arange(whole, dtype=np.int64))
+    zero = np.asarray(0, np.int64)
+    base = places
+    for room, scalar, end, length in zip(rooms, scalars, ends, lengths[:-1], strict=False):
+        if length.exact:
+            continue
+        behind = bounds.emit("Not", bounds.emit("Less", base, end, dtype=np.bool_))
+        gap = bounds.emit("Sub", np.asarray(room, np.int64), scalar)
+        places = bounds.emit("Add", places, bounds.emit("Where", behind, gap, zero, dtype=np.int64))
+    last = np.asarray(whole - 1, np.int64)
+    inside = bounds.emit("Less", places, last, dtype=np.bool_)
+    places = bounds.emit("Where", inside, places, last, dtype=np.int64)
+    bounds.instead(node, "Gather", together, places, axis=along)
+    bounds.pad(bounds._out[-1].outputs[0], found)
+    return True
+
+
+# -- along axes -----------------------------------------------------------------------------------------
+
+
+@_on("Slice")
+def _slice(bounds: Bounds, node: gs.Node) -> bool:
+    data = node.inputs[0]
+    dims = bounds.dims(data)
+    legacy = "starts" in node.attrs
+    if legacy:
+        starts = sized(Dim(int(v)) for v in node.attrs["starts"])
+        ends = sized(Dim(int(v)) for v in node.attrs["ends"])
+        axes = [int(a) % len(dims) for a in node.attrs.get("axes", range(len(starts)))]
+        steps = [1] * len(axes)
+    else:
+        found = bounds.elements(node.inputs[1]), bounds.elements(node.inputs[2])
+        if found[0] is None or found[1] is None:
+            if data.name in bounds.padded:
+                raise No("a Slice with bounds from data")
+            return False
+        starts, ends = found[0].reshape(-1), found[1].reshape(-1)
+        axes = [a % len(dims) for a in _numbers(bounds, node, 3) or range(len(starts))]
+        steps = _numbers(bounds, node, 4) or [1] * len(axes)
+    after = dict(bounds.padded.get(data.name, {}))
+    first: list[int] = []
+    last: list[Dim] = []
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if axis not in after and start.exact and end.exact:
+            if start.number is None:
+                raise No("a Slice that starts at a free dim")
+            first.append(start.factor)
+            last.append(end)
+            continue
+        if step != 1 or start.number is None or start.factor < 0:
+            raise No("a Slice of a padded axis that does not run forwards from a number")
+        after[axis], stop = _cut(bounds, dims[axis], start.factor, end)
+        first.append(start.factor)
+        last.append(Dim(stop))
+    values = [np.asarray(first, np.int64), bounds.value(last), np.asarray(axes, np.int64)]
+    if legacy:
+        node.attrs["ends"] = [d.factor for d in last]
+        bounds.pad(node.outputs[0], after)
+        return False
+    bounds.instead(node, "Slice", data, *values, np.asarray(steps, np.int64))
+    bounds.pad(bounds._out[-1].outputs[0], after)
+    return True
+
+
+def _cut(bounds: Bounds, dim: Dim, start: int, end: Dim) -> tuple[Dim, int]:
+    """Size of what is left of an axis, and where the room for it ends."""
+    room = bounds.room(dim)
+    if room is None:
+        raise No("a padded size is a multiple of a free dim")
+    if end.number is not None and end.factor >= INT_MAX:
+        end = dim
+    if end.number is not None and end.factor < 0:
+        scalar = bounds.emit("Add", bounds.scalar(dim), np.asarray(end.factor, np.int64))
+        left, stop = (
+            bounds.atom(f"({dim}{end.factor})", scalar, 0, max(room + end.factor, 0)),
+            room + end.factor,
+        )
+    elif end == dim:
+        left, stop = dim, room
+    else:
+        limit = bounds.room(end)
+        stop = room if limit is None else min(room, limit)
+        left = bounds.smaller(dim, end)
+    if start:
+        value = bounds.emit("Sub", bounds.scalar(left), np.asarray(start, np.int64))
+        zero = np.asarray(0, np.int64)
+        value = bounds.emit(
+            "Where", bounds.emit("Less", value, zero, dtype=np.bool_), zero, value, dtype=np.int64
+        )
+        left = bounds.atom(f"({left}-{start})", value, 0, max(stop - start, 0))
+    return left, stop
+
+
+REDUCTIONS: dict[str, Callable[[Any], Any]] = {
+    "ReduceSum": lambda t: 0,
+    "ReduceL1": lambda t: 0,
+    "ReduceL2": lambda t: 0,
+    "ReduceSumSquare": lambda t: 0,
+    "ReduceLogSum": lambda t: 0,
+    "ReduceProd": lambda t: 1,
+    "ReduceMax": _lowest,
+    "ReduceLogSumExp": _lowest,
+    "ReduceMin": _highest,
+    "ReduceMean": lambda t: 0,
+}
+"""What padding becomes so that it does not count."""
+
+
+@_on(*REDUCTIONS)
+def _reduce(bounds: Bounds, node: gs.Node) -> bool:
+    source = node.inputs[0]
+    dims = bounds.dims(source)
+    given = _numbers(bounds, node, 1, "axes")
+    if given is None and node.attrs.get("noop_with_empty_axes", 0):
+        return _per_entry(bounds, node)
+    axes = {a % len(dims) for a in given} if given else set(range(len(dims)))
+    own = _only_first(bounds, node)
+    keep = bool(node.attrs.get("keepdims", 1))
+    left = {a if keep else a - sum(x < a for x in axes): d for a, d in own.items() if a not in axes}
+    inside = axes & set(own)
+    if inside:
+        node.inputs[0] = bounds.masked(source, REDUCTIONS[node.op](source), inside)
+    if inside and node.op == "ReduceMean":
+        node.op = "ReduceSum"
+        if bounds._opset >= 13 and "axes" in node.attrs:
+            node.inputs.append(bounds.const(np.asarray(node.attrs.pop("axes"), np.int64)))
+        count = bounds.scalar(product([dims[a] for a in sorted(axes)]))
+        import onnx
+
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(source.dtype))
+        divisor = bounds.emit("Cast", count, dtype=source.dtype, to=kind)
+        _then(bounds, node, "Div", divisor)
+        bounds.pad(bounds._out[-1].outputs[0], left)
+        return True
+    bounds.pad(node.outputs[0], left)
+    return False
+
+
+def _then(bounds: Bounds, node: gs.Node, op: str, operand: Any) -> None:
+    """Write a node, and another behind it that makes its output from what it made."""
+    import onnx_graphsurgeon as gs
+
+    output = node.outputs[0]
+    bounds._count += 1
+    between = gs.Variable(f"surgery/sizes/before_{bounds._count}", output.dtype)
+    node.outputs.clear()
+    node.outputs.append(between)
+    bounds.write(node)
+    bounds._done.add(between.name)
+    last = gs.Node(op, between.name + "/then", {}, [between, operand], [output])
+    bounds.provenance[output.name] = {"surgery.rule": "keep-sizes"}
+    bounds.write(last)
+
+
+@_on("ArgMax", "ArgMin")
+def _arg(bounds: Bounds, node: gs.Node) -> bool:
+    source = node.inputs[0]
+    axis = int(node.attrs.get("axis", 0)) % len(bounds.dims(source))
+    own = bounds.padded[source.name]
+    if axis in own:
+        fill = _lowest(source) if node.op == "ArgMax" else _highest(source)
+        node.inputs[0] = bounds.masked(source, fill, [axis])
+    keep = bool(node.attrs.get("keepdims", 1))
+    bounds.pad(node.outputs[0], {a if keep or a < axis else a - 1: d for a, d in own.items() if a != axis})
+    return False
+
+
+@_on("Softmax", "LogSoftmax", "Hardmax")
+def _softmax(bounds: Bounds, node: gs.Node) -> bool:
+    source = node.inputs[0]
+    rank = len(bounds.dims(source))
+    own = bounds.padded[source.name]
+    if bounds._opset < 13:
+        start = int(node.attrs.get("axis", 1)) % rank
+        axes = [a for a in own if a >= start]
+    else:
+        axes = [a for a in own if a == int(node.attrs.get("axis", -1)) % rank]
+    if axes:
+        node.inputs[0] = bounds.masked(source, _lowest(source), axes)
+    bounds.pad(node.outputs[0], own)
+    return False
+
+
+@_on("CumSum")
+def _cumsum(bounds: Bounds, node: gs.Node) -> bool:
+    source = node.inputs[0]
+    own = _only_first(bounds, node)
+    axis = _numbers(bounds, node, 1)
+    if axis is None or (node.attrs.get("reverse", 0) and axis[0] % len(bounds.dims(source)) in own):
+        node.inputs[0] = bounds.masked(source, 0)
+    bounds.pad(node.outputs[0], own)
+    return False
+
+
+@_on("TopK")
+def _topk(bounds: Bounds, node: gs.Node) -> bool:
+    source = node.inputs[0]
+    dims = bounds.dims(source)
+    axis = int(node.attrs.get("axis", -1)) % len(dims)
+    own = dict(bounds.padded.get(source.name, {}))
+    wanted = bounds.elements(node.inputs[1])
+    if wanted is None:
+        raise No("k of a TopK is computed from data")
+    k = wanted.reshape(-1)[0]
+    if axis in own:
+        fill = _lowest(source) if node.attrs.get("largest", 1) else _highest(source)
+        node.inputs[0] = bounds.masked(source, fill, [axis])
+    if not k.exact:
+        room, limit = bounds.room(k), bounds.room(dims[axis])
+        if room is None or limit is None:
+            raise No("k of a TopK is a multiple of a free dim")
+        node.inputs[1] = bounds.const(np.asarray([min(room, limit)], np.int64))
+    own[axis] = k
+    for tensor in node.outputs:
+        if tensor.name:
+            bounds.pad(tensor, own)
+    return False
+
+
+@_on("MatMul")
+def _matmul(bounds: Bounds, node: gs.Node) -> bool:
+    left, right = (bounds.dims(t) for t in node.inputs[:2])
+    if len(left) < 2 or len(right) < 2:
+        raise No("a MatMul with a vector")
+    if not left[-1].exact or not right[-2].exact:
+        node.inputs[0] = bounds.masked(node.inputs[0], 0, [len(left) - 1])
+        node.inputs[1] = bounds.masked(node.inputs[1], 0, [len(right) - 2])
+    rank = max(len(left), len(right))
+    found: dict[int, Dim] = {rank - 2: left[-2], rank - 1: right[-1]}
+    for axis in range(rank - 2):
+        here = {d[axis - rank + len(d)] for d in (left, right) if axis - rank + len(d) >= 0} - {ONE}
+        if len(here) > 1:
+            raise No("sizes meet in a MatMul")
+        found[axis] = next(iter(here), ONE)
+    bounds.pad(node.outputs[0], found)
+    return False
+
+
+@_on("Gemm")
+def _gemm(bounds: Bounds, node: gs.Node) -> bool:
+    left, right = (bounds.dims(t) for t in node.inputs[:2])
+    turned = bool(node.attrs.get("transA", 0)), bool(node.attrs.get("transB", 0))
+    inner = (0 if turned[0] else 1), (1 if turned[1] else 0)
+    if not left[inner[0]].exact or not right[inner[1]].exact:
+        node.inputs[0] = bounds.masked(node.inputs[0], 0, [inner[0]])
+        node.inputs[1] = bounds.masked(node.inputs[1], 0, [inner[1]])
+    bounds.pad(node.outputs[0], {0: left[1 - inner[0]], 1: right[1 - inner[1]]})
+    return False
+
+
+# -- positions ------------------------------------------------------------------------------------------
+
+
+def _positions(bounds: Bounds, indices: Any, dim: Dim) -> Any:
+    """Indices along an axis that may be padded: none beyond the room, those from the end from the true one."""
+    indices = bounds.masked(indices, 0)
+    value = bounds.number(indices)
+    if value is not None and (value >= 0).all():
+        return indices
+    if dim.exact and value is not None:
+        return indices
+    if np.dtype(indices.dtype) != np.int64:
+        indices = bounds.emit("Cast", indices, dtype=np.int64, to=7)
+    if dim.exact:
+        return indices
+    zero = np.asarray(0, np.int64)
+    behind = bounds.emit("Less", indices, zero, dtype=np.bool_)
+    return bounds.emit(
+        "Where", behind, bounds.emit("Add", indices, bounds.scalar(dim)), indices, dtype=np.int64
+    )
+
+
+@_on("Gather")
+def _gather(bounds: Bounds, node: gs.Node) -> bool:
+    data, indices = node.inputs
+    dims, inner = bounds.dims(data), bounds.dims(indices)
+    along = int(node.attrs.get("axis", 0)) % len(dims)
+    found = {a if a < along else a + len(inner) - 1: d for a, d in enumerate(dims) if a != along}
+    found.update({along + a: d for a, d in enumerate(inner)})
+    node.inputs[1] = _positions(bounds, indices, dims[along])
+    bounds.pad(node.outputs[0], found)
+    return False
+
+
+@_on("GatherElements")
+def _gather_elements(bounds: Bounds, node: gs.Node) -> bool:
+    data, indices = node.inputs
+    dims, inner = bounds.dims(data), bounds.dims(indices)
+    along = int(node.attrs.get("axis", 0)) % len(dims)
+    node.inputs[1] = _positions(bounds, indices, dims[along])
+    bounds.pad(node.outputs[0], dict(enumerate(inner)))
+    return False
+
+
+@_on("GatherND")
+def _gather_nd(bounds: Bounds, node: gs.Node) -> bool:
+    data, indices = node.inputs
+    dims, inner = bounds.dims(data), bounds.dims(indices)
+    batch, depth = int(node.attrs.get("batch_dims", 0)), inner[-1].number
+    if depth is None:
+        raise No("the length of an index depends on data")
+    value = bounds.number(indices)
+    if any(not d.exact for d in dims[batch : batch + depth]) and value is not None and (value < 0).any():
+        raise No("indices from the end of a padded axis")
+    node.inputs[1] = bounds.masked(indices, 0)
+    found = [*inner[:-1], *dims[batch + depth :]]
+    bounds.pad(node.outputs[0], dict(enumerate(found)))
+    return False
+
+
+@_on("ScatterND")
+def _scatter_nd(bounds: Bounds, node: gs.Node) -> bool:
+    """What is padding goes to a row behind the others, which is cut off."""
+    data, indices = node.inputs[:2]
+    dims, inner = bounds.dims(data), bounds.dims(indices)
+    depth = inner[-1].number
+    if depth is None:
+        raise No("the length of an index depends on data")
+    if all(d.exact for d in inner):
+        bounds.pad(node.outputs[0], dict(enumerate(dims)))
+        return False
+    rows = bounds.room(dims[0])
+    shape = [bounds.room(d) for d in dims[1:]]
+    if rows is None or any(s is None for s in shape):
+        raise No("a ScatterND into a tensor of free size")
+    spare = np.zeros([1, *(s for s in shape if s is not None)], np.dtype(data.dtype))
+    outside = np.zeros([1] * (len(inner) - 1) + [depth], np.dtype(indices.dtype))
+    outside[..., 0] = rows
+    where: Any = indices
+    for axis, dim in enumerate(inner[:-1]):
+        if not dim.exact:
+            real = bounds.mask(dim, len(inner) - 1 - axis)
+            where = bounds.emit("Where", real, where, outside, dtype=indices.dtype)
+    node.inputs[0] = bounds.emit("Concat", data, spare, axis=0)
+    node.inputs[1] = where
+    one, zero = np.asarray([rows], np.int64), np.asarray([0], np.int64)
+    _then_slice(bounds, node, zero, one)
+    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(dims)))
+    return True
+
+
+def _then_slice(bounds: Bounds, node: gs.Node, start: Any, end: Any) -> None:
+    import onnx_graphsurgeon as gs
+
+    output = node.outputs[0]
+    bounds._count += 1
+    between = gs.Variable(f"surgery/sizes/whole_{bounds._count}", output.dtype)
+    node.outputs.clear()
+    node.outputs.append(between)
+    bounds.write(node)
+    bounds._done.add(between.name)
+    operands = [between, bounds.const(start), bounds.const(end), bounds.const(np.asarray([0], np.int64))]
+    bounds.provenance[output.name] = {"surgery.rule": "keep-sizes"}
+    bounds.write(gs.Node("Slice", between.name + "/then", {}, operands, [output]))
+
+
+@_on("RoiAlign")
+def _roi_align(bounds: Bounds, node: gs.Node) -> bool:
+    if node.inputs[0].name in bounds.padded:
+        raise No("a RoiAlign of padded images")
+    dim = bounds.dims(node.inputs[1])[0]
+    if bounds.dims(node.inputs[2])[0] != dim:
+        raise No("a RoiAlign with different numbers of boxes and images")
+    node.inputs[1] = bounds.masked(node.inputs[1], 0)
+    node.inputs[2] = bounds.masked(node.inputs[2], 0)
+    bounds.pad(node.outputs[0], {0: dim})
+    return False
+
+
+@_on("OneHot")
+def _one_hot(bounds: Bounds, node: gs.Node) -> bool:
+    if any(t.name in bounds.padded for t in node.inputs[1:]):
+        raise No("a OneHot of padded depth")
+    dims = bounds.dims(node.inputs[0])
+    axis = int(node.attrs.get("axis", -1)) % (len(dims) + 1)
+    own = bounds.padded[node.inputs[0].name]
+    node.inputs[0] = bounds.masked(node.inputs[0], 0)
+    bounds.pad(node.outputs[0], {a + (a >= axis): d for a, d in own.items()})
+    return False
+
+
+@_on("Shape", "Size")
+def _shape(bounds: Bounds, node: gs.Node) -> bool:
+    """True sizes."""
+    dims = bounds.dims(node.inputs[0])
+    if node.op == "Size":
+        found = sized([total(dims)])
+        bounds.instead(node, "Identity", bounds.scalar(found[0]))
+        bounds.sizes[bounds._out[-1].outputs[0].name] = found.reshape(())
+        return True
+    part = dims[node.attrs.get("start", 0) : node.attrs.get("end", len(dims))]
+    bounds.instead(node, "Identity", bounds.value(part))
+    bounds.sizes[bounds._out[-1].outputs[0].name] = sized(part)
+    return True
+
+
+@_on("If", "Loop", "Scan")
+def _body(bounds: Bounds, node: gs.Node) -> bool:
+    if any(t.name in bounds.padded for t in node.inputs):
+        raise No(f"{node.op} cannot work on a padded tensor")
+    return False
+
+
+def _prepare_nms(bounds: Bounds, node: gs.Node) -> bool:
+    """Boxes that are padding get a score that is below every threshold."""
+    boxes, scores = node.inputs[:2]
+    own = bounds.padded.get(scores.name, {})
+    if set(own) - {2} or set(bounds.padded.get(boxes.name, {})) - {1}:
+        raise No("a NonMaxSuppression of padded images or classes")
+    if bounds.dims(boxes)[1] != bounds.dims(scores)[2]:
+        raise No("a NonMaxSuppression of different numbers of boxes and scores")
+    if own:
+        node.inputs[0] = bounds.masked(boxes, 0)
+        node.inputs[1] = bounds.masked(scores, _lowest(scores))
+        import onnx_graphsurgeon as gs
+
+        while len(node.inputs) < 5:
+            node.inputs.append(gs.Variable.empty())
+        if not node.inputs[4].name:
+            node.inputs[4] = bounds.const(np.asarray([_lowest(scores)], np.float32))
+    if _given(node, 2) and bounds.number(node.inputs[2]) is None:
+        most = bounds.elements(node.inputs[2])
+        limit = None if most is None else bounds.room(most.reshape(-1)[0])
+        if limit is not None:
+            node.inputs[2] = bounds.const(np.asarray([limit], np.int64))
+    return False

@@ -1,0 +1,162 @@
+"""Arithmetic on sizes: what a tensor of sizes becomes behind the operators that exporters compute sizes with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.bounded.dims import Dim
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.graph.bounded.work import Bounds, Elements
+
+SIZE_OPS = frozenset(
+    {
+        "Add", "Cast", "Concat", "Div", "Gather", "Identity", "Max", "Min", "Mul", "ReduceProd", "Reshape", "Slice",
+        "Squeeze", "Sub", "Unsqueeze", "Where", "Flatten", "ReduceMin", "ReduceMax", "ReduceSum",
+    }
+)  # fmt: skip
+"""Operators whose results on sizes are sizes."""
+
+
+def compute_sizes(bounds: Bounds, node: gs.Node) -> Elements | None:
+    """The sizes that a node's output stands for; None if its operands are no sizes, or the result is none."""
+    if any(t.name in bounds.padded for t in node.inputs):
+        return None
+    if not any(t.name in bounds.sizes for t in node.inputs):
+        return None
+    operands = [bounds.elements(t) if t.name else None for t in node.inputs]
+    if operands[0] is None and node.op != "Where":
+        return None
+    found = _compute(bounds, node, operands)
+    return found if found is not None and all(isinstance(d, Dim) for d in found.reshape(-1)) else None
+
+
+def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> Elements | None:
+    first = operands[0]
+    if node.op in ("Cast", "Identity"):
+        return first if node.op == "Identity" or int(node.attrs.get("to", 0)) in (6, 7) else None
+    if node.op in ("Add", "Sub", "Mul", "Div", "Min", "Max"):
+        return _arithmetic(bounds, node, operands)
+    if first is None:
+        return None
+    if node.op in ("Squeeze", "Unsqueeze", "Reshape", "Flatten"):
+        return _layout(bounds, node, first)
+    if node.op == "Concat":
+        if any(o is None for o in operands):
+            return None
+        return np.concatenate([o for o in operands if o is not None], int(node.attrs["axis"]))
+    if node.op == "Gather":
+        index = bounds.number(node.inputs[1])
+        axis = int(node.attrs.get("axis", 0))
+        return None if index is None else _array(np.take(first, index.astype(np.int64), axis))
+    if node.op == "Slice":
+        return _slice(bounds, node, first)
+    if node.op == "ReduceProd":
+        result = Dim(1)
+        for dim in first.reshape(-1):
+            result = result * dim
+        return _array(result).reshape([1] * first.ndim if node.attrs.get("keepdims", 1) else [])
+    return None
+
+
+def _array(value: Any) -> Elements:
+    if isinstance(value, np.ndarray):
+        return value
+    result = np.empty((), object)
+    result[()] = value
+    return result
+
+
+def _layout(bounds: Bounds, node: gs.Node, first: Elements) -> Elements | None:
+    if node.op == "Reshape":
+        shape = bounds.number(node.inputs[1])
+        return None if shape is None else first.reshape([int(s) for s in shape])
+    if node.op == "Flatten":
+        return first.reshape(1, -1) if first.ndim < 2 else None
+    axes: Any = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1:
+        axes = bounds.number(node.inputs[1])
+        if axes is None:
+            return None
+    if node.op == "Squeeze":
+        if axes is None:
+            return first.squeeze()
+        return first.squeeze(tuple(int(a) for a in np.asarray(axes).reshape(-1)))
+    return _array(np.expand_dims(first, tuple(int(a) for a in np.asarray(axes).reshape(-1))))
+
+
+def _slice(bounds: Bounds, node: gs.Node, first: Elements) -> Elements | None:
+    if first.ndim != 1:
+        return None
+    if "starts" in node.attrs:
+        start, end, step = int(node.attrs["starts"][0]), int(node.attrs["ends"][0]), 1
+    else:
+        values = [bounds.number(t) for t in node.inputs[1:] if t.name]
+        if any(v is None for v in values):
+            return None
+        numbers = [int(v.reshape(-1)[0]) for v in values if v is not None]
+        start, end = numbers[0], numbers[1]
+        step = numbers[3] if len(numbers) > 3 else 1
+    return first[start:end:step]
+
+
+def _arithmetic(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> Elements | None:
+    if any(o is None for o in operands):
+        return None
+    known = [o for o in operands if o is not None]
+    arrays = np.broadcast_arrays(*known)
+    result = np.empty(arrays[0].shape, object)
+    for flat, index in enumerate(np.ndindex(result.shape)):
+        dims = [a[index] for a in arrays]
+        value = dims[0]
+        for other in dims[1:]:
+            value = _two(bounds, node, value, other, flat, last=len(dims) == 2)
+            if value is None:
+                return None
+        result[index] = value
+    return result
+
+
+def _two(bounds: Bounds, node: gs.Node, a: Dim, b: Dim, flat: int, *, last: bool) -> Dim | None:
+    """One size from two; a new one of a name of its own where it is no product."""
+    op = node.op
+    if op == "Mul":
+        return a * b
+    if a.number is not None and b.number is not None:
+        return _numbers(op, a.factor, b.factor)
+    if op in ("Min", "Max") and a == b:
+        return a
+    if op == "Div" and a.over(b) is not None:
+        return a.over(b)
+    if (op in ("Add", "Sub") and b.number == 0) or (op == "Div" and b.number == 1):
+        return a
+    if op == "Min":
+        return bounds.smaller(a, b)
+    room = _room(op, bounds.room(a), bounds.room(b), b)
+    if room is None or not last or node.outputs[0].dtype is None:
+        return None
+    name = f"{op.lower()}({a},{b})"
+    return bounds.atom(name, node.outputs[0], flat, room)
+
+
+def _numbers(op: str, a: int, b: int) -> Dim | None:
+    if op == "Div":
+        return Dim(int(a / b)) if b else None
+    return Dim({"Add": a + b, "Sub": a - b, "Min": min(a, b), "Max": max(a, b)}[op])
+
+
+def _room(op: str, a: int | None, b: int | None, second: Dim) -> int | None:
+    """The largest that a result can be."""
+    if a is None:
+        return None
+    if op == "Sub":
+        return a - second.factor if second.number is not None else a
+    if b is None:
+        return None
+    if op == "Div":
+        return a // second.factor if second.number else None
+    return {"Add": a + b, "Max": max(a, b)}.get(op)

@@ -1,0 +1,461 @@
+"""Following padded tensors through a graph.
+
+A tensor whose size depends on data has a fixed size here, its room, and what is real stands in front of the
+padding along each such axis; how much of it is real is a *count*, an int64 tensor of rank 0. Each operator behind
+it is changed so that the same holds for what it makes: what is summed over is masked, sizes read off a shape are
+true sizes, sizes given to an operator are rooms. So the graph keeps to fixed sizes and computes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.bounded.dims import FREE, ONE, Dim, product
+from surgery.graph.control_flow import captured_names
+from surgery.graph.convert import constant, is_external, value_of
+from surgery.graph.infer import is_static
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
+
+    Elements = NDArray[np.object_]
+
+SMALL = 4096
+"""Elements up to which constants are looked at as sizes."""
+
+
+class Unbounded(Exception):  # noqa: N818 - an answer
+    """A node cannot work on padded tensors; the text says why."""
+
+    def __init__(self, node: gs.Node, tensor: str, why: str) -> None:
+        super().__init__(why)
+        self.node, self.tensor, self.why = node, tensor, why
+
+
+class No(Exception):  # noqa: N818 - an answer
+    """Raised by the handler of an operator: why it cannot work on this."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the value of a count is found: an element of a tensor of whole numbers, and its largest value."""
+
+    tensor: Any
+    index: int
+    room: int
+
+
+@dataclass
+class Bounds:
+    """What is padded in a graph, and by how much.
+
+    Attributes:
+        provenance: First output of each new node to the metadata stamped on it.
+        padded: Tensor name to its padded axes and their true sizes.
+        sizes: Tensor name to the sizes that its elements stand for.
+        sources: Count to where its value is.
+    """
+
+    provenance: dict[str, dict[str, str]]
+    padded: dict[str, dict[int, Dim]] = field(default_factory=dict)
+    sizes: dict[str, Elements] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+    _free: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    _scalars: dict[str, Any] = field(default_factory=dict)
+    _masks: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
+    _out: list[Any] = field(default_factory=list)
+    _count: int = 0
+    _opset: int = 18
+
+    def add(self, tensor: Any, axis: int, count: Any, room: int) -> None:
+        """Take a tensor for padded.
+
+        Args:
+            tensor: The tensor; its size along the axis is the room.
+            axis: The axis.
+            count: int64 tensor of rank 0.
+            room: Size along the axis.
+        """
+        self.sources.setdefault(count.name, Source(count, 0, room))
+        self._scalars.setdefault(count.name, count)
+        self.padded.setdefault(tensor.name, {})[axis] = Dim(1, (count.name,))
+
+    @property
+    def rooms(self) -> dict[str, int]:
+        """Largest value of each count."""
+        return {name: source.room for name, source in self.sources.items()}
+
+    # -- the pass -----------------------------------------------------------------------------------
+
+    def follow(self, graph: gs.Graph, waits: Callable[[gs.Node], bool]) -> list[gs.Node]:
+        """Change the nodes behind padded tensors, in place, up to nodes that wait.
+
+        Args:
+            graph: The graph, in topological order.
+            waits: Whether the size of what a node makes depends on data, and the node is still to be replaced: its
+                operands are masked, and what is behind it is left for a later call. Asked only once all in front
+                of a node is done.
+
+        Returns:
+            The nodes that wait and have nothing in front of them that waits.
+
+        Raises:
+            Unbounded: a node cannot work on padded tensors.
+        """
+        from surgery.graph.bounded.operators import prepare
+
+        self._opset = int(graph.opset)
+        self._out = []
+        found = []
+        blocked: set[str] = set()
+        for node in list(graph.nodes):
+            name = next((t.name for t in node.outputs if t.name), "")
+            reads = {t.name for t in node.inputs if t.name}
+            if node.attrs:
+                reads |= {c for body in node.subgraphs() for c in captured_names(body)}
+            if reads & blocked:
+                blocked.update(t.name for t in node.outputs)
+            elif waits(node):
+                blocked.update(t.name for t in node.outputs)
+                found.append(node)
+                if name not in self._done and any(r in self.padded for r in reads):
+                    self._guard(node, prepare)
+                    self._done.add(name)
+            elif name not in self._done and any(r in self.padded or r in self.sizes for r in reads):
+                self._done.add(name)
+                self._step(node, reads)
+                continue
+            self._out.append(node)
+        graph.nodes.clear()
+        graph.nodes.extend(self._out)
+        self._out = []
+        return found
+
+    def values(self) -> list[Any]:
+        """Tensors that later calls may read: nothing may drop what makes them until all is done."""
+        import onnx_graphsurgeon as gs
+
+        found = [s.tensor for s in self.sources.values()]
+        found += [*self._scalars.values(), *self._masks.values()]
+        return list({id(t): t for t in found if not isinstance(t, gs.Constant)}.values())
+
+    def append_value(self, graph: gs.Graph, dim: Dim, name: str) -> Any:
+        """Write a true size at the end of the graph; an int64 tensor of rank 0 with that name."""
+        import onnx_graphsurgeon as gs
+
+        self._out = []
+        out = gs.Variable(name, np.dtype(np.int64), [])
+        self._out.append(gs.Node("Identity", name, {}, [self.scalar(dim)], [out]))
+        self.provenance[name] = {"surgery.rule": "keep-sizes"}
+        self._done.add(name)
+        graph.nodes.extend(self._out)
+        self._out = []
+        return out
+
+    def _guard(self, node: gs.Node, handler: Any) -> bool:
+        try:
+            return bool(handler(self, node))
+        except No as error:
+            tensor = next((t.name for t in node.inputs if t.name in self.padded), "")
+            raise Unbounded(node, tensor, str(error)) from error
+
+    def _step(self, node: gs.Node, reads: set[str]) -> None:
+        """Handle a node; it is written unless its handler has written something in its place."""
+        from surgery.graph.bounded.operators import handle
+
+        names = [t.name for t in node.outputs if t.name]
+        for tensor in node.outputs:
+            tensor.shape = None  # what was declared holds for the true size
+        inner = reads - {t.name for t in node.inputs}
+        if any(r in self.padded for r in inner):
+            raise Unbounded(
+                node, next(r for r in inner if r in self.padded), "its body reads a padded tensor"
+            )
+        replaced = self._guard(node, handle)
+        if not replaced:
+            self._out.append(node)
+            self.infer(node)
+        self._done.update(names)
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    def emit(self, op: str, *inputs: Any, dtype: Any = None, **attributes: Any) -> Any:
+        """Write a node; its output, with its type inferred.
+
+        Args:
+            op: Operator of the default domain.
+            inputs: Tensors, or arrays that become constants.
+            dtype: Element type of the output; that of the first input if None.
+            attributes: The node's.
+        """
+        import onnx_graphsurgeon as gs
+
+        self._count += 1
+        name = f"surgery/sizes/{op.lower()}_{self._count}"
+        operands = [self.const(i) if isinstance(i, np.ndarray) else i for i in inputs]
+        out = gs.Variable(name, np.dtype(dtype or operands[0].dtype))
+        node = gs.Node(op, name, attributes, operands, [out])
+        self._out.append(node)
+        self._done.add(name)
+        self.provenance[name] = {"surgery.rule": "keep-sizes"}
+        self.infer(node)
+        return out
+
+    def const(self, value: NDArray[Any]) -> Any:
+        """A constant."""
+        self._count += 1
+        return constant(f"surgery/sizes/constant_{self._count}", value)
+
+    def write(self, node: gs.Node) -> None:
+        """Write a node that has been changed, before others that belong to it."""
+        self._out.append(node)
+        self.infer(node)
+
+    def instead(self, node: gs.Node, op: str, *inputs: Any, **attributes: Any) -> None:
+        """Write a node that makes the first output of another one in its place."""
+        import onnx_graphsurgeon as gs
+
+        output = node.outputs[0]
+        operands = [self.const(i) if isinstance(i, np.ndarray) else i for i in inputs]
+        node.outputs.clear()
+        made = gs.Node(op, node.name, attributes, operands, [output])
+        self.provenance[output.name] = {"surgery.rule": "keep-sizes"}
+        self._out.append(made)
+        self.infer(made)
+
+    def infer(self, node: gs.Node) -> None:
+        """Types of a node's outputs from those of its operands."""
+        import onnx
+        from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+        if node.domain not in (None, "", "ai.onnx"):
+            return
+        inputs: list[onnx.ValueInfoProto] = []
+        values: list[onnx.TensorProto] = []
+        for tensor in {t.name: t for t in node.inputs if t.name}.values():
+            known = self.number(tensor)
+            if known is not None and known.size <= SMALL:
+                values.append(onnx.numpy_helper.from_array(known, tensor.name))
+            elif tensor.dtype is not None:
+                kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+                shape = None if tensor.shape is None else list(tensor.shape)
+                inputs.append(onnx.helper.make_tensor_value_info(tensor.name, kind, shape))
+        outputs = [onnx.helper.make_empty_tensor_value_info(t.name) for t in node.outputs if t.name]
+        graph = onnx.helper.make_graph([OnnxExporter.export_node(node)], "one", inputs, outputs, values)
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", self._opset)], ir_version=8
+        )
+        try:
+            found = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception:  # a help; onnx raises many undocumented types
+            return
+        from surgery.graph.infer import dims_of
+
+        by_name = {v.name: v for v in found.graph.output}
+        for tensor in node.outputs:
+            value = by_name.get(tensor.name)
+            if value is None:
+                continue
+            if value.type.tensor_type.elem_type:
+                tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            tensor.shape = dims_of(value)
+
+    # -- what is known of tensors -------------------------------------------------------------------
+
+    def number(self, tensor: Any) -> NDArray[Any] | None:
+        """The value of a constant."""
+        import onnx_graphsurgeon as gs
+
+        if not isinstance(tensor, gs.Constant) or is_external(tensor):
+            return None
+        return value_of(tensor)
+
+    def elements(self, tensor: Any) -> Elements | None:
+        """The sizes that a tensor of whole numbers stands for; None if it is not made of sizes."""
+        if tensor.name in self.sizes:
+            return self.sizes[tensor.name]
+        if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "iu":
+            return None
+        value = self.number(tensor)
+        if value is None or value.size > SMALL:
+            return None
+        found = np.empty(value.shape, object)
+        for index in np.ndindex(value.shape):
+            found[index] = Dim(int(value[index]))
+        return found
+
+    def dims(self, tensor: Any) -> list[Dim]:
+        """The true sizes of a tensor.
+
+        Raises:
+            No: its rank, or a size, is not known.
+        """
+        if tensor.shape is None:
+            raise No(f"the rank of {tensor.name!r} is not known")
+        own = self.padded.get(tensor.name, {})
+        found = []
+        for axis, dim in enumerate(tensor.shape):
+            if axis in own:
+                found.append(own[axis])
+            elif isinstance(dim, int):
+                found.append(Dim(dim))
+            else:
+                found.append(self.free(tensor, axis, dim))
+        return found
+
+    def free(self, tensor: Any, axis: int, dim: Any) -> Dim:
+        """A free dim of the inputs, known by its name, or as that of one tensor."""
+        atom = f"{FREE}{dim}" if isinstance(dim, str) else f"{FREE}{tensor.name}:{axis}"
+        self._free.setdefault(atom, (tensor, axis))
+        return Dim(1, (atom,))
+
+    def room(self, dim: Dim) -> int | None:
+        """The largest that a size can be; None if a free dim is in it."""
+        return dim.room(self.rooms)
+
+    def scalar(self, dim: Dim) -> Any:
+        """A true size as an int64 tensor of rank 0."""
+        if not dim.atoms:
+            return self.const(np.asarray(dim.factor, np.int64))
+        result = None
+        for atom in dim.atoms:
+            value = self._atom(atom)
+            result = value if result is None else self.emit("Mul", result, value)
+        if dim.factor != 1:
+            result = self.emit("Mul", result, np.asarray(dim.factor, np.int64))
+        return result
+
+    def _atom(self, atom: str) -> Any:
+        if atom not in self._scalars:
+            if atom.startswith(FREE):
+                tensor, axis = self._free[atom]
+                shape = self.emit("Shape", tensor, dtype=np.int64)
+                index = axis
+            else:
+                source = self.sources[atom]
+                shape, index = source.tensor, source.index
+                if np.dtype(shape.dtype) != np.int64:
+                    shape = self.emit("Cast", shape, dtype=np.int64, to=7)
+                shape = self.emit("Reshape", shape, np.asarray([-1], np.int64))
+            self._scalars[atom] = self.emit("Gather", shape, np.asarray(index, np.int64), axis=0)
+        return self._scalars[atom]
+
+    def value(self, elements: Iterable[Dim], *, rooms: bool = False) -> Any:
+        """Sizes as an int64 vector: true ones, or the rooms for them.
+
+        Raises:
+            No: a room is not known.
+        """
+        parts: list[Any] = []
+        for dim in elements:
+            if rooms and not dim.exact:
+                number = self.room(dim)
+                if number is None:
+                    raise No("the size is a multiple of a free dim")
+                dim = Dim(number)
+            parts.append(dim)
+        if all(d.number is not None for d in parts):
+            return self.const(np.asarray([d.factor for d in parts], np.int64))
+        one = np.asarray([1], np.int64)
+        vectors = [self.emit("Reshape", self.scalar(d), one) for d in parts]
+        return vectors[0] if len(vectors) == 1 else self.emit("Concat", *vectors, axis=0)
+
+    def pad(self, tensor: Any, axes: Mapping[int, Dim]) -> None:
+        """Take note of the padded axes of a tensor; exact ones are left out."""
+        found = {a: d for a, d in axes.items() if not d.exact}
+        if found:
+            self.padded[tensor.name] = found
+        else:
+            self.padded.pop(tensor.name, None)
+
+    def atom(self, name: str, tensor: Any, index: int, room: int) -> Dim:
+        """A size of a name of its own, whose value is an element of a tensor."""
+        self.sources.setdefault(name, Source(tensor, index, room))
+        return Dim(1, (name,))
+
+    def smaller(self, a: Dim, b: Dim) -> Dim:
+        """The smaller of two sizes.
+
+        Raises:
+            No: neither has a room.
+        """
+        if a == b:
+            return a
+        rooms = [r for r in (self.room(a), self.room(b)) if r is not None]
+        if not rooms:
+            raise No("the smaller of two free dims")
+        one, two = sorted((a, b), key=str)
+        name = f"min({one},{two})"
+        if name not in self.sources:
+            left, right = self.scalar(one), self.scalar(two)
+            less = self.emit("Less", left, right, dtype=np.bool_)
+            self.atom(name, self.emit("Where", less, left, right, dtype=np.int64), 0, min(rooms))
+        return Dim(1, (name,))
+
+    # -- masks --------------------------------------------------------------------------------------
+
+    def mask(self, dim: Dim, trailing: int) -> Any:
+        """Bool tensor [room, 1, ...]: which entries along an axis are real.
+
+        Args:
+            dim: True size of the axis.
+            trailing: Number of axes behind it.
+
+        Raises:
+            No: the room is not known.
+        """
+        key = (str(dim), trailing)
+        if key not in self._masks:
+            room = self.room(dim)
+            if room is None:
+                raise No("a padded size is a multiple of a free dim")
+            places = np.arange(room, dtype=np.int64).reshape([room] + [1] * trailing)
+            self._masks[key] = self.emit("Less", places, self.scalar(dim), dtype=np.bool_)
+        return self._masks[key]
+
+    def masked(self, tensor: Any, fill: Any, axes: Iterable[int] | None = None) -> Any:
+        """The tensor with another value in place of the padding.
+
+        Args:
+            tensor: The tensor.
+            fill: What padding becomes.
+            axes: Padded axes to look at; all if None.
+        """
+        own = self.padded.get(tensor.name, {})
+        wanted = [a for a in own if axes is None or a in set(axes)]
+        result = tensor
+        for axis in wanted:
+            real = self.mask(own[axis], len(self.dims(tensor)) - 1 - axis)
+            if np.dtype(tensor.dtype) == np.bool_:
+                one, other = ("Or", self.emit("Not", real)) if fill else ("And", real)
+                result = self.emit(one, other, result)
+            else:
+                other = np.asarray(fill, np.dtype(tensor.dtype))
+                result = self.emit("Where", real, result, other, dtype=tensor.dtype)
+        if wanted:
+            left = {a: d for a, d in own.items() if a not in wanted}
+            self.pad(result, left)
+            if result.shape is None or not is_static(result.shape):
+                result.shape = tensor.shape
+        return result
+
+
+def sized(dims: Iterable[Dim]) -> Elements:
+    """Sizes as a vector of elements."""
+    found = list(dims)
+    result = np.empty(len(found), object)
+    for i, dim in enumerate(found):
+        result[i] = dim
+    return result
+
+
+def total(dims: list[Dim]) -> Dim:
+    """The number of elements."""
+    return product(dims) if dims else ONE

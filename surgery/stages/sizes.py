@@ -1,0 +1,176 @@
+"""Sizes that depend on data: fixed sizes, counts beside them, and true sizes wherever a shape is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import ConversionError
+from surgery.graph.bounded.work import Bounds, Unbounded
+from surgery.graph.fold import drop_unused_outputs, fold_constants
+from surgery.graph.infer import infer_foreign_types, infer_types
+from surgery.report import IoChange
+from surgery.stages.because import because
+
+if TYPE_CHECKING:
+    from surgery.pipeline import State
+    from surgery.rules.engine.run import Engine, Outcome
+    from surgery.stages.oracle import Oracle
+
+SELECTING = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique"})
+"""Operators the size of whose results always depends on data."""
+
+
+def _size(tensor: Any, axis: int) -> Any:
+    return tensor.shape[axis] if tensor.shape is not None and axis < len(tensor.shape) else None
+
+
+class Sizes:
+    """Replaces operators whose output size depends on data, one after another, and follows the padding.
+
+    Args:
+        state: The run.
+        engine: Rules.
+        oracle: What the target takes.
+    """
+
+    def __init__(self, state: State, engine: Engine, oracle: Oracle) -> None:
+        self.state, self.engine, self.oracle = state, engine, oracle
+        self.bounds = Bounds(state.provenance)
+        self._given_up: set[str] = set()
+        self._held: list[Any] = []
+        self._refused: Any = None
+
+    def resolve(self) -> Outcome | None:
+        """Replace what the target refuses; what the rules did, None if there is nothing of the kind.
+
+        Raises:
+            ConversionError: a node behind one of these cannot work on padded tensors.
+        """
+        state = self.state
+        if not any(n.op in SELECTING or n.op == "Slice" for n in state.graph.nodes):
+            return None
+        whole: Outcome | None = None
+        while True:
+            fold_constants(state.graph)
+            drop_unused_outputs(state.graph)
+            if infer_foreign_types(state.graph):
+                infer_types(state.graph)
+            self._refused = self.engine.refuses(state.graph)
+            found = self._follow()
+            if not found:
+                break
+            outcome = self.engine.run(state.graph, state.provenance, only=found)
+            self._given_up.update(n.outputs[0].name for n in found if n.outputs)
+            self.take(outcome)
+            self._follow()  # before folding, which would take rooms for sizes
+            if whole is None:
+                whole = outcome
+            else:
+                whole.edits.extend(outcome.edits)
+        self.tell()
+        return whole
+
+    def take(self, outcome: Outcome) -> None:
+        """Take note of what rules have padded."""
+        tensors = self.state.graph.tensors()
+        for name, (axis, count) in outcome.bounded.items():
+            tensor = tensors.get(name)
+            if tensor is None:
+                continue
+            room = _size(tensor, axis)
+            if not isinstance(room, int):
+                tensor.shape = None  # what was declared holds for the true size
+                infer_types(self.state.graph)
+                room = _size(tensor, axis)
+            if not isinstance(room, int):
+                raise self._error(name, "its room is not known")
+            self.bounds.add(tensor, axis, tensors[count], room)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep what is known of counts alive through folding, as outputs, until :meth:`release`."""
+        own = {id(t) for t in self.state.graph.outputs}
+        fresh = [t for t in self.bounds.values() if id(t) not in own]
+        self._held += fresh
+        self.state.graph.outputs.extend(fresh)
+
+    def release(self) -> None:
+        """Take off the outputs that were there to keep counts alive."""
+        held = {id(t) for t in self._held}
+        self.state.graph.outputs = [t for t in self.state.graph.outputs if id(t) not in held]
+        self._held.clear()
+
+    def follow(self) -> None:
+        """Follow the padding through the graph, after rules have been applied everywhere."""
+        self._refused = lambda node: False
+        self._follow()
+        self.tell()
+
+    def _follow(self) -> list[Any]:
+        try:
+            found = self.bounds.follow(self.state.graph, self._waits)
+        except Unbounded as error:
+            raise self._error(error.tensor, error.why, error.node.name) from error
+        self._hold()
+        return found
+
+    def _waits(self, node: Any) -> bool:
+        if (
+            not node.outputs
+            or node.outputs[0].name in self._given_up
+            or node.domain not in (None, "", "ai.onnx")
+        ):
+            return False
+        if node.op in SELECTING:
+            return node.op in self.oracle.said or bool(self._refused(node))
+        if node.op != "Slice" or len(node.inputs) < 3:
+            return False
+        known = [self.bounds.elements(t) is not None for t in node.inputs[1:3]]
+        return not all(known) and bool(self._refused(node))
+
+    def tell(self) -> None:
+        """Make the counts of padded outputs outputs too, and say how to get the true sizes back."""
+        state = self.state
+        told = {c.name for c in state.report.io_changes if (c.inverse or {}).get("op") == "slice_by_count"}
+        counts: dict[str, str] = {}
+        for output in list(state.graph.outputs):
+            if output.name in told:
+                continue
+            for axis, dim in sorted(self.bounds.padded.get(output.name, {}).items()):
+                key = str(dim)
+                if key not in counts:
+                    name = f"{output.name}_count" + (
+                        f"_{axis}" if f"{output.name}_count" in counts.values() else ""
+                    )
+                    state.graph.outputs.append(self.bounds.append_value(state.graph, dim, name))
+                    counts[key] = name
+                state.report.io_changes.append(
+                    IoChange(
+                        output.name,
+                        f"its size depends on the data: padded along axis {axis}, {counts[key]} says how much counts",
+                        {"name": output.name},
+                        {"name": output.name, "count": counts[key], "axis": axis},
+                        {
+                            "op": "slice_by_count",
+                            "name": output.name,
+                            "count": counts[key],
+                            "axis": axis,
+                            "added": True,
+                        },
+                    )
+                )
+
+    def _error(self, tensor: str, why: str, node: str = "") -> ConversionError:
+        refused = [op for op in self.oracle.said if op in SELECTING or op == "Slice"]
+        known = (
+            because(self.oracle.said[refused[0]], self.state.source.proto, op=refused[0]) if refused else None
+        )
+        return ConversionError(
+            f"the size of {tensor!r} depends on the data, and what follows cannot work on a padded tensor: {why}",
+            code="data-dependent-shape",
+            where=self.state.source.name,
+            node=node or None,
+            cause="TensorRT needs sizes that follow from the sizes of the inputs"
+            + (f" [{known.id}]" if known is not None and known.id else ""),
+            fix="end the model at that tensor, or replace what follows by a form of fixed size",
+        )
