@@ -147,7 +147,9 @@ def by_loop(b: Body, u: Updates) -> str:
     last = b.squeeze(rows, 0)
     extra = b.op("Expand", b.const(0, u.dtype), b.concat([one, b.slice(size, 0, 1, 2)], 0))
     data = b.concat([u.data, extra], 0)
-    table = b.op("Expand", b.const(0, np.int64), b.add(rows, one))
+    # TensorRT scatters no more updates than a tensor has elements: the table has room for all of them.
+    room = b.add(b.add(rows, one), b.op("Shape", u.rows))
+    table = b.op("Expand", b.const(0, np.int64), room)
     ids = count_up(b, b.op("Shape", u.rows))
 
     inner = b.nested()
