@@ -212,6 +212,7 @@ def _session(model: onnx.ModelProto | bytes | Path) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
+    options.enable_mem_reuse = False  # see open_session
     payload: str | bytes
     if isinstance(model, Path):
         payload = str(model)
