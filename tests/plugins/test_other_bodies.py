@@ -6,6 +6,7 @@ Each sample's body is compared with its reference in test_plugin_bodies.py.
 from __future__ import annotations
 
 import importlib.util
+import json
 import struct
 import subprocess
 import sys
@@ -294,6 +295,108 @@ def test_relative_positions_reach_the_last_column_and_no_further() -> None:
     np.testing.assert_array_equal(np.diff(y[0, :, 300]) >= 0, True)
 
 
+# -- free dims ------------------------------------------------------------------------------------------
+
+KNOWN: dict[str, set[tuple[int, int]]] = {
+    "CoordConvAC": {(0, 2), (0, 3)},
+    "DisentangledAttention_TRT": {(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)},
+    "MMCVDeformConv2d": {(i, k) for i in range(3) for k in range(4)} - {(0, 0), (1, 0)},
+    "MMCVModulatedDeformConv2d": {(i, k) for i in range(5) for k in range(4)} - {(0, 0), (1, 0), (2, 0)},
+    "MMCVMultiScaleDeformableAttention": {(0, 2), (0, 3)},
+    "ModulatedDeformConv2d": {(i, k) for i in range(5) for k in range(4)} - {(0, 0), (1, 0), (2, 0)},
+    "MultiscaleDeformableAttnPlugin_TRT": {(0, 2), (0, 3)},
+    "ScaledDotProductAttentionTRT": {(0, 2)},
+    "ScatterND": {(1, 1)},
+    "TRTBicubicInterpolate": {(0, 2), (0, 3)},
+    "grid_sampler": {(0, 2), (0, 3), (0, 4)},
+}
+"""Dims that a body needs as numbers, by (input, axis); every other one may be free."""
+
+
+def free_model(definition: PluginDefinition, sample: Sample) -> onnx.ModelProto:
+    """The sample's node with a symbol for each dim that need not be known; equal numbers share none."""
+    known = KNOWN.get(definition.name, set())
+    names = [i.name for i in definition.declared_inputs(len(sample.inputs))]
+    types = [
+        TensorType(
+            given.dtype,
+            tuple(d if (i, k) in known or d == 1 else f"d{i}_{k}" for k, d in enumerate(given.shape)),
+        )
+        for i, given in enumerate(sample.inputs)
+    ]
+    outputs = [f"out_{i}" for i in range(sample.outputs or len(definition.file.outputs))]
+    node = definition.make_node("n", names, outputs, sample.attributes)
+    found = definition.output_types(node, types)
+    graph = helper.make_graph(
+        [node],
+        "free",
+        [info(n, t) for n, t in zip(names, types, strict=True)],
+        [info(n, t) for n, t in zip(outputs, found, strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return attach_bodies(model, REGISTRY)
+
+
+FREE = [d for d in DEFINITIONS if d.folder.name != "ResizeNearest_TRT"]
+"""ResizeNearest_TRT has a free size for whole factors only: see below."""
+
+
+@pytest.mark.parametrize("definition", FREE, ids=lambda d: d.folder.name)
+def test_dims_are_free_wherever_the_definition_says_so(definition: PluginDefinition) -> None:
+    for sample in definition.samples:
+        inputs = sample_inputs(sample, 4)
+        free = run(free_model(definition, sample), inputs)
+        for got, want in zip(free, run(sample_model(definition, sample), inputs), strict=True):
+            assert got.shape == want.shape
+            np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+def test_a_size_is_free_for_whole_factors_and_asked_for_otherwise() -> None:
+    definition, whole = sample_of("ResizeNearest_TRT", sample="twice")
+    inputs = sample_inputs(whole)
+    (free,), (fixed,) = (
+        run(free_model(definition, whole), inputs),
+        run(sample_model(definition, whole), inputs),
+    )
+    np.testing.assert_array_equal(free, fixed)
+    with pytest.raises(ConversionError, match="the body needs a number"):
+        free_model(*sample_of("ResizeNearest_TRT", sample="broken-factor"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("DisentangledAttention_TRT", {}),
+        ("grid_sampler", {}),
+        ("CoordConvAC", {}),
+        ("ModulatedDeformConv2d", {}),
+    ],
+)
+def test_a_dim_that_has_to_be_known_is_named(name: str, change: dict[str, Any]) -> None:
+    definition, sample = sample_of(name)
+    node = definition.make_node("n", [i.name for i in definition.file.inputs], ["y"], sample.attributes)
+    shapes = [tuple(f"d{i}_{k}" for k, _ in enumerate(s.shape)) for i, s in enumerate(sample.inputs)]
+    with pytest.raises(ConversionError) as caught:
+        definition.body(node, shapes, [i.dtype for i in sample.inputs], 17)
+    assert caught.value.node == "n"
+    assert "known" in str(caught.value) or "needs a number" in str(caught.value)
+
+
+def test_more_updates_than_elements() -> None:
+    """Rounds of scatters: TensorRT takes no more updates in one scatter than a tensor has elements."""
+    definition = REGISTRY.get("ScatterElements")
+    given = [{"shape": (3, 2)}, {"shape": (20, 2), "dtype": "int64"}, {"shape": (20, 2)}]
+    sample = Sample.model_validate({"name": "many", "attributes": {"reduction": "add"}, "inputs": given})
+    data, updates = floats(0, 3, 2), floats(1, 20, 2)
+    indices = np.random.default_rng(2).integers(0, 3, (20, 2))
+    model = free_model(definition, sample)
+    assert any(n.op_type == "Loop" for f in model.functions for n in f.node)
+    (want,) = REFERENCES["ScatterElements"]({"reduction": "add"}, [data, indices, updates])
+    (got,) = run(model, [data, indices, updates])
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    build_all({"many": target_model(model, REGISTRY, RTX)}, {"many": [g["shape"] for g in given]})
+
+
 # -- targets --------------------------------------------------------------------------------------------
 
 
@@ -364,22 +467,26 @@ def test_what_does_not_fit_is_said(name: str, version: str, change: dict[str, An
 # -- engines --------------------------------------------------------------------------------------------
 
 _BUILD_ALL = """
-import struct, sys
+import json, struct, sys
 import tensorrt_rtx as trt
 logger = trt.Logger(trt.Logger.ERROR)
 builder = trt.Builder(logger)
 source = sys.stdin.buffer
-while head := source.read(8):
+while head := source.read(16):
+    size, count = struct.unpack("<QQ", head)
+    shapes = json.loads(source.read(count))
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(source.read(struct.unpack("<Q", head)[0])):
+    if not parser.parse(source.read(size)):
         print("parser:", " ".join(parser.get_error(i).desc() for i in range(parser.num_errors)).replace("\\n", " "))
         continue
     profile = builder.create_optimization_profile()
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
         shape = list(tensor.shape)
-        if -1 in shape:
+        if -1 in shape and shapes:
+            profile.set_shape(tensor.name, *[shapes[i]] * 3)
+        elif -1 in shape:
             profile.set_shape(tensor.name, *([b if d == -1 else d for d in shape] for b in (1, 2, 4)))
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
@@ -388,14 +495,20 @@ while head := source.read(8):
 """
 
 
-def build_all(models: dict[str, onnx.ModelProto]) -> None:
-    """Fails unless TensorRT-RTX, in one process of its own, builds an engine of every model."""
+def build_all(models: dict[str, onnx.ModelProto], shapes: dict[str, Any] | None = None) -> None:
+    """Fails unless TensorRT-RTX, in one process of its own, builds an engine of every model.
+
+    Free dims go from 1 to 4, or have the numbers of `shapes` (of all inputs, by model).
+    """
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt_rtx is not installed")
-    texts = [m.SerializeToString() for m in models.values()]
+    jobs = []
+    for name, model in models.items():
+        text, fixed = model.SerializeToString(), json.dumps((shapes or {}).get(name)).encode()
+        jobs.append(struct.pack("<QQ", len(text), len(fixed)) + fixed + text)
     done = subprocess.run(
         [sys.executable, "-c", _BUILD_ALL],
-        input=b"".join(struct.pack("<Q", len(t)) + t for t in texts),
+        input=b"".join(jobs),
         capture_output=True,
         timeout=300,
         check=False,
@@ -413,6 +526,17 @@ def test_first_samples_build_with_free_batch() -> None:
             for d in DEFINITIONS
         }
     )
+
+
+@pytest.mark.slow
+def test_free_dims_build() -> None:
+    models, shapes = {}, {}
+    for definition in FREE:
+        for sample in definition.samples:
+            name = f"{definition.folder.name}-{sample.name}"
+            models[name] = target_model(free_model(definition, sample), REGISTRY, RTX)
+            shapes[name] = [i.shape for i in sample.inputs]
+    build_all(models, shapes)
 
 
 @pytest.mark.slow
