@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Arrays = Mapping[str, NDArray[Any]]
+
+
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's name of the option that says where external weights are."""
 
 
 class EvaluationError(Exception):
@@ -37,6 +42,32 @@ def open_session(payload: str | bytes, options: Any) -> Any:
             raise
         options.graph_optimization_level = levels.ORT_ENABLE_BASIC
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+
+
+def payload_of(path: Path, options: Any) -> str | bytes:
+    """What a session is made of for a model in a file: its path, or its bytes if links beside it lead to its weights.
+
+    ONNX Runtime 1.31 refuses weights behind a link that leads out of the model's folder, so `options` say where the
+    weights really are.
+    """
+    import onnx
+
+    from surgery.graph.load import tensors_of
+
+    model = onnx.load(path, load_external_data=False)
+    for tensor in tensors_of(model.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        location = Path(next(e.value for e in tensor.external_data if e.key == "location"))
+        link = path.parent / location
+        if not link.is_symlink():
+            break
+        target = link.parent / os.readlink(link)
+        if target.parts[-len(location.parts) :] == location.parts:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(target.parents[len(location.parts) - 1]))
+            return model.SerializeToString()
+        break
+    return str(path)
 
 
 class Evaluator:
@@ -73,11 +104,9 @@ class Evaluator:
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
         if base_dir is not None:
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(base_dir)
-            )
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(base_dir))
         if isinstance(model, Path):
-            payload: str | bytes = str(model)
+            payload: str | bytes = payload_of(model, options)
         elif isinstance(model, bytes):
             payload = model
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from surgery.graph.evaluate import open_session
+from surgery.graph.evaluate import open_session, payload_of
 from surgery.verify.cases import MIN_CASES, Case
 from surgery.verify.compare import Arrays, CaseResult, DetectionOutputs, compare_case
 from surgery.verify.inverse import apply_inverses, apply_to_inputs
@@ -215,7 +215,7 @@ def _session(model: onnx.ModelProto | bytes | Path) -> Any:
     options.enable_mem_reuse = False  # see open_session
     payload: str | bytes
     if isinstance(model, Path):
-        payload = str(model)
+        payload = payload_of(model, options)
     else:
         payload = model if isinstance(model, bytes) else model.SerializeToString()
     return open_session(payload, options)

@@ -16,6 +16,7 @@ import onnx.helper as oh
 import onnx.numpy_helper
 import pytest
 
+import surgery
 import surgery.graph.fold
 import surgery.graph.infer
 from surgery.graph.convert import export_graph, import_graph
@@ -230,3 +231,14 @@ def test_external_weights_are_neither_read_nor_copied(tmp_path: Path) -> None:
     written = onnx.load(made / "big.onnx", load_external_data=False)
     assert all(w.data_location == onnx.TensorProto.EXTERNAL for w in written.graph.initializer)
     assert os.path.samefile(made / "big.data", data)
+
+
+def test_a_model_with_external_weights_is_verified(tmp_path: Path) -> None:
+    given = tmp_path / "given" / "small.onnx"
+    given.parent.mkdir()
+    model = model_of(3, weighted("Mul", 32))
+    onnx.save(model, given, save_as_external_data=True, location="small.data", size_threshold=0)
+    report = surgery.run("generic", given, output=tmp_path / "made", stages="load..substitute,verify,save")
+    assert report.failure is None
+    assert report.verification["graph"]["status"] == "passed"
+    assert os.path.samefile(tmp_path / "made" / "small.data", given.with_name("small.data"))
