@@ -36,7 +36,9 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     counted = b.less(b.const(np.arange(number).reshape(1, -1)), b.unsqueeze(b.cast(count, np.float32), 1))
     # Pillars that do not count go to a cell of their own behind the last one.
     cell = b.where(counted, cell, b.const(cells, np.int64))
-    shape = b.concat([size_of(b, voxels, 0), b.ints(cells + 1, FEATURES)], 0)
+    # TensorRT takes no more updates than there are rows to write.
+    rows = max(cells + 1, number)
+    shape = b.concat([size_of(b, voxels, 0), b.ints(rows, FEATURES)], 0)
     empty = b.op("Expand", b.scalar(0.0), shape)
     index = b.expand(b.unsqueeze(cell, 2), 1, 1, FEATURES)
     filled = b.op("ScatterElements", empty, index, voxels, axis=1)

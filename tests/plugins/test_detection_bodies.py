@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import references_detection
+from engine_builds import assert_builds
 from onnx import TensorProto, helper
-from plugin_references import pixel_iou
+from plugin_references import efficient_nms, pixel_iou
 from references_detection.nms import area, clipped, corners
 from references_detection.roi import align, bilinear
 from runtime import run
@@ -19,13 +20,14 @@ from runtime import run
 import surgery.targets
 from surgery.errors import ConversionError
 from surgery.graph.body import Body
-from surgery.plugins.attach import attach_bodies
+from surgery.plugins.attach import attach_bodies, target_model
 from surgery.plugins.definition import PluginDefinition, TensorType
 from surgery.plugins.native_nms import NmsSpec, nms_function
 from surgery.plugins.registry import Registry
 from surgery.plugins.rotated_nms import intersection, rotated
 from surgery.plugins.samples import sample_inputs, sample_model
 from surgery.plugins.schema import Attribute, Sample
+from surgery.targets.table import resolve_target
 
 REGISTRY = Registry.load()
 NAMES = sorted(references_detection.REFERENCES)
@@ -171,6 +173,111 @@ def test_rows_of_efficient_nms_for_onnx_count_through_an_open_batch() -> None:
     (none,) = run(model, [boxes[:2], scores[:2] * 0])
     assert (none == -1).all()
     assert none.shape == (6, 3)
+
+
+FREE = {
+    "GatherTopk": {(0, 0), (1, 0), (1, 1)},
+    "GridPriorsTRT": {(0, 0), (1, 0), (2, 0)},
+    "MMCVMultiLevelRoiAlign": {(i, 0) for i in range(5)},
+    "MMCVRoiAlign": {(0, 0), (1, 0)},
+    "ROIAlign_TRT": {(0, 0), (1, 0), (2, 0)},
+}
+"""Dims by (input, axis) that may be open although they are no batch of every input."""
+
+
+def open_model(definition: PluginDefinition, sample: Sample) -> onnx.ModelProto:
+    """The sample's node with those dims as symbols, all of them different ones."""
+    declared = definition.declared_inputs(len(sample.inputs))
+    free = FREE[definition.name]
+    types = [
+        TensorType(x.dtype, tuple(f"d{i}_{k}" if (i, k) in free else d for k, d in enumerate(x.shape)))
+        for i, x in enumerate(sample.inputs)
+    ]
+    node = definition.make_node("n", [i.name for i in declared], ["y"], sample.attributes)
+    (found,) = definition.output_types(node, types)
+
+    def info(name: str, known: TensorType) -> onnx.ValueInfoProto:
+        element = helper.np_dtype_to_tensor_dtype(np.dtype(known.dtype))
+        return helper.make_tensor_value_info(name, element, known.shape)
+
+    inputs = [info(i.name, t) for i, t in zip(declared, types, strict=True)]
+    graph = helper.make_graph([node], "open", inputs, [info("y", found)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return attach_bodies(model, REGISTRY)
+
+
+OPEN_CASES = [
+    pytest.param(REGISTRY.get(name), sample, id=f"{name}-{sample.name}")
+    for name in FREE
+    for sample in REGISTRY.get(name).samples
+    if name != "GatherTopk" or len(sample.inputs[1].shape) == 2
+]
+
+
+@pytest.mark.parametrize(("definition", "sample"), OPEN_CASES)
+def test_numbers_of_boxes_may_be_open(definition: PluginDefinition, sample: Sample) -> None:
+    inputs = sample_inputs(sample, 2)
+    (got,) = run(open_model(definition, sample), inputs)
+    (want,) = run(sample_model(definition, sample), inputs)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("definition", "sample"), OPEN_CASES)
+def test_open_numbers_of_boxes_build(definition: PluginDefinition, sample: Sample) -> None:
+    assert_builds(target_model(open_model(definition, sample), REGISTRY, resolve_target("tensorrt-rtx-1.7")))
+
+
+@pytest.mark.parametrize("name", ["MMCVMultiLevelRoiAlign", "MMCVRoiAlign", "ROIAlign_TRT"])
+def test_no_boxes_at_all(name: str) -> None:
+    definition = REGISTRY.get(name)
+    for sample in definition.samples:
+        inputs = sample_inputs(sample, 0)
+        lists = {"MMCVMultiLevelRoiAlign": [0], "MMCVRoiAlign": [1], "ROIAlign_TRT": [1, 2]}[name]
+        empty = [x[:0] if i in lists else x for i, x in enumerate(inputs)]
+        (got,) = run(open_model(definition, sample), empty)
+        assert len(got) == 0
+
+
+# -- the options of EfficientNMS --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("boxes_of", ["shared", "one", "per-class"])
+@pytest.mark.parametrize("anchors", [None, 1, 2])
+@pytest.mark.parametrize("coding", [0, 1])
+@pytest.mark.parametrize(("agnostic", "activation"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_options_of_efficient_nms(
+    boxes_of: str, anchors: int | None, coding: int, agnostic: int, activation: int
+) -> None:
+    rng = np.random.default_rng(coding + 2 * agnostic + 4 * activation)
+    n, c = 24, 3
+    middle, size = rng.uniform(0.1, 0.9, (2, n, c, 2)), rng.uniform(0.1, 0.4, (2, n, c, 2))
+    pair = [middle, size] if coding else [middle - size / 2, middle + size / 2]
+    boxes = np.concatenate(pair, axis=-1).astype(F)
+    if boxes_of != "per-class":
+        boxes = boxes[:, :, :1] if boxes_of == "one" else boxes[:, :, 0]
+    scores = rng.uniform(0, 1, (2, n, c)).astype(F)
+    attributes = {
+        "score_threshold": 0.4,
+        "iou_threshold": 0.3,
+        "max_output_boxes": 50,
+        "background_class": 1,
+        "score_activation": activation,
+        "box_coding": coding,
+        "class_agnostic": agnostic,
+    }
+    if activation:
+        scores = np.log(scores / (1 - scores)).astype(F)
+    inputs = [boxes, scores]
+    if anchors:
+        ends = rng.uniform(0.2, 0.8, (anchors, n, 2)), rng.uniform(0.1, 0.5, (anchors, n, 2))
+        inputs.append(np.concatenate(ends, axis=-1).astype(F))
+    got = outputs("EfficientNMS_TRT", attributes, *inputs)
+    wanted = efficient_nms(attributes, inputs)
+    assert wanted[0].min() > 1
+    assert wanted[0].max() < 50  # some rows are padding
+    for one, two in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-6, rtol=2e-6)
 
 
 # -- RoiAlign ---------------------------------------------------------------------------------------------
