@@ -59,7 +59,9 @@ class Sizes:
             found = self._follow()
             if not found:
                 break
+            before = {id(n) for n in state.graph.nodes}
             outcome = self.engine.run(state.graph, state.provenance, only=found)
+            self.bounds.written(n for n in state.graph.nodes if id(n) not in before)
             self._given_up.update(n.outputs[0].name for n in found if n.outputs)
             self.take(outcome)
             self._follow()  # before folding, which would take rooms for sizes
@@ -77,14 +79,12 @@ class Sizes:
             tensor = tensors.get(name)
             if tensor is None:
                 continue
-            room = _size(tensor, axis)
-            if not isinstance(room, int):
+            if not isinstance(_size(tensor, axis), int):
                 tensor.shape = None  # what was declared holds for the true size
                 infer_types(self.state.graph)
-                room = _size(tensor, axis)
-            if not isinstance(room, int):
-                raise self._error(name, "its room is not known")
-            self.bounds.add(tensor, axis, tensors[count], room)
+            if tensor.shape is None:
+                raise self._error(name, "its rank is not known")
+            self.bounds.add(tensor, axis, tensors[count])
         self._hold()
 
     def _hold(self) -> None:

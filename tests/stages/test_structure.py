@@ -84,40 +84,81 @@ def test_branches_of_other_ranks_need_the_condition() -> None:
     assert "if-branch-shape-mismatch" in (report.failure.cause or "")
 
 
+HEAD = """<int64 zero = {0}, int64 n1 = {1}, int64[1] one = {1}, int64[1] z1 = {0}, int64[1] two = {2}, int64[1] m = {-1},
+    int64 last = {-1}, float h = {0.3}, float hh = {0.6}> { c = Greater (x, h) i = NonZero (c) t = Transpose (i) """
+VALUES = "v = GatherND (x, t) "
 PADDED = {
-    "a column": "g = Gather <axis = 0> (i, zero) y = Cast <to = 1> (g)",
-    "a sum over the rest": "t = Transpose (i) f = Cast <to = 1> (t) y = ReduceSum <keepdims = 0> (f, one)",
-    "columns side by side": "t = Transpose (i) a, b = Split <axis = 1, num_outputs = 2> (t) "
-    "y = Concat <axis = 1> (b, a)",
-    "arithmetic": "t = Transpose (i) s = Mul (t, two) y = Add (s, t)",
-    "what the positions point at": "t = Transpose (i) v = GatherND (x, t) y = Exp (v)",
-}
+    "a column": ("float", "g = Gather <axis = 0> (i, zero) y = Cast <to = 1> (g)", 1),
+    "a sum over the rest": ("float", "f = Cast <to = 1> (t) y = ReduceSum <keepdims = 0> (f, one)", 1),
+    "columns side by side": (
+        "int64", "a, b = Split <axis = 1, num_outputs = 2> (t) y = Concat <axis = 1> (b, a)", 1
+    ),
+    "arithmetic": ("int64", "s = Mul (t, two) y = Add (s, t)", 1),
+    "what the positions point at": ("float", VALUES + "y = Exp (v)", 1),
+    "a sum of all": ("int64", "y = ReduceSum <keepdims = 0> (i, one)", 0),
+    "one behind the other": ("int64", "y = Concat <axis = 0> (t, t)", 1),
+    "three behind each other": (
+        "float", VALUES + "w = Neg (v) k = Slice (v, z1, two, z1) y = Concat <axis = 0> (k, v, w)", 1
+    ),
+    "the true shape": ("int64", "y = Shape (i)", 0),
+    "a flat view": ("int64", "y = Reshape (t, m)", 1),
+    "as many as there are": (
+        "float", VALUES + "s = Shape (v) k = Min (s, two) a, b = TopK (v, k) y = Identity (a)", 1
+    ),
+    "a mean": ("float", VALUES + "y = ReduceMean <keepdims = 0> (v)", 0),
+    "the largest": ("float", VALUES + "y = ReduceMax <keepdims = 0> (v)", 0),
+    "the first two": ("float", VALUES + "y = Slice (v, z1, two, z1)", 1),
+    "all but the last": ("float", VALUES + "y = Slice (v, z1, m, z1)", 1),
+    "all but the first": ("float", VALUES + "e = Shape (v) y = Slice (v, one, e, z1)", 1),
+    "some of some": ("int64", VALUES + "g = Greater (v, hh) y = NonZero (g)", 1),
+    "a value for each": (
+        "float", "s = Shape (i) n = Gather (s, one) e = Concat <axis = 0> (n, two) y = Expand (h, e)", 1
+    ),
+    "numbers for each": ("int64", "s = Shape (i) n = Gather (s, n1) y = Range (zero, n, n1)", 1),
+    "written back": ("float", VALUES + "w = Neg (v) y = ScatterND (x, t, w)", 0),
+    "assigned": (
+        "float",
+        "s = Shape (t) r = Gather (s, zero) u = Unsqueeze (r, z1) q = ConstantOfShape <value = float[1] {7.0}> (u)"
+        " y = ScatterND (x, t, q)",
+        0,
+    ),
+    "summed over": ("float", "f = Cast <to = 1> (t) ft = Transpose (f) y = MatMul (ft, f)", 0),
+    "shares of one": ("float", VALUES + "y = Softmax <axis = 0> (v)", 1),
+    "where the largest is": ("int64", VALUES + "y = ArgMax <axis = 0, keepdims = 0> (v)", 0),
+    "the last one": ("float", VALUES + "y = Gather (v, last)", 0),
+    "chosen by a mask": (
+        "float", VALUES + "g = Less (v, hh) w = Compress <axis = 0> (v, g) y = Neg (w)", 1
+    ),
+    "a matrix for each": (
+        "float", VALUES + "u = Unsqueeze (v, one) q = Transpose (u) y = MatMul (u, q)", 2
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("nodes", PADDED.values(), ids=PADDED)
-def test_sizes_from_data_stay_behind_a_count(nodes: str) -> None:
-    kind = "float" if any(op in nodes for op in ("ReduceSum", "Exp", "to = 1")) else "int64"
-    report = run(
-        f"(float[4, 5] x) => ({kind} y) <int64 zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}},"
-        f" float h = {{0.3}}> {{ c = Greater (x, h) i = NonZero (c) {nodes} }}"
-    )
+NEED_ONE = ("a mean", "the largest", "where the largest is", "the last one")
+"""What has no value where nothing is chosen."""
+
+
+@pytest.mark.parametrize("shape", ["4, 5", "n, 5"])
+@pytest.mark.parametrize("what", PADDED)
+def test_sizes_from_data_stay_behind_a_count(what: str, shape: str) -> None:
+    kind, nodes, counts = PADDED[what]
+    shape = shape if what not in NEED_ONE else "4, 5"
+    report = run(f"(float[{shape}] x) => ({kind} y) {HEAD}{nodes} }}")
     assert report.failure is None, report.failure
-    assert [(c.inverse or {})["op"] for c in report.io_changes] == ["slice_by_count"]
+    assert [(c.inverse or {})["op"] for c in report.io_changes] == ["slice_by_count"] * counts
 
 
 @pytest.mark.parametrize(
-    ("nodes", "op"),
+    ("nodes", "why"),
     [
-        ("y = ReduceSum <keepdims = 0> (i, one)", "ReduceSum"),
-        ("t = Transpose (i) y = Concat <axis = 0> (t, t)", "Concat"),
-        ("y = Shape (i)", "Shape"),
+        ("y = Reshape (i, m)", "would leave padding"),
+        ("y, z = Split <axis = 0, num_outputs = 2> (t)", "a Split of a padded axis"),
+        (VALUES + "s = Shape (x) g = Gather (s, zero) u = Unsqueeze (g, z1) y = Pad (v, two)", "Pad"),
     ],
 )
-def test_what_mixes_padding_in_is_refused(nodes: str, op: str) -> None:
-    report = run(
-        f"(float[4, 5] x) => (int64 y) <int64[1] one = {{1}}, float h = {{0.3}}>"
-        f" {{ c = Greater (x, h) i = NonZero (c) {nodes} }}"
-    )
+def test_what_cannot_be_padded_is_refused(nodes: str, why: str) -> None:
+    report = run(f"(float[4, 5] x) => (int64 y) {HEAD}{nodes} }}")
     assert report.failure is not None
     assert report.failure.code == "data-dependent-shape"
-    assert op in report.failure.message
+    assert why in report.failure.message

@@ -46,17 +46,15 @@ class Dim:
             return None
         return Dim(self.factor // other.factor, tuple(sorted(left.elements())))
 
-    def room(self, rooms: Mapping[str, int]) -> int | None:
-        """The largest it can be; None if a free dim is in it.
+    def room(self, rooms: Mapping[str, Dim]) -> Dim:
+        """The largest it can be, which follows from the sizes of the inputs.
 
         Args:
             rooms: Largest value of each count.
         """
-        result = self.factor
+        result = Dim(self.factor)
         for atom in self.atoms:
-            if atom not in rooms:
-                return None
-            result *= rooms[atom]
+            result = result * rooms.get(atom, Dim(1, (atom,)))
         return result
 
     def __str__(self) -> str:

@@ -57,6 +57,13 @@ def prepare(bounds: Bounds, node: gs.Node) -> bool:
     if node.op == "NonZero":
         node.inputs[0] = bounds.masked(node.inputs[0], 0)
     elif node.op == "Compress":
+        data = node.inputs[0]
+        along = int(node.attrs.get("axis", 0)) % max(1, len(bounds.dims(data)))
+        if set(bounds.padded.get(data.name, {})) - {along} or (
+            "axis" not in node.attrs and len(data.shape) > 1
+        ):
+            raise No("a Compress of a tensor that is padded along another axis")
+        node.inputs[0] = bounds.masked(data, 0)
         node.inputs[1] = bounds.masked(node.inputs[1], 0)
     elif node.op == "NonMaxSuppression":
         _prepare_nms(bounds, node)
@@ -236,9 +243,10 @@ def _reshaped(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Dim]
 def _layout(bounds: Bounds, dims: list[Dim]) -> Any:
     """A shape for Reshape with rooms; one free dim is left to the operator."""
     rooms = [bounds.room(d) for d in dims]
-    if rooms.count(None) == 1:
-        return np.asarray([-1 if r is None else r for r in rooms], np.int64)
-    return bounds.value(dims, rooms=True)
+    numbers = [r.number for r in rooms]
+    if numbers.count(None) == 1 and 0 not in numbers:
+        return np.asarray([-1 if n is None else n for n in numbers], np.int64)
+    return bounds.value(rooms)
 
 
 @_on("Expand")
@@ -299,10 +307,13 @@ def _range(bounds: Bounds, node: gs.Node) -> bool:
     if start is None or step is None or int(start) != 0 or int(step) != 1:
         raise No("a Range to a size that depends on data, not from 0 in steps of 1")
     (dim,) = limit.reshape(-1)
-    room = bounds.room(dim)
-    if room is None:
-        raise No("a padded size is a multiple of a free dim")
-    bounds.instead(node, "Identity", np.arange(room, dtype=start.dtype))
+    places = bounds.places(bounds.room(dim))
+    if start.dtype != np.int64:
+        import onnx
+
+        kind = onnx.helper.np_dtype_to_tensor_dtype(start.dtype)
+        places = bounds.emit("Cast", places, dtype=start.dtype, to=kind)
+    bounds.instead(node, "Identity", places)
     bounds.pad(bounds._out[-1].outputs[0], {0: dim})
     return True
 
@@ -350,9 +361,9 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
         bounds.pad(node.outputs[0], found)
         return False
     rooms = [bounds.room(d) for d in lengths]
-    if any(r is None for r in rooms):
-        raise No("a Concat of padded and free sizes")
-    whole = sum(r for r in rooms if r is not None)
+    whole = rooms[0]
+    for room in rooms[1:]:
+        whole = bounds.exact("Add", whole, room)
     scalars = [bounds.scalar(d) for d in lengths]
     ends = [scalars[0]]
     for scalar in scalars[1:]:
@@ -364,16 +375,16 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
         bounds.pad(node.outputs[0], found)
         return False
     together = bounds.emit("Concat", *node.inputs, axis=along)
-    places: Any = bounds.const(np.arange(whole, dtype=np.int64))
+    places = bounds.places(whole)
     zero = np.asarray(0, np.int64)
     base = places
     for room, scalar, end, length in zip(rooms, scalars, ends, lengths[:-1], strict=False):
         if length.exact:
             continue
         behind = bounds.emit("Not", bounds.emit("Less", base, end, dtype=np.bool_))
-        gap = bounds.emit("Sub", np.asarray(room, np.int64), scalar)
+        gap = bounds.emit("Sub", bounds.scalar(room), scalar)
         places = bounds.emit("Add", places, bounds.emit("Where", behind, gap, zero, dtype=np.int64))
-    last = np.asarray(whole - 1, np.int64)
+    last = bounds.scalar(bounds.exact("Sub", whole, ONE))
     inside = bounds.emit("Less", places, last, dtype=np.bool_)
     places = bounds.emit("Where", inside, places, last, dtype=np.int64)
     bounds.instead(node, "Gather", together, places, axis=along)
@@ -417,9 +428,11 @@ def _slice(bounds: Bounds, node: gs.Node) -> bool:
             raise No("a Slice of a padded axis that does not run forwards from a number")
         after[axis], stop = _cut(bounds, dims[axis], start.factor, end)
         first.append(start.factor)
-        last.append(Dim(stop))
+        last.append(stop)
     values = [np.asarray(first, np.int64), bounds.value(last), np.asarray(axes, np.int64)]
     if legacy:
+        if any(d.number is None for d in last):
+            raise No("a Slice of a free size")
         node.attrs["ends"] = [d.factor for d in last]
         bounds.pad(node.outputs[0], after)
         return False
@@ -428,33 +441,30 @@ def _slice(bounds: Bounds, node: gs.Node) -> bool:
     return True
 
 
-def _cut(bounds: Bounds, dim: Dim, start: int, end: Dim) -> tuple[Dim, int]:
+def _cut(bounds: Bounds, dim: Dim, start: int, end: Dim) -> tuple[Dim, Dim]:
     """Size of what is left of an axis, and where the room for it ends."""
     room = bounds.room(dim)
-    if room is None:
-        raise No("a padded size is a multiple of a free dim")
     if end.number is not None and end.factor >= INT_MAX:
         end = dim
     if end.number is not None and end.factor < 0:
-        scalar = bounds.emit("Add", bounds.scalar(dim), np.asarray(end.factor, np.int64))
-        left, stop = (
-            bounds.atom(f"({dim}{end.factor})", scalar, 0, max(room + end.factor, 0)),
-            room + end.factor,
+        stop = bounds.exact("Sub", room, Dim(-end.factor))
+        scalar = _not_negative(
+            bounds, bounds.emit("Add", bounds.scalar(dim), np.asarray(end.factor, np.int64))
         )
+        left = bounds.atom(f"({dim}{end.factor})", scalar, 0, stop)
     elif end == dim:
         left, stop = dim, room
     else:
-        limit = bounds.room(end)
-        stop = room if limit is None else min(room, limit)
-        left = bounds.smaller(dim, end)
+        left, stop = bounds.smaller(dim, end), bounds.exact("Min", room, bounds.room(end))
     if start:
-        value = bounds.emit("Sub", bounds.scalar(left), np.asarray(start, np.int64))
-        zero = np.asarray(0, np.int64)
-        value = bounds.emit(
-            "Where", bounds.emit("Less", value, zero, dtype=np.bool_), zero, value, dtype=np.int64
-        )
-        left = bounds.atom(f"({left}-{start})", value, 0, max(stop - start, 0))
+        value = _not_negative(bounds, bounds.emit("Sub", bounds.scalar(left), np.asarray(start, np.int64)))
+        left = bounds.atom(f"({left}-{start})", value, 0, bounds.exact("Sub", stop, Dim(start)))
     return left, stop
+
+
+def _not_negative(bounds: Bounds, value: Any) -> Any:
+    zero = np.asarray(0, np.int64)
+    return bounds.emit("Where", bounds.emit("Less", value, zero, dtype=np.bool_), zero, value, dtype=np.int64)
 
 
 REDUCTIONS: dict[str, Callable[[Any], Any]] = {
@@ -572,10 +582,8 @@ def _topk(bounds: Bounds, node: gs.Node) -> bool:
         fill = _lowest(source) if node.attrs.get("largest", 1) else _highest(source)
         node.inputs[0] = bounds.masked(source, fill, [axis])
     if not k.exact:
-        room, limit = bounds.room(k), bounds.room(dims[axis])
-        if room is None or limit is None:
-            raise No("k of a TopK is a multiple of a free dim")
-        node.inputs[1] = bounds.const(np.asarray([min(room, limit)], np.int64))
+        most = bounds.exact("Min", bounds.room(k), bounds.room(dims[axis]))
+        node.inputs[1] = bounds.value([most])
     own[axis] = k
     for tensor in node.outputs:
         if tensor.name:
@@ -686,12 +694,15 @@ def _scatter_nd(bounds: Bounds, node: gs.Node) -> bool:
         bounds.pad(node.outputs[0], dict(enumerate(dims)))
         return False
     rows = bounds.room(dims[0])
-    shape = [bounds.room(d) for d in dims[1:]]
-    if rows is None or any(s is None for s in shape):
-        raise No("a ScatterND into a tensor of free size")
-    spare = np.zeros([1, *(s for s in shape if s is not None)], np.dtype(data.dtype))
-    outside = np.zeros([1] * (len(inner) - 1) + [depth], np.dtype(indices.dtype))
-    outside[..., 0] = rows
+    spare = np.zeros([1] * len(dims), np.dtype(data.dtype))
+    shape = bounds.value([ONE, *dims[1:]], rooms=True)
+    spare = bounds.emit("Expand", spare, shape, dtype=data.dtype)
+    outside = bounds.emit("Reshape", bounds.scalar(rows), np.asarray([1] * len(inner), np.int64))
+    if np.dtype(indices.dtype) != np.int64:
+        raise No("a ScatterND with indices that are not int64")
+    if depth > 1:
+        rest = np.zeros([1] * (len(inner) - 1) + [depth - 1], np.int64)
+        outside = bounds.emit("Concat", outside, rest, axis=-1)
     where: Any = indices
     for axis, dim in enumerate(inner[:-1]):
         if not dim.exact:
@@ -699,8 +710,7 @@ def _scatter_nd(bounds: Bounds, node: gs.Node) -> bool:
             where = bounds.emit("Where", real, where, outside, dtype=indices.dtype)
     node.inputs[0] = bounds.emit("Concat", data, spare, axis=0)
     node.inputs[1] = where
-    one, zero = np.asarray([rows], np.int64), np.asarray([0], np.int64)
-    _then_slice(bounds, node, zero, one)
+    _then_slice(bounds, node, np.asarray([0], np.int64), bounds.value([rows]))
     bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(dims)))
     return True
 
@@ -715,7 +725,7 @@ def _then_slice(bounds: Bounds, node: gs.Node, start: Any, end: Any) -> None:
     node.outputs.append(between)
     bounds.write(node)
     bounds._done.add(between.name)
-    operands = [between, bounds.const(start), bounds.const(end), bounds.const(np.asarray([0], np.int64))]
+    operands = [between, bounds.const(start), end, bounds.const(np.asarray([0], np.int64))]
     bounds.provenance[output.name] = {"surgery.rule": "keep-sizes"}
     bounds.write(gs.Node("Slice", between.name + "/then", {}, operands, [output]))
 
@@ -786,7 +796,7 @@ def _prepare_nms(bounds: Bounds, node: gs.Node) -> bool:
             node.inputs[4] = bounds.const(np.asarray([_lowest(scores)], np.float32))
     if _given(node, 2) and bounds.number(node.inputs[2]) is None:
         most = bounds.elements(node.inputs[2])
-        limit = None if most is None else bounds.room(most.reshape(-1)[0])
+        limit = None if most is None else bounds.room(most.reshape(-1)[0]).number
         if limit is not None:
             node.inputs[2] = bounds.const(np.asarray([limit], np.int64))
     return False

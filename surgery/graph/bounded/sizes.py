@@ -126,8 +126,8 @@ def _two(bounds: Bounds, node: gs.Node, a: Dim, b: Dim, flat: int, *, last: bool
     op = node.op
     if op == "Mul":
         return a * b
-    if a.number is not None and b.number is not None:
-        return _numbers(op, a.factor, b.factor)
+    if op == "Div" and b.number == 0:
+        return None
     if op in ("Min", "Max") and a == b:
         return a
     if op == "Div" and a.over(b) is not None:
@@ -136,27 +136,12 @@ def _two(bounds: Bounds, node: gs.Node, a: Dim, b: Dim, flat: int, *, last: bool
         return a
     if op == "Min":
         return bounds.smaller(a, b)
-    room = _room(op, bounds.room(a), bounds.room(b), b)
-    if room is None or not last or node.outputs[0].dtype is None:
+    if a.exact and b.exact:
+        return bounds.exact(op, a, b)
+    if not last or node.outputs[0].dtype is None or (op == "Div" and b.number is None):
         return None
+    room = bounds.room(a)
+    if op != "Sub" or b.number is not None:
+        room = bounds.exact(op, room, bounds.room(b))
     name = f"{op.lower()}({a},{b})"
     return bounds.atom(name, node.outputs[0], flat, room)
-
-
-def _numbers(op: str, a: int, b: int) -> Dim | None:
-    if op == "Div":
-        return Dim(int(a / b)) if b else None
-    return Dim({"Add": a + b, "Sub": a - b, "Min": min(a, b), "Max": max(a, b)}[op])
-
-
-def _room(op: str, a: int | None, b: int | None, second: Dim) -> int | None:
-    """The largest that a result can be."""
-    if a is None:
-        return None
-    if op == "Sub":
-        return a - second.factor if second.number is not None else a
-    if b is None:
-        return None
-    if op == "Div":
-        return a // second.factor if second.number else None
-    return {"Add": a + b, "Max": max(a, b)}.get(op)

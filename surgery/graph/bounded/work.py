@@ -48,7 +48,7 @@ class Source:
 
     tensor: Any
     index: int
-    room: int
+    room: Dim
 
 
 @dataclass
@@ -69,26 +69,28 @@ class Bounds:
     _free: dict[str, tuple[Any, int]] = field(default_factory=dict)
     _scalars: dict[str, Any] = field(default_factory=dict)
     _masks: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _out: list[Any] = field(default_factory=list)
     _count: int = 0
     _opset: int = 18
 
-    def add(self, tensor: Any, axis: int, count: Any, room: int) -> None:
+    def add(self, tensor: Any, axis: int, count: Any) -> None:
         """Take a tensor for padded.
 
         Args:
-            tensor: The tensor; its size along the axis is the room.
+            tensor: The tensor, of known rank; its size along the axis is the room.
             axis: The axis.
             count: int64 tensor of rank 0.
-            room: Size along the axis.
         """
+        size = tensor.shape[axis]
+        room = Dim(size) if isinstance(size, int) else self.free(tensor, axis, size)
         self.sources.setdefault(count.name, Source(count, 0, room))
         self._scalars.setdefault(count.name, count)
         self.padded.setdefault(tensor.name, {})[axis] = Dim(1, (count.name,))
 
     @property
-    def rooms(self) -> dict[str, int]:
+    def rooms(self) -> dict[str, Dim]:
         """Largest value of each count."""
         return {name: source.room for name, source in self.sources.items()}
 
@@ -137,6 +139,10 @@ class Bounds:
         graph.nodes.extend(self._out)
         self._out = []
         return found
+
+    def written(self, nodes: Iterable[gs.Node]) -> None:
+        """Take note of nodes that were written to work on rooms as they are."""
+        self._done.update(t.name for n in nodes for t in n.outputs)
 
     def values(self) -> list[Any]:
         """Tensors that later calls may read: nothing may drop what makes them until all is done."""
@@ -316,9 +322,29 @@ class Bounds:
         self._free.setdefault(atom, (tensor, axis))
         return Dim(1, (atom,))
 
-    def room(self, dim: Dim) -> int | None:
-        """The largest that a size can be; None if a free dim is in it."""
+    def room(self, dim: Dim) -> Dim:
+        """The largest that a size can be; it is exact."""
         return dim.room(self.rooms)
+
+    def exact(self, op: str, a: Dim, b: Dim) -> Dim:
+        """Arithmetic on sizes that follow from the sizes of the inputs.
+
+        Args:
+            op: Add, Sub, Min, Max or Div.
+            a: An exact size.
+            b: An exact size.
+        """
+        if a.number is not None and b.number is not None:
+            one, two = a.number, b.number
+            results = {"Add": one + two, "Sub": one - two, "Min": min(one, two), "Max": max(one, two)}
+            return Dim(results[op] if op in results else one // two)
+        if op in ("Min", "Max") and a == b:
+            return a
+        if op in ("Add", "Sub") and b.number == 0:
+            return a
+        name = f"{FREE}{op.lower()}({a},{b})"
+        self._computed.setdefault(name, (op, a, b))
+        return Dim(1, (name,))
 
     def scalar(self, dim: Dim) -> Any:
         """A true size as an int64 tensor of rank 0."""
@@ -334,6 +360,17 @@ class Bounds:
 
     def _atom(self, atom: str) -> Any:
         if atom not in self._scalars:
+            if atom in self._computed:
+                op, a, b = self._computed[atom]
+                left, right = self.scalar(a), self.scalar(b)
+                if op in ("Min", "Max"):
+                    less = self.emit(
+                        "Less", *((left, right) if op == "Min" else (right, left)), dtype=np.bool_
+                    )
+                    self._scalars[atom] = self.emit("Where", less, left, right, dtype=np.int64)
+                else:
+                    self._scalars[atom] = self.emit(op, left, right)
+                return self._scalars[atom]
             if atom.startswith(FREE):
                 tensor, axis = self._free[atom]
                 shape = self.emit("Shape", tensor, dtype=np.int64)
@@ -348,19 +385,8 @@ class Bounds:
         return self._scalars[atom]
 
     def value(self, elements: Iterable[Dim], *, rooms: bool = False) -> Any:
-        """Sizes as an int64 vector: true ones, or the rooms for them.
-
-        Raises:
-            No: a room is not known.
-        """
-        parts: list[Any] = []
-        for dim in elements:
-            if rooms and not dim.exact:
-                number = self.room(dim)
-                if number is None:
-                    raise No("the size is a multiple of a free dim")
-                dim = Dim(number)
-            parts.append(dim)
+        """Sizes as an int64 vector: true ones, or the rooms for them."""
+        parts = [self.room(dim) if rooms else dim for dim in elements]
         if all(d.number is not None for d in parts):
             return self.const(np.asarray([d.factor for d in parts], np.int64))
         one = np.asarray([1], np.int64)
@@ -375,29 +401,32 @@ class Bounds:
         else:
             self.padded.pop(tensor.name, None)
 
-    def atom(self, name: str, tensor: Any, index: int, room: int) -> Dim:
+    def atom(self, name: str, tensor: Any, index: int, room: Dim) -> Dim:
         """A size of a name of its own, whose value is an element of a tensor."""
         self.sources.setdefault(name, Source(tensor, index, room))
         return Dim(1, (name,))
 
     def smaller(self, a: Dim, b: Dim) -> Dim:
-        """The smaller of two sizes.
-
-        Raises:
-            No: neither has a room.
-        """
+        """The smaller of two sizes."""
         if a == b:
             return a
-        rooms = [r for r in (self.room(a), self.room(b)) if r is not None]
-        if not rooms:
-            raise No("the smaller of two free dims")
+        room = self.exact("Min", self.room(a), self.room(b))
+        if a.exact and b.exact:
+            return room
         one, two = sorted((a, b), key=str)
         name = f"min({one},{two})"
         if name not in self.sources:
             left, right = self.scalar(one), self.scalar(two)
             less = self.emit("Less", left, right, dtype=np.bool_)
-            self.atom(name, self.emit("Where", less, left, right, dtype=np.int64), 0, min(rooms))
+            self.atom(name, self.emit("Where", less, left, right, dtype=np.int64), 0, room)
         return Dim(1, (name,))
+
+    def places(self, room: Dim) -> Any:
+        """0, 1, ... below a room; int64."""
+        if room.number is not None:
+            return self.const(np.arange(room.number, dtype=np.int64))
+        zero, one = np.asarray(0, np.int64), np.asarray(1, np.int64)
+        return self.emit("Range", zero, self.scalar(room), one)
 
     # -- masks --------------------------------------------------------------------------------------
 
@@ -407,16 +436,12 @@ class Bounds:
         Args:
             dim: True size of the axis.
             trailing: Number of axes behind it.
-
-        Raises:
-            No: the room is not known.
         """
         key = (str(dim), trailing)
         if key not in self._masks:
-            room = self.room(dim)
-            if room is None:
-                raise No("a padded size is a multiple of a free dim")
-            places = np.arange(room, dtype=np.int64).reshape([room] + [1] * trailing)
+            places = self.places(self.room(dim))
+            if trailing:
+                places = self.emit("Reshape", places, np.asarray([-1] + [1] * trailing, np.int64))
             self._masks[key] = self.emit("Less", places, self.scalar(dim), dtype=np.bool_)
         return self._masks[key]
 
