@@ -12,6 +12,7 @@ from surgery.cli.explain import explain
 from surgery.cli.inspect import inspect
 from surgery.cli.listing import list_
 from surgery.cli.output import INTERRUPTED, bug_text, print_error, print_text
+from surgery.cli.reduce import reduce
 from surgery.cli.run import run
 from surgery.cli.show import show
 from surgery.cli.verify import verify
@@ -32,6 +33,7 @@ app.command("build")(build)
 app.command("verify")(verify)
 app.command("inspect")(inspect)
 app.command("explain")(explain)
+app.command("reduce")(reduce)
 app.command("list")(list_)
 app.command("show")(show)
 

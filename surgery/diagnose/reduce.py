@@ -1,0 +1,456 @@
+"""Reducing a failing model: the fewest nodes that fail alike, as a folder that can be attached to a bug report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
+
+from surgery.diagnose.checks import Answer, Check, CommandCheck, EngineCheck, TensorRtCheck, broken, need_gpu
+from surgery.diagnose.shrink import Set, shrink
+from surgery.errors import ConfigError, MissingEnvironmentError, ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.diagnose.parts import Parts
+    from surgery.graph.load import LoadedModel
+    from surgery.targets import Target
+
+While = Literal["parse fails", "build fails", "engine differs"]
+WHILE: tuple[While, ...] = ("parse fails", "build fails", "engine differs")
+
+JOURNAL = "checks.jsonl"
+JOBS = 4
+"""Most checks side by side without --jobs."""
+
+INLINE_BYTES = 1 << 30
+"""Weights up to which the reduced model holds them itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user chose.
+
+    Attributes:
+        while_: What TensorRT has to go on doing, or None with a command.
+        command: The user's command, or None.
+        match: Pattern that the output of a failing command has to have.
+        fail_code: Exit code of a failing model where it has another meaning otherwise.
+        target: TensorRT flavour and version; None takes what is installed.
+        shapes: Shapes of inputs for builds.
+        inputs: Values of the model's inputs, or None for made-up ones.
+        random_weights: Replace weights by random numbers.
+        seconds: Time of one check.
+        memory_mib: Memory of one check of TensorRT, or None.
+        tolerance: From which difference on an engine differs.
+        jobs: Checks side by side; 0 takes one a core, at most :data:`JOBS`.
+        canary: Whether a command is tried on a model with nothing in it, which has to pass.
+        seed: Of random numbers.
+    """
+
+    while_: While | None = None
+    command: str | None = None
+    match: str | None = None
+    fail_code: int | None = None
+    target: str | None = None
+    shapes: Mapping[str, Any] | None = None
+    inputs: Mapping[str, Any] | None = None
+    random_weights: bool = False
+    seconds: float = 120.0
+    memory_mib: int | None = None
+    tolerance: float = 1e-2
+    jobs: int = 0
+    canary: bool = True
+    seed: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """What answers depend on; a journal of other options is not gone on with."""
+        told = asdict(self)
+        for key in ("jobs", "inputs", "canary"):
+            told.pop(key)
+        told["shapes"] = {k: [list(s) for s in v] for k, v in sorted((self.shapes or {}).items())}
+        told["inputs"] = sorted(self.inputs or ())
+        return told
+
+
+@dataclass(slots=True)
+class Reduction:
+    """What came of it.
+
+    Attributes:
+        folder: The report folder.
+        nodes_before: Nodes of the model, functions expanded and Constant nodes stored.
+        nodes_after: Nodes that are left.
+        nodes: Their labels and operators.
+        failure: How the model fails.
+        checks: How many models were asked about, by kind of answer; ``known`` were in the journal.
+        seconds: Wall time.
+        notes: What is good to know.
+    """
+
+    folder: Path
+    nodes_before: int
+    nodes_after: int
+    nodes: list[tuple[str, str]]
+    failure: Answer
+    checks: dict[str, int]
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "schema": 1,
+            "folder": str(self.folder),
+            "nodes_before": self.nodes_before,
+            "nodes_after": self.nodes_after,
+            "nodes": [{"name": n, "op": o} for n, o in self.nodes],
+            "failure": {"kind": self.failure.kind, "mark": self.failure.mark, "text": self.failure.text},
+            "checks": self.checks,
+            "seconds": round(self.seconds, 1),
+            "notes": self.notes,
+        }
+
+
+Say = Callable[[str], None]
+
+
+def reduce(
+    model: str | Path, folder: str | Path, options: Options, say: Say = lambda text: None
+) -> Reduction:
+    """Find the fewest nodes of a model that fail as the whole does, and write them into a folder.
+
+    Args:
+        model: Path of an ``.onnx`` file.
+        folder: Receives the reduced model, its inputs, versions, a script, and the journal of checks. A journal
+            that is there already, of the same model and options, is gone on with.
+        options: What has to go on failing, and how it is asked.
+        say: Called with one line at a time about the progress.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ConfigError: it does not fail, or the check is broken; nothing is written then.
+        MissingEnvironmentError: that TensorRT is not installed, or there is no GPU to compare engines on.
+    """
+    from surgery.graph.load import load_model
+    from surgery.report.write import check_writable
+
+    started = time.monotonic()
+    if (options.while_ is None) == (options.command is None):
+        raise ConfigError(
+            "give either --while or --check", code="usage", where="surgery reduce",
+            fix="--while 'parse fails', --while 'build fails', --while 'engine differs', or --check COMMAND",
+        )  # fmt: skip
+    source = load_model(model)
+    check_writable(Path(folder))
+    work = _Work(source, Path(folder), options, say)
+    try:
+        return work.run(started)
+    finally:
+        work.close()
+
+
+class _Work:
+    def __init__(self, source: LoadedModel, folder: Path, options: Options, say: Say) -> None:
+        from surgery.diagnose.parts import Parts, with_random_weights
+
+        self.source, self.folder, self.options, self.say = source, folder, options, say
+        self.notes: list[str] = []
+        self.target = self._target()
+        self.jobs = options.jobs or min(os.cpu_count() or 1, JOBS)
+        self.counts: Counter[str] = Counter()
+        self._checks: list[Check] = []
+        self._idle: SimpleQueue[Check] = SimpleQueue()
+        self._answers: dict[str, Answer] = {}
+        self._lock = threading.Lock()
+        self._file: Any = None
+        proto = source.proto
+        if options.random_weights:
+            proto, count = with_random_weights(proto, source.base_dir, options.seed)
+            self.notes.append(f"{count} weights are random numbers")
+        self.values = self._run_once(proto)
+        self.parts: Parts = Parts(proto, self.values)
+        if self.parts.guessed:
+            named = ", ".join(map(repr, self.parts.guessed[:5]))
+            self.notes.append(f"shapes that nobody knows were taken from the node's first operand: {named}")
+        self._header = {"model": source.sha256, "options": options.identity(), "target": self._version()}
+
+    def _target(self) -> Target | None:
+        if self.options.while_ is None:
+            return None
+        from surgery.targets import resolve_target
+
+        target = resolve_target(self.options.target)
+        if not target.installed:
+            raise MissingEnvironmentError(
+                f"{target.name} is not installed here", code="target-not-installed",
+                fix="`surgery doctor` says what is; or give a command: --check COMMAND",
+            )  # fmt: skip
+        return target
+
+    def _version(self) -> str | None:
+        return None if self.target is None else f"{self.target.flavour} {self.target.installed_version}"
+
+    def close(self) -> None:
+        """End all checks."""
+        for check in self._checks:
+            check.close()
+        if self._file is not None:
+            self._file.close()
+
+    # -- values -----------------------------------------------------------------------------------------------------
+
+    def _feeds(self, proto: onnx.ModelProto) -> dict[str, Any]:
+        """The given values of inputs, or made-up ones at the sizes of the derived profile."""
+        import numpy as np
+
+        from surgery.diagnose.facts import Facts, kind_of
+        from surgery.diagnose.remedy import derived_ranges
+        from surgery.verify.inputs import derive_input
+
+        feeds = {n: np.asarray(v) for n, v in (self.options.inputs or {}).items()}
+        ranges: dict[str, Any] = dict(derived_ranges(Facts(proto)))
+        ranges.update(self.options.shapes or {})
+        rng = np.random.default_rng(self.options.seed)
+        initial = {t.name for t in proto.graph.initializer}
+        for value in proto.graph.input:
+            kind = kind_of(value)
+            if value.name in feeds or value.name in initial or kind.dims is None or kind.dtype is None:
+                continue
+            shape: Any = ranges[value.name][1] if value.name in ranges else kind.dims
+            try:
+                feeds[value.name] = derive_input(value.name, kind.dtype, [int(d) for d in shape], rng)
+            except (TypeError, ValueError):  # a type that numpy does not have
+                continue
+        return feeds
+
+    def _run_once(self, proto: onnx.ModelProto) -> dict[str, Any]:
+        """What all tensors of the main graph are on one input, where ONNX Runtime runs the model and it is needed."""
+        import onnx
+
+        from surgery.diagnose.facts import Facts
+        from surgery.graph.evaluate import EvaluationError, Evaluator
+        from surgery.stages.trt_model import on_disk
+
+        feeds = self._feeds(proto)
+        facts = Facts(proto)
+        names = [o for n in proto.graph.node for o in n.output if o]
+        unknown = [n for n in names if facts.main.kind(n).dims is None or facts.main.kind(n).dtype is None]
+        wanted = names if self.options.while_ == "engine differs" else unknown
+        if not wanted:
+            return feeds
+        whole = onnx.ModelProto()
+        whole.CopyFrom(proto)
+        have = {o.name for o in whole.graph.output}
+        whole.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in have)
+        try:
+            with on_disk(whole, self.source) as placed:
+                found = Evaluator(placed).run(feeds, wanted)
+        except EvaluationError as error:
+            self.notes.append(
+                f"ONNX Runtime does not run the model ({error}); shapes are those that can be inferred"
+            )
+            return feeds
+        import numpy as np
+
+        return {**feeds, **{n: v for n, v in found.items() if isinstance(v, np.ndarray)}}
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> Check:
+        options, target = self.options, self.target
+        if target is None:
+            assert options.command is not None
+            return CommandCheck(
+                options.command, self.source, match=options.match, fail_code=options.fail_code,
+                seconds=options.seconds,
+            )  # fmt: skip
+        from surgery.trt.session import Worker
+
+        worker = Worker(target.flavour)
+        if options.while_ == "engine differs":
+            if not self._checks:
+                need_gpu(worker)
+            return EngineCheck(worker, self.source, self.values, options.tolerance, options.seconds)
+        memory = options.memory_mib << 20 if options.memory_mib else None
+        return TensorRtCheck(
+            worker, self.source, build=options.while_ == "build fails", shapes=options.shapes,
+            seconds=options.seconds, memory_bytes=memory,
+        )  # fmt: skip
+
+    def _take(self) -> Check:
+        with self._lock:
+            if self._idle.empty() and len(self._checks) < self.jobs:
+                self._checks.append(self._check())
+                return self._checks[-1]
+        return self._idle.get()
+
+    def _ask(self, model: onnx.ModelProto) -> Answer:
+        check = self._take()
+        try:
+            return check.ask(model)
+        finally:
+            self._idle.put(check)
+
+    def _about(self, units: Set) -> Answer:
+        """The answer about a set of units, from the journal or by asking."""
+        key = hashlib.sha256(",".join(map(str, sorted(units))).encode()).hexdigest()[:24]
+        known = self._answers.get(key)
+        if known is not None:
+            with self._lock:
+                self.counts["known"] += 1
+            return known
+        answer = self._ask(self.parts.model_of(units)) if units else Answer("passes")
+        with self._lock:
+            self.counts[answer.kind] += 1
+            self._answers[key] = answer
+            if self._file is not None:
+                line = {"key": key, "nodes": sum(len(self.parts.units[u]) for u in units), **asdict(answer)}
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+        return answer
+
+    # -- the course of it -------------------------------------------------------------------------------------------
+
+    def run(self, started: float) -> Reduction:
+        """Ask about the whole, shrink, write."""
+        everything = frozenset(range(len(self.parts.units)))
+        self._read_journal()
+        wanted = self._about(everything)
+        if wanted.kind in ("passes", "unclear"):
+            raise self._does_not_fail(wanted)
+        if self.target is None and self.options.canary:
+            self._canary(wanted)
+        self._open_journal(everything, wanted)
+        count = sum(map(len, self.parts.units))
+        self.say(f"{count} nodes: {wanted.kind} ({wanted.mark})")
+        smallest = len(everything)
+
+        def fails(sets: Sequence[Set]) -> list[bool]:
+            nonlocal smallest
+            if len(sets) == 1 or self.jobs == 1:
+                answers = [self._about(s) for s in sets]
+            else:
+                with ThreadPoolExecutor(self.jobs) as pool:
+                    answers = list(pool.map(self._about, sets))
+            alike = [a.like(wanted) for a in answers]
+            for one, good in zip(sets, alike, strict=True):
+                if good and len(one) < smallest:
+                    smallest = len(one)
+                    nodes = sum(len(self.parts.units[u]) for u in one)
+                    self.say(f"{nodes} nodes still fail ({sum(self.counts.values())} checks)")
+            return alike
+
+        left = shrink(sorted(everything), fails, self.jobs)
+        return self._write(left, wanted, count, started)
+
+    def _does_not_fail(self, answer: Answer) -> ConfigError:
+        what = self.options.while_ or f"--check {self.options.command}"
+        if answer.kind == "unclear":
+            known = {
+                "no match": "its output does not match --match",
+                "125": "the check says 125: it cannot tell",
+                "parse": "the parser already refuses it: --while 'parse fails'",
+            }
+            why = known.get(answer.mark, answer.text)
+            return ConfigError(
+                f"the model cannot be asked about: {why}", code="nothing-to-reduce", where=what,
+                cause=answer.text.splitlines()[-1] if answer.text else None,
+            )  # fmt: skip
+        hint = " with random weights; leave --random-weights away" if self.options.random_weights else ""
+        return ConfigError(
+            f"the model does not fail{hint}", code="nothing-to-reduce", where=what,
+            cause=None if self.options.while_ else "the check ends with 0, which means that the model is good",
+            fix="`surgery explain MODEL` says what TensorRT says to it",
+        )  # fmt: skip
+
+    def _canary(self, wanted: Answer) -> None:
+        """A check that says the same to a model with nothing in it is about something else."""
+        trivial = self.parts.trivial()
+        if trivial is None:
+            return
+        answer = self._ask(trivial)
+        if answer.like(wanted):
+            raise broken(
+                str(self.options.command),
+                f"it says the same ({wanted.kind}, {wanted.mark}) to a model with nothing in it but an Identity; "
+                "--no-canary goes on all the same", answer.text,
+            )  # fmt: skip
+        if answer.kind != "passes":
+            self.notes.append(
+                f"of a model with nothing in it, the check says: {answer.kind} {answer.mark}".rstrip()
+            )
+
+    def _read_journal(self) -> None:
+        path = self.folder / JOURNAL
+        if not path.is_file():
+            return
+        lines = path.read_text("utf-8").splitlines()
+        try:
+            if json.loads(lines[0]) != self._header:
+                return
+        except (IndexError, ValueError):
+            return
+        for line in lines[1:]:
+            try:
+                entry = json.loads(line)
+                key = entry.pop("key")
+                entry.pop("nodes")
+                self._answers[key] = Answer(**entry)
+            except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
+                continue
+        if self._answers:
+            self.say(f"{len(self._answers)} answers of an earlier run are known")
+
+    def _open_journal(self, everything: Set, wanted: Answer) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / JOURNAL
+        known = dict(self._answers)
+        self._file = path.open("w", encoding="utf-8")
+        self._file.write(json.dumps(self._header) + "\n")
+        for key, answer in known.items():
+            self._file.write(json.dumps({"key": key, "nodes": 0, **asdict(answer)}) + "\n")
+        self._file.flush()
+
+    # -- the folder -------------------------------------------------------------------------------------------------
+
+    def _write(self, left: Set, wanted: Answer, count: int, started: float) -> Reduction:
+        import onnx
+        from onnx.external_data_helper import load_external_data_for_tensor
+
+        from surgery.diagnose.facts import label
+        from surgery.diagnose.report_folder import write_folder
+        from surgery.graph.load import tensors_of
+
+        model = self.parts.model_of(left)
+        outside = [t for t in tensors_of(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+        size = sum(int(e.value) for t in outside for e in t.external_data if e.key == "length")
+        if size > INLINE_BYTES:
+            raise ModelError(
+                "what is left holds more than 1 GB of weights", code="too-large", where=self.source.name,
+                fix="reduce it with --random-weights after making the layers smaller",
+            )  # fmt: skip
+        for tensor in outside:
+            load_external_data_for_tensor(tensor, str(self.source.base_dir))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+        answer = self._about(left)
+        result = Reduction(
+            self.folder, count, len(model.graph.node), [(label(n), n.op_type) for n in model.graph.node], answer,
+            dict(self.counts), time.monotonic() - started, self.notes,
+        )  # fmt: skip
+        feeds = {v.name: self.values[v.name] for v in model.graph.input if v.name in self.values}
+        if len(feeds) < len(model.graph.input):
+            feeds = {**self._feeds(model), **feeds}
+        write_folder(result, model, feeds, self.options, self.target, self.source)
+        return result

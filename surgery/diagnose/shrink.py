@@ -1,0 +1,105 @@
+"""Finding a smallest set that still fails, with as few questions as possible; knows nothing of models.
+
+First, what has to be there is found one by one, each by bisection over prefixes: with k needed elements of n that
+takes about k log n questions, where plain delta debugging takes several times as many. Where more elements are needed
+than that is good for, or where the answers do not fit together (a set fails and a larger one does not), delta
+debugging (Zeller and Hildebrandt, 2002) does the rest. In the end no element can be left out alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+Set = frozenset[int]
+Ask = Callable[[Sequence[Set]], list[bool]]
+"""Which of some sets fail; they are looked at side by side."""
+
+MANY = 12
+"""Needed elements from which on delta debugging takes over."""
+
+WIDTH = 4
+"""Most sets of one round of bisection: more are asked in vain than they save rounds."""
+
+
+def shrink(items: Sequence[int], ask: Ask, width: int = 1) -> Set:
+    """A subset that fails and of which no single element can be left out.
+
+    Args:
+        items: The elements, in an order in which prefixes make sense; all of them together fail.
+        ask: Which of some sets fail.
+        width: Sets that are looked at side by side.
+    """
+    found = _one_by_one(items, ask, min(width, WIDTH))
+    if found is None or not ask([found])[0]:
+        left = _delta(list(items) if found is None else [i for i in items if i in found], ask, width)
+    else:
+        left = [i for i in items if i in found]
+    return _polish(left, ask, width)
+
+
+def _one_by_one(items: Sequence[int], ask: Ask, width: int) -> Set | None:
+    """Elements that have to be there; None where the answers do not fit together or they are many."""
+    needed: set[int] = set()
+    left = list(items)
+    while left:
+        if needed and ask([frozenset(needed)])[0]:
+            return frozenset(needed)
+        low, high = 0, len(left)  # the first `low` do not fail, the first `high` do
+        while high - low > 1:
+            inner = min(width, high - low - 1)
+            points = [low + (high - low) * (i + 1) // (inner + 1) for i in range(inner)]
+            answers = ask([frozenset(needed.union(left[:p])) for p in points])
+            failing = [p for p, fails in zip(points, answers, strict=True) if fails]
+            high = min(failing, default=high)
+            low = max((p for p in points if p < high), default=low)
+        needed.add(left[high - 1])
+        left = left[: high - 1]
+        if len(needed) >= MANY:
+            return frozenset(needed.union(left)) if len(needed) + len(left) < len(items) else None
+    return frozenset(needed)
+
+
+def _delta(items: list[int], ask: Ask, width: int) -> list[int]:
+    """Delta debugging; a set of which no part of the last size can be left out."""
+    parts = 2
+    while len(items) >= 2:
+        size = -(-len(items) // parts)
+        pieces = [items[i : i + size] for i in range(0, len(items), size)]
+        smaller = _first(pieces, ask, width)
+        if smaller is not None:
+            items, parts = smaller, 2
+            continue
+        rest = [[i for i in items if i not in set(p)] for p in pieces] if len(pieces) > 2 else []
+        smaller = _first(rest, ask, width)
+        if smaller is not None:
+            items, parts = smaller, max(parts - 1, 2)
+        elif parts < len(items):
+            parts = min(2 * parts, len(items))
+        else:
+            break
+    return items
+
+
+def _first(sets: Sequence[list[int]], ask: Ask, width: int) -> list[int] | None:
+    """The first of some sets that fails; later ones than those asked with it are not looked at."""
+    for start in range(0, len(sets), max(width, 1)):
+        some = sets[start : start + max(width, 1)]
+        for one, fails in zip(some, ask([frozenset(s) for s in some]), strict=True):
+            if fails:
+                return one
+    return None
+
+
+def _polish(items: list[int], ask: Ask, width: int) -> Set:
+    """Leave out single elements until none can be."""
+    at = 0
+    while at < len(items) and len(items) > 1:
+        several = range(at, min(at + max(width, 1), len(items)))
+        answers = ask([frozenset(items[:i] + items[i + 1 :]) for i in several])
+        good = next((i for i, fails in zip(several, answers, strict=True) if fails), None)
+        if good is None:
+            at = several.stop
+        else:
+            del items[good]
+            at = good
+    return frozenset(items)
