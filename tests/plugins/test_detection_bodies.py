@@ -339,6 +339,26 @@ def test_boxes_without_samples() -> None:
     assert largest.item() == np.finfo(F).min
 
 
+@pytest.mark.parametrize("ratio", [0, 2])
+@pytest.mark.parametrize("aligned", [0, 1])
+def test_swapped_ends_count_as_empty_in_mmcv(ratio: int, aligned: int) -> None:
+    rng = np.random.default_rng(8)
+    maps = [rng.normal(size=(1, 2, 8, 8)).astype(F) for _ in range(2)]
+    rois = np.array([[0, 20, 24, 6, 5], [0, 8, 8, 8, 8]], F)
+    attributes = {
+        "pool_mode": 1,
+        "featmap_strides": [4.0, 8.0],
+        "sampling_ratio": ratio,
+        "aligned": aligned,
+        "output_height": 2,
+        "output_width": 2,
+    }
+    (got,) = outputs("MMCVMultiLevelRoiAlign", attributes, rois, *maps)
+    (want,) = references_detection.REFERENCES["MMCVMultiLevelRoiAlign"](attributes, [rois, *maps])
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+    assert (got != 0).any() == bool(ratio or not aligned)
+
+
 def test_a_loop_over_many_samples_equals_the_reference() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(1, 2, 20, 30)).astype(F)
@@ -458,6 +478,36 @@ def test_boxes_below_a_pixel_neither_suppress_nor_are_suppressed() -> None:
     np.testing.assert_allclose(found[0, :, 5], [0.9, 0.8, 0.7, 0], atol=1e-6)
     assert found[0, :, 4].tolist() == [1, 1, 1, -1]
     np.testing.assert_allclose(found[0, 2, :4], [10, 10, 20, 20], atol=1e-5)
+
+
+def test_boxes_grow_by_a_limited_factor() -> None:
+    """Logarithms of sizes are at most log(1000 / 16)."""
+    attributes = {
+        "num_classes": 2,
+        "keep_topk": 1,
+        "score_threshold": 0.1,
+        "iou_threshold": 0.3,
+        "image_size": [3, 400, 400],
+    }
+    rois = np.array([[[200, 200, 201, 201]]], F)
+    deltas = np.zeros((1, 1, 8, 1, 1), F)
+    deltas[0, 0, 6:] = 40.0
+    scores = np.array([0.1, 0.9], F).reshape(1, 1, 2, 1, 1)
+    (found,) = outputs("GenerateDetection_TRT", attributes, deltas, scores, rois)
+    half = 62.5  # half of 2 pixels times 62.5
+    wanted = [201 - half, 201 - half, 201 + half - 1, 201 + half - 1]
+    np.testing.assert_allclose(found[0, 0, :4], wanted, atol=1e-3)
+
+
+def test_scores_lost_in_the_sort_key_are_no_proposals() -> None:
+    """1 + 1e-9 is 1 in float32, which the kernel reads as no score."""
+    definition = REGISTRY.get("MultilevelProposeROI_TRT")
+    sample = next(s for s in definition.samples if s.name == "few-candidates")
+    inputs = [np.ones(s.shape, F) * F(1e-9 if i % 2 else 0) for i, s in enumerate(sample.inputs)]
+    (found,) = run(sample_model(definition, sample), inputs)
+    assert (found == 0).all()
+    (found,) = run(sample_model(definition, sample), [x * F(1e6) for x in inputs])
+    assert (found != 0).any()
 
 
 def test_scores_of_detections_pass_through_the_sort_key() -> None:
