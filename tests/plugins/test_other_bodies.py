@@ -81,6 +81,7 @@ def changed(definition: PluginDefinition, sample: Sample) -> dict[str, Any] | No
         "TRTBicubicInterpolate": {"align_corners": 0},
         "TRTInstanceNormalization": {"epsilon": 0.5},
         "TopkLastDim": {"is_largest": 0},
+        "VoxelGeneratorPlugin": {"voxel_size": [1.0, 1.0, 2.0]},
         "grid_sampler": {"padding_mode": 1},
     }
     if definition.name.startswith("CustomEmb"):
@@ -395,6 +396,63 @@ def test_more_updates_than_elements() -> None:
     (got,) = run(model, [data, indices, updates])
     np.testing.assert_allclose(got, want, atol=1e-5)
     build_all({"many": target_model(model, REGISTRY, RTX)}, {"many": [g["shape"] for g in given]})
+
+
+# -- point clouds ---------------------------------------------------------------------------------------
+
+CLOUD = {
+    "max_num_points_per_voxel": 3,
+    "max_voxels": 2,
+    "voxel_feature_num": 10,
+    "voxel_size": [1.0, 1.0, 2.0],
+}
+
+
+def pillars(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The plugin's outputs for one frame, in a range of 2 by 2 pillars."""
+    attributes = {**CLOUD, "point_cloud_range": [0.0, 0.0, -1.0, 2.0, 2.0, 1.0]}
+    count = np.array([len(points)], np.int32)
+    features, places, number = configured("VoxelGeneratorPlugin", attributes, points[None], count)
+    return features[0], places[0], number[0]
+
+
+def test_a_pillar_keeps_so_many_points_and_their_mean() -> None:
+    points = np.zeros((7, 4), np.float32)
+    points[:, 0] = [0.1, 0.2, 0.3, 0.4, 0.5, 1.5, 2.0]  # five in one pillar, one in the next, one outside
+    points[:, 3] = np.arange(7)
+    features, places, number = pillars(points)
+    assert number == 2
+    np.testing.assert_array_equal(places, [[0, 0, 0, 0], [0, 0, 0, 1]])
+    kept = features[0, :, 3]
+    assert len(set(kept.tolist())) == 3
+    assert set(kept.tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}  # which of the five is open
+    np.testing.assert_allclose(features[0, :, 4], features[0, :, 0] - features[0, :, 0].mean(), atol=1e-6)
+    np.testing.assert_allclose(features[0, :, 7], features[0, :, 0] - 0.5, atol=1e-6)
+    np.testing.assert_array_equal(features[1, 0, [0, 3, 4, 7]], [1.5, 5, 0, 0])
+    assert not features[1, 1:].any()
+
+
+def test_a_frame_keeps_so_many_pillars() -> None:
+    points = np.array([[1.5, 1.5, 0, 1], [0.5, 1.5, 0, 2], [0.5, 0.5, 0, 3]], np.float32)
+    features, places, number = pillars(points)
+    assert number == 2
+    np.testing.assert_array_equal(places, [[0, 0, 0, 0], [0, 0, 1, 0]])
+    np.testing.assert_array_equal(features[:, 0, 3], [3, 2])
+
+
+def test_clouds_as_large_as_in_practice_build() -> None:
+    attributes = {
+        "max_num_points_per_voxel": 32,
+        "max_voxels": 10000,
+        "point_cloud_range": [0.0, -39.68, -3.0, 69.12, 39.68, 1.0],
+        "voxel_feature_num": 10,
+        "voxel_size": [0.16, 0.16, 4.0],
+    }
+    given = [{"shape": (1, 200000, 4)}, {"shape": (1,), "dtype": "int32"}]
+    sample = Sample.model_validate({"name": "kitti", "attributes": attributes, "inputs": given})
+    build_all(
+        {"kitti": target_model(sample_model(REGISTRY.get("VoxelGeneratorPlugin"), sample), REGISTRY, RTX)}
+    )
 
 
 # -- targets --------------------------------------------------------------------------------------------

@@ -182,6 +182,36 @@ def bicubic(a: Attributes, x: Arrays) -> Arrays:
     return [np.einsum("ncyx,ay,bx->ncab", image, *sums).astype(F)]
 
 
+# -- point clouds ---------------------------------------------------------------------------------------
+
+
+def voxels(a: Attributes, x: Arrays) -> Arrays:
+    points, counts = x
+    low, high = np.array(a["point_cloud_range"], F).reshape(2, 3)
+    side = np.array(a["voxel_size"], F)
+    columns, rows = np.rint((high - low)[:2] / side[:2]).astype(int)
+    keep, most = a["max_voxels"], a["max_num_points_per_voxel"]
+    out = np.zeros((len(points), keep, most, 10), F)
+    places, number = np.zeros((len(points), keep, 4), np.int32), np.zeros(len(points), np.int32)
+    for n, cloud in enumerate(points):
+        pillars: dict[int, list[np.ndarray]] = {}
+        for point in cloud[: counts[n]]:
+            if (point[:3] < low).any() or (point[:3] >= high).any():
+                continue
+            column, row, _ = np.floor((point[:3] - low) / side).astype(int)
+            if row * columns + column < rows * columns:
+                pillars.setdefault(row * columns + column, []).append(point)
+        for slot, (cell, members) in enumerate(sorted(pillars.items())[:keep]):
+            row, column = divmod(cell, columns)
+            places[n, slot] = (0, 0, row, column)
+            centre = side / 2 + np.array([column, row, 0], F) * side + low
+            mean = np.mean([m[:3].astype(np.float64) for m in members[:most]], axis=0)
+            for i, point in enumerate(members[:most]):
+                out[n, slot, i] = np.concatenate([point, point[:3] - mean, point[:3] - centre])
+        number[n] = min(len(pillars), keep)
+    return [out[..., : a["voxel_feature_num"]], places, number]
+
+
 # -- the rest -------------------------------------------------------------------------------------------
 
 
@@ -219,5 +249,6 @@ REFERENCES = {
     "TRTBicubicInterpolate": bicubic,
     "TRTInstanceNormalization": instance_norm,
     "TopkLastDim": topk,
+    "VoxelGeneratorPlugin": voxels,
     "grid_sampler": grid_sample,
 }
