@@ -171,6 +171,26 @@ def resolve_control_flow(
     return total
 
 
+def inline_branch(graph: gs.Graph, node: gs.Node, name: str) -> list[gs.Node]:
+    """Put the nodes of one branch in the place of an If, whatever its condition; the new nodes.
+
+    Args:
+        graph: The outermost graph, which the If belongs to.
+        node: The If.
+        name: ``then_branch`` or ``else_branch``.
+    """
+    resolver = _Resolver(graph, 0, False, False)
+    made = resolver._inlined(
+        node.attrs[name], {}, list(node.outputs), Scope(graph), Once(resolver._prefix(node))
+    )
+    place = next(i for i, n in enumerate(graph.nodes) if n is node)
+    detach([node])
+    nodes = list(graph.nodes)
+    graph.nodes.clear()
+    graph.nodes.extend([*nodes[:place], *made, *nodes[place + 1 :]])
+    return made
+
+
 def forget_optionals(graph: gs.Graph) -> None:
     """Drop declarations of inner values that graphsurgeon cannot write: those of optional types."""
     for one in _graphs(graph):

@@ -118,6 +118,7 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> None:
     from surgery.graph.convert import import_graph
     from surgery.graph.fold import fold_constants
     from surgery.graph.infer import infer_types
+    from surgery.graph.measure import measure
 
     graph, _ = import_graph(model)
     _forget_behind(graph)
@@ -131,7 +132,7 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> None:
         if node is None:
             break  # the rest is not used
         pending = [p for p in pending if p is not node]
-        _measure(graph, node, registry)
+        measure(graph, [t for t in node.inputs if t.name], lambda m: attach_bodies(m, registry))
         types = [_type(t) if t.name else None for t in node.inputs]
         if any(t.name and f is None for t, f in zip(node.inputs, types, strict=True)):
             continue
@@ -161,59 +162,6 @@ def _forget_behind(graph: gs.Graph) -> None:
     for key in view.descendants(starts) | starts:
         for tensor in view.nodes[key].outputs:
             tensor.shape = None
-
-
-SIZES = ((1, 320), (2, 416))
-"""Batch, and sizes for further free dims, that a model is run with to see which dims are the same for all."""
-
-
-def _measure(graph: gs.Graph, node: gs.Node, registry: Registry) -> None:
-    """Find dims of a plugin's operands that inference does not, by running what is in front of it.
-
-    A dim that is the same for two batches and sizes is taken for a number; the run's verification compares results.
-    """
-    from surgery.graph.convert import extract
-    from surgery.graph.evaluate import EvaluationError, Evaluator
-    from surgery.graph.infer import is_static
-    from surgery.graph.view import View
-
-    open_ones = [t for t in node.inputs if t.name and not is_static(t.shape)]
-    view = View(graph)
-    wanted = [t.name for t in open_ones if t.name in view.producer]
-    if not wanted:
-        return
-    keys = view.ancestors({view.producer[n] for n in wanted})
-    nodes = [view.nodes[k] for k in sorted(keys, key=lambda k: view.order[k])]
-    read = {t.name for n in nodes for t in n.inputs}
-    inputs = [t for t in graph.inputs if t.name in read]
-    if any(t.dtype is None or t.shape is None for t in inputs):
-        return
-    model = extract(graph, nodes, [t.name for t in inputs], wanted, shapes=dict.fromkeys(wanted))
-    try:
-        model = attach_bodies(model, registry)
-    except ConversionError:
-        return
-    shapes: list[dict[str, tuple[int, ...]]] = []
-    for batch, size in SIZES:
-        feeds = {
-            t.name: np.ones(
-                [d if isinstance(d, int) else size if axis else batch for axis, d in enumerate(t.shape)],
-                np.dtype(t.dtype),
-            )
-            for t in inputs
-        }
-        try:
-            shapes.append({n: v.shape for n, v in Evaluator(model, threads=1).run(feeds).items()})
-        except EvaluationError:
-            return
-    free = next((t.shape[0] for t in inputs if t.shape and not isinstance(t.shape[0], int)), None)
-    batches = tuple(batch for batch, _ in SIZES)
-    for tensor in open_ones:
-        if tensor.name in wanted:
-            one, two = (s[tensor.name] for s in shapes)
-            tensor.shape = [
-                a if a == b else free if (a, b) == batches else None for a, b in zip(one, two, strict=True)
-            ]
 
 
 def _type(tensor: Any) -> TensorType | None:

@@ -70,6 +70,8 @@ def apply_rules(
     outcome = _until_settled(state, engine, sizes, counts)
     if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
         outcome = _until_settled(state, engine, sizes, counts)
+    here = {n.name or n.outputs[0].name for n in state.graph.nodes if n.outputs}
+    unresolved = [u for u in unresolved if u.node in here]  # some are decided by sizes
     if outcome.wanted or unresolved:
         _ask(state, outcome.wanted, unresolved, oracle)
     if shipped and _unroll(state, oracle):

@@ -8,7 +8,9 @@ from surgery.errors import ConversionError
 from surgery.graph.bounded.work import Bounds, Unbounded
 from surgery.graph.fold import drop_unused_outputs, fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
-from surgery.report import IoChange
+from surgery.graph.measure import measure
+from surgery.graph.merge import merge_equal
+from surgery.report import Edit, IoChange
 from surgery.stages.because import because
 
 if TYPE_CHECKING:
@@ -18,6 +20,39 @@ if TYPE_CHECKING:
 
 SELECTING = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique"})
 """Operators the size of whose results always depends on data."""
+
+
+LOGIC = frozenset(
+    {
+        "Cast",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Not",
+        "And",
+        "Or",
+        "Identity",
+        "Squeeze",
+    }
+)
+"""Operators between sizes and the condition that they decide."""
+
+MOST_STEPS = 64
+"""Tensors that are looked at to see what decides a condition."""
+
+
+def _is_empty(tensor: Any) -> bool:
+    """Whether the output of a body is a constant without elements."""
+    import onnx_graphsurgeon as gs
+
+    while (
+        isinstance(tensor, gs.Variable) and tensor.inputs and tensor.inputs[0].op in ("Identity", "Constant")
+    ):
+        node = tensor.inputs[0]
+        tensor = node.inputs[0] if node.op == "Identity" else node.attrs.get("value")
+    return isinstance(tensor, gs.Constant) and 0 in tuple(tensor.shape)
 
 
 def _size(tensor: Any, axis: int) -> Any:
@@ -50,6 +85,7 @@ class Sizes:
         if not any(n.op in SELECTING or n.op == "Slice" for n in state.graph.nodes):
             return None
         whole: Outcome | None = None
+        merge_equal(state.graph)  # what is chosen twice by the same condition is of the same size
         while True:
             fold_constants(state.graph)
             drop_unused_outputs(state.graph)
@@ -59,6 +95,12 @@ class Sizes:
             found = self._follow()
             if not found:
                 break
+            branches = [n for n in found if n.op == "If"]
+            if branches:
+                for node in branches:
+                    self._take_branch(node)
+                continue
+            measure(state.graph, [t for n in found for t in n.inputs if t.name])
             before = {id(n) for n in state.graph.nodes}
             outcome = self.engine.run(state.graph, state.provenance, only=found)
             self.bounds.written(n for n in state.graph.nodes if id(n) not in before)
@@ -121,12 +163,55 @@ class Sizes:
             or node.domain not in (None, "", "ai.onnx")
         ):
             return False
+        if node.op == "If":
+            return self._by_size(node)
         if node.op in SELECTING:
             return node.op in self.oracle.said or bool(self._refused(node))
         if node.op != "Slice" or len(node.inputs) < 3:
             return False
         known = [self.bounds.elements(t) is not None for t in node.inputs[1:3]]
         return not all(known) and bool(self._refused(node))
+
+    def _by_size(self, node: Any) -> bool:
+        """Whether an If is decided by sizes that depend on data: is there anything at all?"""
+        stack, seen = [node.inputs[0]], 0
+        found = False
+        while stack:
+            tensor = stack.pop()
+            seen += 1
+            if self.bounds.elements(tensor) is not None:
+                found |= any(not d.exact for d in self.bounds.elements(tensor).reshape(-1))  # type: ignore[union-attr]
+                continue
+            if seen > MOST_STEPS or not tensor.inputs or tensor.inputs[0].op not in LOGIC:
+                return False
+            stack += [t for t in tensor.inputs[0].inputs if t.name]
+        return found and self._full_branch(node) is not None
+
+    @staticmethod
+    def _full_branch(node: Any) -> str | None:
+        """The branch that is not empty, where the other one is a constant without elements."""
+        empty = [
+            all(_is_empty(t) for t in node.attrs[name].outputs) for name in ("then_branch", "else_branch")
+        ]
+        return None if empty[0] == empty[1] else ("then_branch", "else_branch")[empty.index(False)]
+
+    def _take_branch(self, node: Any) -> None:
+        """With nothing chosen, what is computed from nothing is empty too, so the full branch does for both."""
+        from surgery.graph.control_flow import inline_branch
+
+        name = self._full_branch(node)
+        assert name is not None
+        made = inline_branch(self.state.graph, node, name)
+        for new in made:
+            output = next(t.name for t in new.outputs if t.name)
+            self.state.provenance.setdefault(output, {"surgery.rule": "keep-sizes"})
+        self.state.report.edits.append(
+            Edit(
+                "keep-sizes", "rewrite", (node.name,), tuple(n.name for n in made),
+                "skipped: compared as a whole by verify", None,
+                ("the branch for nothing at all gives nothing, as the other does on nothing",),
+            )
+        )  # fmt: skip
 
     def tell(self) -> None:
         """Make the counts of padded outputs outputs too, and say how to get the true sizes back."""

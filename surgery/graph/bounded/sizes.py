@@ -26,8 +26,6 @@ def compute_sizes(bounds: Bounds, node: gs.Node) -> Elements | None:
     """The sizes that a node's output stands for; None if its operands are no sizes, or the result is none."""
     if any(t.name in bounds.padded for t in node.inputs):
         return None
-    if not any(t.name in bounds.sizes for t in node.inputs):
-        return None
     operands = [bounds.elements(t) if t.name else None for t in node.inputs]
     if operands[0] is None and node.op != "Where":
         return None
@@ -60,7 +58,23 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
         for dim in first.reshape(-1):
             result = result * dim
         return _array(result).reshape([1] * first.ndim if node.attrs.get("keepdims", 1) else [])
+    if node.op in ("ReduceMin", "ReduceMax", "ReduceSum") and first.ndim == 1:
+        return _reduced(bounds, node, first)
     return None
+
+
+def _reduced(bounds: Bounds, node: gs.Node, first: Elements) -> Elements | None:
+    """The smallest, largest or sum of a vector of sizes."""
+    dims = list(first)
+    result = dims[0]
+    for dim in dims[1:]:
+        if node.op == "ReduceMin":
+            result = bounds.smaller(result, dim)
+        elif result.exact and dim.exact:
+            result = bounds.exact("Max" if node.op == "ReduceMax" else "Add", result, dim)
+        else:
+            return None
+    return _array(result).reshape([1] if node.attrs.get("keepdims", 1) else [])
 
 
 def _array(value: Any) -> Elements:

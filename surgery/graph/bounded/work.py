@@ -69,6 +69,7 @@ class Bounds:
     _free: dict[str, tuple[Any, int]] = field(default_factory=dict)
     _scalars: dict[str, Any] = field(default_factory=dict)
     _masks: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _opaque: set[str] = field(default_factory=set)
     _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _out: list[Any] = field(default_factory=list)
@@ -115,6 +116,7 @@ class Bounds:
 
         self._opset = int(graph.opset)
         self._out = []
+        self._opaque.clear()
         found = []
         blocked: set[str] = set()
         for node in list(graph.nodes):
@@ -290,11 +292,35 @@ class Bounds:
         if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "iu":
             return None
         value = self.number(tensor)
-        if value is None or value.size > SMALL:
+        if value is None:
+            return self._traced(tensor)
+        if value.size > SMALL:
             return None
         found = np.empty(value.shape, object)
         for index in np.ndindex(value.shape):
             found[index] = Dim(int(value[index]))
+        return found
+
+    def _traced(self, tensor: Any) -> Elements | None:
+        """The sizes that a tensor stands for where nothing is padded: it is computed from shapes."""
+        from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
+
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is None or tensor.name in self._opaque or node.domain not in (None, "", "ai.onnx"):
+            return None
+        self._opaque.add(tensor.name)  # until it is known to be one; ends circles too
+        found: Elements | None = None
+        try:
+            if node.op == "Shape":
+                dims = self.dims(node.inputs[0])
+                found = sized(dims[node.attrs.get("start", 0) : node.attrs.get("end", len(dims))])
+            elif node.op in SIZE_OPS:
+                found = compute_sizes(self, node)
+        except No:
+            return None
+        if found is not None:
+            self._opaque.discard(tensor.name)
+            self.sizes[tensor.name] = found
         return found
 
     def dims(self, tensor: Any) -> list[Dim]:
