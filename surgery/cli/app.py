@@ -8,6 +8,8 @@ import typer
 
 import surgery
 from surgery.cli.build import build
+from surgery.cli.diff import diff
+from surgery.cli.doctor import doctor
 from surgery.cli.explain import explain
 from surgery.cli.inspect import inspect
 from surgery.cli.listing import list_
@@ -34,6 +36,8 @@ app.command("verify")(verify)
 app.command("inspect")(inspect)
 app.command("explain")(explain)
 app.command("reduce")(reduce)
+app.command("diff")(diff)
+app.command("doctor")(doctor)
 app.command("list")(list_)
 app.command("show")(show)
 

@@ -153,7 +153,8 @@ def _page(
     lines = [
         f"# {_title(result)}", "",
         f"Reproduce it: `{script}`. `reduced.onnx` is what is left of a larger model; `inputs.npz` has values.",
-        "", "```", result.failure.text.strip() or result.failure.mark, "```", "", "| package | version |", "|---|---|",
+        "", "```", result.failure.text.strip() or result.failure.mark, "```", "",
+        "| package | version |", "|---|---|",
         *[f"| {name} | {version} |" for name, version in versions.items()], "",
     ]  # fmt: skip
     if len(model.graph.node) <= 40:

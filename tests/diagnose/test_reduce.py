@@ -108,7 +108,10 @@ def test_any_nodes_make_a_valid_model_that_computes_the_same() -> None:
     order = ["k", "z0", "o1", "s", "o", "m", "t", "r", "i", "f", "g"]
     del model.graph.node[:]
     model.graph.node.extend(nodes[n] for n in order)
-    feeds: dict[str, Any] = {"x": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32), "c": np.array(True)}
+    feeds: dict[str, Any] = {
+        "x": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32),
+        "c": np.array(True),
+    }
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     names = [o for n in model.graph.node for o in n.output if o not in ("y", "z")]
@@ -138,7 +141,9 @@ def test_a_constant_that_nodes_compute_stays_one() -> None:
 
 
 def test_an_operator_that_nobody_knows_keeps_the_kind_of_its_operand() -> None:
-    parts = Parts(parsed("g (float[2, 3] x) => (float[] y) { [a] t = Mine (x) [b] u = Relu (t) [c] y = Neg (u) }"))
+    parts = Parts(
+        parsed("g (float[2, 3] x) => (float[] y) { [a] t = Mine (x) [b] u = Relu (t) [c] y = Neg (u) }")
+    )
     assert parts.guessed == ["t"]
     assert len(parts.units) == 3
     assert str(parts.model_of([2]).graph.input[0].type.tensor_type.shape.dim[1].dim_value) == "3"
@@ -215,7 +220,9 @@ def test_what_joins_them_stays_where_it_is_needed(model: Path, tmp_path: Path) -
         ("/", "cannot be executed"),
     ],
 )
-def test_a_typo_is_a_broken_check_and_no_model_is_written(check: str, why: str, model: Path, tmp_path: Path) -> None:
+def test_a_typo_is_a_broken_check_and_no_model_is_written(
+    check: str, why: str, model: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError) as caught:
         reduce(model, tmp_path / "out", Options(command=check))
     assert (caught.value.code, caught.value.exit_code) == ("broken-check", 2)
@@ -252,14 +259,18 @@ def test_other_failures_crashes_and_time_outs_do_not_count(model: Path, tmp_path
 
 
 def test_a_crash_can_be_what_is_reduced(model: Path, tmp_path: Path) -> None:
-    check = command(tmp_path, "import os\nif 'b7' in names: os.kill(os.getpid(), 11)\nsys.exit(len(names) > 4)")
+    check = command(
+        tmp_path, "import os\nif 'b7' in names: os.kill(os.getpid(), 11)\nsys.exit(len(names) > 4)"
+    )
     result = reduce(model, tmp_path / "out", Options(command=check))
     assert [n for n, _ in result.nodes] == ["b7"]
     assert (result.failure.kind, result.failure.mark) == ("crashes", "SIGSEGV")
 
 
 def test_output_that_has_to_match(model: Path, tmp_path: Path) -> None:
-    check = command(tmp_path, "print('bad a3' if 'a3' in names else 'else'); sys.exit(len(names) > 1 or 'a3' in names)")
+    check = command(
+        tmp_path, "print('bad a3' if 'a3' in names else 'else'); sys.exit(len(names) > 1 or 'a3' in names)"
+    )
     result = reduce(model, tmp_path / "out", Options(command=check, match="bad a3"))
     assert [n for n, _ in result.nodes] == ["a3"]
 
@@ -292,13 +303,17 @@ def test_what_the_parser_refuses(tmp_path: Path) -> None:
     made = two_branches()
     made.graph.node[15].op_type = "NonZero"
     made.graph.node[15].output[0] = "nz"
-    made.graph.node.insert(16, helper.make_node("Cast", ["nz"], ["b3_out"], name="cast", to=TensorProto.FLOAT))
+    made.graph.node.insert(
+        16, helper.make_node("Cast", ["nz"], ["b3_out"], name="cast", to=TensorProto.FLOAT)
+    )
     made.graph.node[-1].input[1] = "a2_out"
     path = tmp_path / "m.onnx"
     onnx.save(made, path)
     result = reduce(path, tmp_path / "out", Options(while_="parse fails", target="tensorrt-rtx"))
     assert result.nodes == [("b3", "NonZero")]
-    done = subprocess.run([sys.executable, str(tmp_path / "out" / "reproduce.py")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "out" / "reproduce.py")], capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "NonZero" in done.stdout
 
@@ -310,16 +325,22 @@ def test_what_the_builder_refuses(tmp_path: Path) -> None:
         parsed("g (float[b, 2, 8] x) => (float[] y) <int64[2] s = {1, 16}> "
                "{ [a] p = Relu (x) [q] q = Neg (p) [n] r = Reshape (q, s) [e] y = Sigmoid (r) }"), path,
     )  # fmt: skip
-    options = Options(while_="build fails", target="tensorrt-rtx", shapes={"x": ((1, 2, 8), (2, 2, 8), (4, 2, 8))})
+    options = Options(
+        while_="build fails", target="tensorrt-rtx", shapes={"x": ((1, 2, 8), (2, 2, 8), (4, 2, 8))}
+    )
     result = reduce(path, tmp_path / "out", options)
     assert [n for n, _ in result.nodes] == ["n"]
-    done = subprocess.run([sys.executable, str(tmp_path / "out" / "reproduce.py")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "out" / "reproduce.py")], capture_output=True, text=True
+    )
     assert (done.returncode, "refuses" in done.stdout) == (1, True), done
 
 
 def test_external_and_random_weights(tmp_path: Path) -> None:
     weight = onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "w")
-    made = parsed("g (float[2, 8] x) => (float[] y) { [a] p = Relu (x) [m] q = MatMul (p, w) [e] y = Neg (q) }")
+    made = parsed(
+        "g (float[2, 8] x) => (float[] y) { [a] p = Relu (x) [m] q = MatMul (p, w) [e] y = Neg (q) }"
+    )
     made.graph.initializer.append(weight)
     path = tmp_path / "m.onnx"
     onnx.save(made, path, save_as_external_data=True, location="w.bin", size_threshold=0)
@@ -360,4 +381,6 @@ def test_damaged_models_are_not_reduced(tmp_path: Path) -> None:
 
 def test_numbers_and_names_are_no_part_of_a_message() -> None:
     one = masked("Invalid Node - conv_1: shape [1, 3, 224] of 'x' has 3 dims", ["conv_1"])
-    assert one == masked("Invalid Node - b: shape [9] of 'yy' has 14 dims".replace("b:", "conv_77:"), ["conv_77"])
+    assert one == masked(
+        "Invalid Node - b: shape [9] of 'yy' has 14 dims".replace("b:", "conv_77:"), ["conv_77"]
+    )
