@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.errors import ConversionError
+from surgery.graph.backwards import bind_declared, infer_backwards
 from surgery.graph.control_flow import Unresolved
 from surgery.graph.fold import drop_dead, drop_unused_outputs, fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
@@ -133,6 +134,8 @@ def _until_settled(state: State, engine: Engine, sizes: Sizes, counts: dict[str,
         fold_constants(state.graph)
         drop_unused_outputs(state.graph)
         if infer_foreign_types(state.graph):
+            infer_types(state.graph)
+        if infer_backwards(state.graph) + bind_declared(state.graph):
             infer_types(state.graph)
         state.say("asking the target about each kind of node")
         outcome = engine.run(state.graph, state.provenance)

@@ -32,6 +32,9 @@ SPANS = ((0, 2), (1, 2), (1, 3), (0, 1), (0, 4), (-2, 0), (2, 5), (-3, 3), (0, 3
 FLOAT_SPANS = ((0.0, 1.0), (1.0, 2.0), (0.3, 0.7), (2.0, 3.0), (0.0, 0.1))
 """Ranges of small float inputs tried after the usual one."""
 
+MOST_SIZES = 8
+"""Declared sizes of outputs that are tried as values of whole numbers."""
+
 WIDE_ATTEMPTS = 4
 """Draws in which operators on bits get every number there is; where the model indexes with bits it may need less."""
 
@@ -80,6 +83,9 @@ class Search:
         if self.whole or self.floats or self.wide:
             self.attempts = ATTEMPTS_SMALL if len(proto.graph.node) <= FEW_NODES else ATTEMPTS
         self.declared = {v.name: dims_of(v) for v in proto.graph.output}
+        sizes = {d for dims in self.declared.values() for d in dims or () if isinstance(d, int)}
+        # A number that decides how long an output becomes is one of the declared sizes.
+        self._spans = (*SPANS, *((d, d + 1) for d in sorted(sizes)[:MOST_SIZES]))
         self._read_nodes(proto)
         self._model = model
         self._session: Evaluator | None = None
@@ -127,12 +133,12 @@ class Search:
         found: dict[str, Span] = dict(self.used)
         if attempt == 0:
             return found
-        if attempt <= len(SPANS):
-            found.update(dict.fromkeys(self.whole, SPANS[attempt - 1]))
+        if attempt <= len(self._spans):
+            found.update(dict.fromkeys(self.whole, self._spans[attempt - 1]))
             found.update(dict.fromkeys(self.floats, FLOAT_SPANS[(attempt - 1) % len(FLOAT_SPANS)]))
             return found
         for name in self.whole:
-            found[name] = SPANS[int(rng.integers(len(SPANS)))]
+            found[name] = self._spans[int(rng.integers(len(self._spans)))]
         for name in self.floats:
             place = int(rng.integers(len(FLOAT_SPANS) + 1))
             found[name] = FLOAT_SPANS[place] if place < len(FLOAT_SPANS) else None

@@ -135,6 +135,7 @@ class Engine:
         self._reads: dict[Any, set[int]] = {}
         self._proven: set[int] = set()
         self._count = 0
+        self._root: gs.Graph | None = None
 
     def run(
         self,
@@ -151,6 +152,7 @@ class Engine:
             only: Nodes to replace, with what the rules make of them, by rules for one operator; None for all.
         """
         outcome = Outcome()
+        self._root = graph
         if only is not None:
             self._some(graph, provenance, outcome, only)
             return outcome
@@ -325,6 +327,10 @@ class Engine:
             plan = self._plan(site, key, node)
             self._plans[taken, self._read(key)] = plan
         if plan.template is not None and plan.rule is not None and plan.site is not None:
+            if editor.graph is not self._root and any(isinstance(o, Bounded) for o in plan.template.outputs):
+                why = "a body cannot hand a count out"
+                outcome.misses.append(Miss(node.name, node.op, plan.rule.name, why))
+                return None
             return self._apply(plan.rule, plan.template, plan.site, node, editor, outcome)
         if plan.wanted is not None:
             tensor = node.inputs[plan.wanted.operand].name
