@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 SAME_SHAPE = frozenset(
     {
         "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike", "Ceil", "Cos", "Cosh",
-        "Erf", "Exp", "Floor", "Identity", "Log", "Neg", "Not", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Sinh",
-        "Softplus", "Sqrt", "Tan", "Tanh", "Clip", "IsNaN", "IsInf",
+        "Erf", "Exp", "Floor", "Identity", "Log", "Neg", "Not", "Reciprocal", "Relu", "Round", "Sigmoid",
+        "Sign", "Sin", "Sinh", "Softplus", "Sqrt", "Tan", "Tanh", "Clip", "IsNaN", "IsInf",
     }
 )  # fmt: skip
 """Operators whose first input has the shape of the output."""

@@ -28,7 +28,7 @@ def dims_of(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
     if not tensor.HasField("shape"):
         return None
     return [
-        d.dim_value
+        (d.dim_value if d.dim_value >= 0 else None)  # Paddle's exporter writes -1 for a free dim
         if d.HasField("dim_value")
         else (d.dim_param or None)
         if d.HasField("dim_param") and not d.dim_param.startswith(INVENTED)

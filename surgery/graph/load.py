@@ -238,6 +238,13 @@ def _check_extent(tensor: onnx.TensorProto, entry: dict[str, str], target: Path,
 def _check_structure(proto: onnx.ModelProto, where: str) -> None:
     import onnx
 
+    from surgery.graph.sane import first_absurdity
+
+    absurd = first_absurdity(proto)
+    if absurd is not None:
+        raise ModelError(
+            f"not valid ONNX: {absurd}", code="invalid-onnx", where=where, fix="export the model again"
+        )
     _check_graph(proto.graph, frozenset(), where)
     # The checker wants a shape on every input and output; ONNX Runtime does not, and exporters leave it out.
     open_ended = [
@@ -249,8 +256,9 @@ def _check_structure(proto: onnx.ModelProto, where: str) -> None:
         value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(proto, full_check=False)
-    except onnx.checker.ValidationError as error:
-        text = str(error)
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        # The checker's own text is not always UTF-8: it quotes names and data as they are.
+        text = str(error) if isinstance(error, onnx.checker.ValidationError) else "text that is not UTF-8"
         # Plugin nodes live in the default domain without a schema; TensorRT, not ONNX, decides on them.
         # External data was checked above, relative to the model's own folder.
         harmless = (

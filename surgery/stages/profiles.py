@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import ConfigError
+from surgery.errors import ConfigError, ConversionError
 from surgery.graph.infer import dims_of
 from surgery.pipeline import State
 
@@ -68,7 +68,7 @@ def profiles_for(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
     for name, info in inputs.items():
         dims = dims_of(info)
         if dims is None:
-            raise ConfigError(
+            raise ConversionError(
                 f"input {name!r} has no shape",
                 code="input-without-shape",
                 where=name,
@@ -96,8 +96,8 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
     A derived minimum or maximum at which it does not run is replaced by the optimum, with a warning.
 
     Raises:
-        ConfigError: as :func:`profiles_for`; or the original does not run at a shape that was asked for, or not
-            at any that was derived.
+        ConfigError: as :func:`profiles_for`; or the original does not run at a shape that was asked for.
+        ConversionError: as :func:`profiles_for`; or the original does not run at any shape that was derived.
     """
     from surgery.stages.cases import cases_for
     from surgery.stages.trt_model import on_disk
@@ -117,7 +117,9 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
             except RunError as error:
                 given = [e for e in entries if e["source"] != "derived"]
                 if label == "opt" or all(e["source"] != "derived" or e[label] == e["opt"] for e in entries):
-                    raise ConfigError(
+                    # A range that the user gave is a mistake of the command; one that was derived is not.
+                    kind = ConfigError if given else ConversionError
+                    raise kind(
                         f"the model does not run at the {label} of its profile",
                         code="profile-impossible",
                         where="; ".join(f"{e['source']}: {e['input']} {e[label]}" for e in given or entries),

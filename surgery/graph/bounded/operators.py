@@ -229,14 +229,58 @@ def _reshaped(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Dim]
     places = regrouped(before, after)
     if places is None:
         if source.name in bounds.padded:
-            shapes = f"{[*map(str, before)]} to {[*map(str, after)]}"
-            raise No(f"a reshape from {shapes} would leave padding between what is real")
+            return _regathered(bounds, node, before, after)
         if any(not d.exact for d in after):
             raise No("a reshape to a size that depends on data")
         places = {}
     bounds.instead(node, "Reshape", source, _layout(bounds, after))
     output = bounds._out[-1].outputs[0]
     bounds.pad(output, {b: after[b] for b in places.values()})
+    return True
+
+
+MOST_GATHERED = 2**22
+"""Elements up to which a reshape is done by a Gather; positions above are not exact where division is not."""
+
+
+def _regathered(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Dim]) -> bool:
+    """A reshape that would leave padding between what is real, by a Gather of true positions.
+
+    The position of an entry among the real ones follows from its place in the result and the true sizes of that; its
+    place in the operand follows from that position and the true sizes there.
+    """
+    source = node.inputs[0]
+    rooms = [bounds.room(d) for d in after]
+    size = product(rooms).number
+    shapes = f"{[*map(str, before)]} to {[*map(str, after)]}"
+    if total(before) != total(after) or size is None or size > MOST_GATHERED:
+        raise No(f"a reshape from {shapes} would leave padding between what is real")
+    numbers = [r.factor for r in rooms]
+    zero = np.asarray(0, np.int64)
+    position: Any = bounds.const(np.zeros([1] * len(after), np.int64))
+    stride: Any = bounds.const(np.asarray(1, np.int64))
+    for axis in reversed(range(len(after))):
+        shape = [numbers[axis] if a == axis else 1 for a in range(len(after))]
+        place = np.arange(numbers[axis], dtype=np.int64).reshape(shape)
+        position = bounds.emit("Add", position, bounds.emit("Mul", bounds.const(place), stride))
+        stride = bounds.emit("Mul", stride, bounds.scalar(after[axis]))
+    rest, target = position, bounds.const(zero)
+    width: Any = bounds.const(np.asarray(1, np.int64))
+    for axis in reversed(range(len(before))):
+        length = bounds.scalar(before[axis])
+        if not before[axis].exact:  # nothing at all is real: any number but 0 will do
+            empty = bounds.emit("Less", length, np.asarray(1, np.int64), dtype=np.bool_)
+            length = bounds.emit("Where", empty, np.asarray(1, np.int64), length, dtype=np.int64)
+        above = bounds.emit("Div", rest, length)
+        here = bounds.emit("Sub", rest, bounds.emit("Mul", above, length))
+        target = bounds.emit("Add", target, bounds.emit("Mul", here, width))
+        width = bounds.emit("Mul", width, bounds.scalar(bounds.room(before[axis])))
+        rest = above
+    outside = bounds.emit("Less", target, width, dtype=np.bool_)
+    target = bounds.emit("Where", outside, target, zero, dtype=np.int64)
+    flat = bounds.emit("Reshape", source, np.asarray([-1], np.int64))
+    bounds.instead(node, "Gather", flat, target, axis=0)
+    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(after)))
     return True
 
 

@@ -69,6 +69,7 @@ class Bounds:
     _free: dict[str, tuple[Any, int]] = field(default_factory=dict)
     _scalars: dict[str, Any] = field(default_factory=dict)
     _masks: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _exact: dict[str, dict[int, Dim]] = field(default_factory=dict)
     _opaque: set[str] = field(default_factory=set)
     _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
@@ -339,8 +340,20 @@ class Bounds:
             elif isinstance(dim, int):
                 found.append(Dim(dim))
             else:
-                found.append(self.free(tensor, axis, dim))
+                known = self._exact_dims(tensor).get(axis)
+                found.append(known if known is not None else self.free(tensor, axis, dim))
         return found
+
+    def _exact_dims(self, tensor: Any) -> dict[int, Dim]:
+        """Free sizes of a tensor by what they are computed from, as far as that is known."""
+        if tensor.name not in self._exact:
+            node = tensor.inputs[0] if tensor.inputs else None
+            self._exact[tensor.name] = {}
+            if node is not None and node.op == "ConstantOfShape":
+                shape = self.elements(node.inputs[0])
+                if shape is not None:
+                    self._exact[tensor.name] = {a: d for a, d in enumerate(shape.reshape(-1)) if d.exact}
+        return self._exact[tensor.name]
 
     def free(self, tensor: Any, axis: int, dim: Any) -> Dim:
         """A free dim of the inputs, known by its name, or as that of one tensor."""
@@ -422,6 +435,9 @@ class Bounds:
     def pad(self, tensor: Any, axes: Mapping[int, Dim]) -> None:
         """Take note of the padded axes of a tensor; exact ones are left out."""
         found = {a: d for a, d in axes.items() if not d.exact}
+        free = {a: d for a, d in axes.items() if d.exact and d.atoms}
+        if free:
+            self._exact[tensor.name] = free
         if found:
             self.padded[tensor.name] = found
         else:
