@@ -73,13 +73,19 @@ def _rename(outputs: Arrays, step: Step) -> Arrays:
 
 
 def _cast(value: NDArray[Any], step: Step, _: Arrays) -> NDArray[Any]:
-    """Without loss of whole numbers: a cast that changes them would hide a difference, or make one."""
+    """Without loss of whole numbers: a cast that changes them would hide a difference, or make one.
+
+    uint64 from int64 is the exception: carried in int64, arithmetic modulo 2**64 gives negative numbers for 2**63 and
+    above, and the cast is what brings them back.
+    """
     dtype = np.dtype(step["to"])
     with np.errstate(invalid="ignore"):
         result = value.astype(dtype)
         if dtype.kind in "iub":
-            # Between int64 and uint64 the way back gives the same value again, but the sign tells.
-            same = np.array_equal(result.astype(value.dtype), value) and np.array_equal(result < 0, value < 0)
+            # From uint64 to int64 the way back gives the same value again, but the sign tells.
+            same = value.dtype == np.int64 and dtype == np.uint64
+            kept = np.array_equal(result.astype(value.dtype), value) and np.array_equal(result < 0, value < 0)
+            same = same or kept
             if not same:
                 raise ValueError(f"values do not fit into {dtype}")
     return result

@@ -172,6 +172,15 @@ class Search:
                 array = np.asarray(value)
                 if array.size == int(np.prod(shapes[name], dtype=np.int64)):
                     found[name] = array.astype(self._dtypes[name]).reshape(shapes[name])
+        if attempt == 1:
+            for name in self.whole:
+                fitting = [
+                    d for d in self.declared.values() if d is not None and [len(d)] == list(shapes[name])
+                ]
+                if name not in found and fitting and all(isinstance(n, int) for n in fitting[0]):
+                    found[name] = np.asarray(
+                        fitting[0], self._dtypes[name]
+                    )  # it may be the shape of the output
         if attempt < WIDE_ATTEMPTS:
             for name, wide in self.wide.items():
                 if name not in found:

@@ -52,10 +52,14 @@ def test_cast_does_not_hide_what_it_would_lose(value: float) -> None:
         apply_inverses({"c": np.array([value], np.float32)}, [{"op": "cast", "name": "c", "to": "uint8"}])
 
 
-@pytest.mark.parametrize(("value", "to"), [(np.int64(-1), "uint64"), (np.uint64(2**63), "int64")])
-def test_a_cast_that_wraps_both_ways_is_no_way_back(value: np.integer[Any], to: str) -> None:
+def test_a_cast_that_wraps_both_ways_is_no_way_back() -> None:
     with pytest.raises(ValueError, match="do not fit"):
-        apply_inverses({"c": np.array([value])}, [{"op": "cast", "name": "c", "to": to}])
+        apply_inverses({"c": np.array([2**63], np.uint64)}, [{"op": "cast", "name": "c", "to": "int64"}])
+
+
+def test_what_is_carried_in_int64_comes_back_modulo_2_to_the_64() -> None:
+    back = apply_inverses({"c": np.array([-1, 5])}, [{"op": "cast", "name": "c", "to": "uint64"}])
+    assert back["c"].tolist() == [2**64 - 1, 5]
 
 
 def test_layout() -> None:
