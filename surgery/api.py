@@ -208,6 +208,7 @@ def _begin(
     from surgery.graph.convert import import_graph
     from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
     from surgery.graph.load import load_model
+    from surgery.graph.volumes import check_volumes
     from surgery.plugins.adopt import adopt_plugins
     from surgery.plugins.registry import Registry
     from surgery.targets import resolve_target
@@ -227,6 +228,7 @@ def _begin(
         )
     source = load_model(given)
     report.model_info = describe(source)
+    check_volumes(source)
     registry = Registry.load([*config.plugin_folders(), *(Path(p) for p in plugin_paths)])
     adopted, _ = adopt_plugins(source.proto, registry)
     source = replace(source, proto=adopted)

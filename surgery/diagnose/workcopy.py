@@ -268,7 +268,7 @@ class WorkCopy:
         model = onnx.ModelProto()
         model.CopyFrom(self.facts.model)
         for value in model.graph.input:
-            if value.name in shapes:
+            if value.name in shapes and kind_of(value).dtype is not None:
                 fixed = declare(value.name, Kind(kind_of(value).dtype, tuple(shapes[value.name])))
                 value.CopyFrom(fixed)
         self._typed = {p.node.name: p for p in Facts(model).places}

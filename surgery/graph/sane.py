@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ def _data(tensor: onnx.TensorProto) -> str | None:
             return f"holds {have} bytes, and its shape {list(tensor.dims)} takes {size * width}"
         return None
     kind = onnx.TensorProto
-    fields = {
+    fields: dict[int, Sized] = {
         kind.FLOAT: tensor.float_data, kind.DOUBLE: tensor.double_data, kind.INT64: tensor.int64_data,
         kind.INT32: tensor.int32_data, kind.BOOL: tensor.int32_data, kind.STRING: tensor.string_data,
     }  # fmt: skip

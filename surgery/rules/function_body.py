@@ -106,7 +106,10 @@ def _bindable(value: object) -> object:
 
 def _function(site: Site) -> onnx.FunctionProto:
     """The function of the schema in force, in the newest version that is not newer than the model."""
-    schema: Any = onnx.defs.get_schema(site.op, site.opset, site.domain)
+    try:
+        schema: Any = onnx.defs.get_schema(site.op, site.opset, site.domain)
+    except onnx.defs.SchemaError as error:
+        raise NoMatch(f"opset {site.opset} has no {site.op}") from error
     function = onnx.FunctionProto()
     if schema.has_context_dependent_function:
         version = _newest(schema.context_dependent_function_opset_versions, site.opset)

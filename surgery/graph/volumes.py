@@ -1,0 +1,72 @@
+"""Tensors too large for any engine: found before anything tries to compute them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.errors import ConversionError
+from surgery.graph.infer import dims_of
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.graph.load import LoadedModel
+
+MOST = (1 << 31) - 1
+"""Elements that a tensor of TensorRT can have."""
+
+SMALL = 4096
+"""Bytes of a constant up to which shape inference is shown its value."""
+
+
+def check_volumes(source: LoadedModel) -> None:
+    """Make sure that no tensor of known shape is larger than TensorRT takes; running such a model takes all memory.
+
+    Raises:
+        ConversionError: one is.
+    """
+    import onnx
+
+    try:
+        typed = onnx.shape_inference.infer_shapes(_skeleton(source.proto), data_prop=True)
+    except Exception:  # onnx raises many types, none documented; what cannot be inferred is not refused
+        return
+    graph = typed.graph
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        size = 1
+        for dim in dims_of(value) or ():
+            size *= dim if isinstance(dim, int) else 1
+        if size > MOST:
+            makers = (n.name for n in graph.node if value.name in n.output)
+            raise ConversionError(
+                f"tensor {value.name!r} has {size:.3g} elements",
+                code="tensor-volume-limit",
+                where=source.name,
+                node=next(makers, None) or None,
+                cause="a tensor of TensorRT has at most 2^31 - 1 elements",
+                fix="split the work into smaller tensors, or give smaller sizes",
+            )
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large constants declared as inputs, so that their data is not copied."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.ir_version = model.ir_version
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    body, graph = copy.graph, model.graph
+    body.node.extend(graph.node)
+    body.input.extend(graph.input)
+    body.output.extend(graph.output)
+    body.value_info.extend(graph.value_info)
+    declared = {v.name for v in graph.input}
+    for tensor in graph.initializer:
+        if tensor.ByteSize() <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            body.initializer.append(tensor)
+        elif tensor.name not in declared:
+            body.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    return copy
