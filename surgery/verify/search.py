@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ FLOAT_SPANS = ((0.0, 1.0), (1.0, 2.0), (0.3, 0.7), (2.0, 3.0), (0.0, 0.1))
 
 MOST_SIZES = 8
 """Declared sizes of outputs that are tried as values of whole numbers."""
+
+MOST_ORDERS = 24
+"""Orders of declared sizes that are tried as values of a vector."""
 
 WIDE_ATTEMPTS = 4
 """Draws in which operators on bits get every number there is; where the model indexes with bits it may need less."""
@@ -172,20 +176,24 @@ class Search:
                 array = np.asarray(value)
                 if array.size == int(np.prod(shapes[name], dtype=np.int64)):
                     found[name] = array.astype(self._dtypes[name]).reshape(shapes[name])
-        if attempt == 1:
-            for name in self.whole:
-                fitting = [
-                    d for d in self.declared.values() if d is not None and [len(d)] == list(shapes[name])
-                ]
-                if name not in found and fitting and all(isinstance(n, int) for n in fitting[0]):
-                    found[name] = np.asarray(
-                        fitting[0], self._dtypes[name]
-                    )  # it may be the shape of the output
+        for name in self.whole if attempt else ():
+            sizes = self._sizes_of(len(shapes[name]) == 1 and shapes[name][0])
+            if name not in found and attempt <= len(sizes):
+                found[name] = np.asarray(sizes[attempt - 1], self._dtypes[name])
         if attempt < WIDE_ATTEMPTS:
             for name, wide in self.wide.items():
                 if name not in found:
                     found[name] = draw_wide(wide, np.dtype(self._dtypes[name]), shapes[name], rng)
         return found
+
+    def _sizes_of(self, length: int) -> list[tuple[int, ...]]:
+        """Declared sizes of outputs that a vector of that length may ask for: all of them, or those of some axes."""
+        found: list[tuple[int, ...]] = []
+        for dims in self.declared.values():
+            known = [d for d in dims or () if isinstance(d, int)]
+            if length and dims and len(known) == len(dims) <= MOST_SIZES and length <= len(dims):
+                found += itertools.islice(itertools.permutations(known, length), MOST_ORDERS)
+        return found[:MOST_ORDERS]
 
     def _shape(self, name: str, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
         if not name:
