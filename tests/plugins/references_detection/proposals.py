@@ -211,10 +211,38 @@ def rpn_and_pool(a: Attributes, x: Arrays) -> Arrays:
     return [rois, pooled]
 
 
+def faster_rcnn(a: Attributes, x: Arrays) -> Arrays:
+    scores, deltas = x
+    rows, width, height = a["post_nms_top_n"], a["input_width"], a["input_height"]
+    shapes = [(s * math.sqrt(r), s / math.sqrt(r)) for s in a["anchor_sizes"] for r in a["anchor_ratios"]]
+    out = np.zeros((len(scores), rows, 4, 1), F)
+    for n in range(len(scores)):
+        boxes, ranks = [], []
+        for k, row, column in np.ndindex(*scores.shape[1:]):
+            dx, dy, dw, dh = map(float, deltas[n, 4 * k : 4 * k + 4, row, column])
+            aw, ah = shapes[k]
+            cx = (column + 0.5) * a["rpn_stride"] + aw * dx
+            cy = (row + 0.5) * a["rpn_stride"] + ah * dy
+            w, h = math.exp(dw) * aw, math.exp(dh) * ah
+            box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+            limits = (width - 1, height - 1) * 2
+            box = tuple(min(max(v, 0.0), m) for v, m in zip(box, limits, strict=True))
+            small = min(box[2] - box[0], box[3] - box[1]) <= a["roi_min_size"]
+            boxes.append(box)
+            ranks.append(-np.inf if small else scores[n, k, row, column])
+        ranked = by_score(np.array(ranks))[: a["pre_nms_top_n"]]
+        for i, k in enumerate(greedy(ranked, boxes, a["nms_iou_threshold"], rows, 1.0)):
+            x1, y1, x2, y2 = boxes[k]
+            out[n, i, :, 0] = (y1 / (height - 1), x1 / (width - 1), y2 / (height - 1), x2 / (width - 1))
+    return [out]
+
+
 REFERENCES: dict[str, Callable[[Attributes, Arrays], Arrays]] = {
     "DetectionLayer_TRT": detection_layer,
     "GenerateDetection_TRT": generate_detection,
     "MultilevelProposeROI_TRT": multilevel,
+    "Proposal": faster_rcnn,
+    "ProposalDynamic": faster_rcnn,
     "ProposalLayer_TRT": proposal_layer,
     "RPROI_TRT": rpn_and_pool,
 }

@@ -1,0 +1,24 @@
+"""Body of Proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from surgery.graph.body import Body
+from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.rpn_proposals import emit_proposals, proposal_problems
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
+    """Problems beyond types and ranges."""
+    return proposal_problems(attributes, types)
+
+
+def body(node: ConfiguredNode) -> onnx.FunctionProto:
+    """The function of a configured node."""
+    b = Body(node.opset)
+    return node.function(b, [emit_proposals(b, node)])
