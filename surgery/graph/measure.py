@@ -48,7 +48,7 @@ def measure(
     nodes = [view.nodes[k] for k in sorted(keys, key=lambda k: view.order[k])]
     read = {name for key in keys for name in view.uses(key)}
     inputs = [t for t in graph.inputs if t.name in read]
-    if any(t.dtype is None or t.shape is None for t in inputs):
+    if any(t.dtype is None or t.shape is None or _decides(t) for t in inputs):
         return False
     model = extract(graph, nodes, [t.name for t in inputs], wanted, shapes=dict.fromkeys(wanted))
     shapes: list[dict[str, tuple[int, ...]]] = []
@@ -72,6 +72,11 @@ def measure(
         changed |= found != tensor.shape
         tensor.shape = found
     return changed
+
+
+def _decides(tensor: Any) -> bool:
+    """Whether values of an input may be sizes or axes: then runs on a few values show nothing."""
+    return np.dtype(tensor.dtype).kind in "iu" and len(tensor.shape) < 2
 
 
 def _values(tensor: Any, batch: int, size: int) -> np.ndarray[Any, Any]:
