@@ -87,6 +87,7 @@ def run(
         _conclude(state, chosen)
     except SurgeryError as error:
         _fail(report, state, error)
+        _look_back(report, state, error, pipeline, model, folder)
     finally:
         if state is not None and state.worker is not None:
             from surgery.trt.session import give_back
@@ -338,6 +339,32 @@ def _fail(report: Report, state: State | None, error: SurgeryError) -> None:
     report.engine = report.engine_info = None
     if state is not None:
         report.model = state.portable
+
+
+def _look_back(
+    report: Report,
+    state: State | None,
+    error: SurgeryError,
+    pipeline: str | Path | PipelineConfig,
+    model: Any,
+    folder: Path | None,
+) -> None:
+    """Add to the failure what is seen at its node, and the command to go on with."""
+    if error.exit_code not in (3, 4, 5, 6) or report.failure is None:
+        return
+    from surgery.diagnose.afterwards import afterwards
+
+    source = state.source.path if state is not None else None
+    if source is None and isinstance(model, (str, Path)):
+        source = Path(model)
+    target = state.target if state is not None else None
+    proto = None if state is None else state.target_model or state.portable or state.source.proto
+    written = (
+        folder / f"{state.source.name}.failed.onnx" if folder is not None and state is not None else None
+    )
+    name = pipeline if isinstance(pipeline, (str, Path)) else report.pipeline["name"]
+    found = afterwards(error, model=proto, source=source, failed=written, pipeline=str(name), target=target)
+    report.failure = replace(report.failure, evidence=found.evidence, next=found.next)
 
 
 def _write_report(report: Report, state: State | None, folder: Path | None) -> None:

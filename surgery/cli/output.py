@@ -56,17 +56,22 @@ def print_error(
     fix: str | None = None,
     stage: str | None = None,
     needs_constant: Sequence[str] = (),
+    evidence: Sequence[str] = (),
+    following: str | None = None,
 ) -> None:
     """Print ``error[code] stage: message``, cause and fix to standard error; in colour on a terminal only."""
     head = typer.style(f"error[{code}]", fg=typer.colors.RED, bold=True)
     head += f" {stage}:" if stage else ":"
     place = f"{where}: " if where else ""
     lines = [f"{head} {place}{message}"]
+    lines += [f"{typer.style('seen:', bold=True)} {text}" for text in evidence]
     if cause:
         lines.append(f"{typer.style('cause:', bold=True)} {cause}")
     if fix:
         lines.append(f"{typer.style('fix:', bold=True)} {fix}")
     lines += [f"{typer.style('needs:', bold=True)} --constant {n}=VALUE" for n in needs_constant]
+    if following:
+        lines.append(f"{typer.style('next:', bold=True)} {following}")
     _to_stderr(lines)
 
 
@@ -80,6 +85,8 @@ def print_failure(failure: Failure) -> None:
         fix=failure.fix,
         stage=failure.stage,
         needs_constant=failure.needs_constant,
+        evidence=failure.evidence,
+        following=failure.next,
     )
 
 

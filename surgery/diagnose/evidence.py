@@ -236,7 +236,7 @@ def _missing_attribute(case: Case, place: Place | None) -> Answer:
     try:
         version = case.facts.opsets.get(node.domain, 1)
         schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # the latter where the version is no 32-bit number
         return None, ""
     given = {a.name for a in node.attribute}
     for name, attribute in schema.attributes.items():

@@ -17,7 +17,10 @@ Status = Literal["ok", "ok-unverified-engine", "prepared", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a run failed; the same words that the command line prints."""
+    """Why a run failed; the same words that the command line prints.
+
+    `evidence` is what was seen in the graph at the node, `next` the command to go on with.
+    """
 
     stage: str | None
     code: str
@@ -26,6 +29,8 @@ class Failure:
     cause: str | None
     fix: str | None
     needs_constant: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    next: str | None = None
 
     @classmethod
     def of(cls, error: SurgeryError) -> Failure:

@@ -45,6 +45,7 @@ def because(
         said = f"{first.code} in {first.function}: {first.description}"
     else:
         said = first or "nothing"
+    said = " ".join(line for line in said.splitlines() if "cudaError" not in line)
     found = classify(messages, op=op, node=node, model=model)
     if not found:
         return Because(None, said, None, node)

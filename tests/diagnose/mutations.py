@@ -1,6 +1,6 @@
-"""Damaged models: ``python -m tests.diagnose.mutations FIRST COUNT`` puts some through inspect, explain and run.
+"""Damaged models: ``python -m tests.diagnose.mutations NUMBER...`` puts some through inspect, explain and run.
 
-One line of JSON for each call: number, what was done to the model, the command, exit code, seconds, peak memory in MB.
+A line of JSON for each call: number, what was done to the model, command, exit code, seconds, peak memory in MB.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tests.diagnose.models import FIVE, parsed
 
 CLASSIFIER = (
     "g (float[n, 3, 16, 16] image) => (float[n, 4] scores) <float[8, 3, 3, 3] w, float[8] b, float[8, 4] f> "
-    "{ [conv] c = Conv <pads = [1, 1, 1, 1]> (image, w, b) [relu] r = Relu (c) [pool] p = MaxPool <kernel_shape = [2, 2], "
-    "strides = [2, 2]> (r) [mean] m = GlobalAveragePool (p) [flat] v = Flatten (m) [mat] s = MatMul (v, f) "
-    "[soft] scores = Softmax (s) }"
+    "{ [conv] c = Conv <pads = [1, 1, 1, 1]> (image, w, b) [relu] r = Relu (c) "
+    "[pool] p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r) [mean] m = GlobalAveragePool (p) "
+    "[flat] v = Flatten (m) [mat] s = MatMul (v, f) [soft] scores = Softmax (s) }"
 )
 SHAPES = (
     "g (float[b, 6] x, int64[2] size) => (float[] y, int64[] i) <int64[1] zero = {0}, int64[1] one = {1}, "
@@ -355,11 +355,11 @@ def peak() -> int:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) >> 10
 
 
-def main(first: int, count: int) -> None:
+def main(numbers: list[int]) -> None:
     """Three calls for each model; a line each."""
     from surgery.cli import main as surgery
 
-    for number in range(first, first + count):
+    for number in numbers:
         what, data = mutated(number)
         with tempfile.TemporaryDirectory(prefix="mutated-") as folder:
             path = Path(folder) / "m.onnx"
@@ -377,15 +377,22 @@ def main(first: int, count: int) -> None:
                 started = time.monotonic()
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                     code = surgery(arguments)
+                said = err.getvalue()
                 entry = {
-                    "number": number, "what": what, "command": name, "code": code,
-                    "seconds": round(time.monotonic() - started, 1), "memory": peak(),
-                    "errors": err.getvalue().count("error["), "traceback": "Traceback" in err.getvalue() + out.getvalue(),
-                    "text": err.getvalue()[:300] if code not in (0, 3) else "",
-                }  # fmt: skip
+                    "number": number,
+                    "what": what,
+                    "command": name,
+                    "code": code,
+                    "seconds": round(time.monotonic() - started, 1),
+                    "memory": peak(),
+                    "errors": said.count("error["),
+                    "printed": bool(out.getvalue().strip()),
+                    "traceback": "Traceback" in said + out.getvalue(),
+                    "text": said[:300] if code not in (0, 3) else "",
+                }
                 sys.__stdout__.write(json.dumps(entry) + "\n")
                 sys.__stdout__.flush()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main([int(n) for n in sys.argv[1:]])

@@ -1,0 +1,78 @@
+"""How failing runs end: what was seen at the node, why, what to do, and the command to go on with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import onnx
+import pytest
+
+import surgery
+from surgery.cli import main
+from surgery.trt.session import installed_flavours
+from tests.diagnose.models import parsed
+
+pytestmark = pytest.mark.skipif(
+    "tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed"
+)
+
+
+def saved(folder: Path, text: str) -> Path:
+    path = folder / "m.onnx"
+    onnx.save(parsed(text), path)
+    return path
+
+
+SLOPE = "g (float[1, 3, 4, 4] x) => (float[] y) <float[3] s = {1, 2, 3}> { [r] z = Relu (x) [p] y = PRelu (z, s) }"
+
+
+def test_a_node_that_the_parser_refuses(tmp_path: Path) -> None:
+    report = surgery.run("generic", saved(tmp_path, SLOPE), target="tensorrt-rtx", output=tmp_path / "out")
+    failure = report.failure
+    assert failure is not None
+    assert (report.exit_code, failure.node) == (4, "p")
+    assert failure.evidence == (
+        "PRelu 'p'",
+        "operand 'z': float32[1, 3, 4, 4], from Relu 'r' <- input 'x' float32[1, 3, 4, 4]",
+        "constant 's': float32[3] = [1.0, 2.0, 3.0]",
+    )
+    assert failure.cause is not None
+    assert failure.cause.startswith("[prelu-slope-broadcast]")
+    assert "cudaError" not in failure.cause
+    assert failure.fix
+    assert failure.next is not None
+    assert failure.next.startswith(f"surgery explain {tmp_path}/out/m.failed.onnx --target tensorrt-rtx-")
+
+
+def test_the_command_to_go_on_with_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved(tmp_path, SLOPE)
+    assert main(["run", "generic", str(path), "--output", str(tmp_path / "out")]) == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("next: surgery explain ")
+    assert main(shlex.split(lines[-1].removeprefix("next: surgery "))) == 4
+    assert "[prelu-slope-broadcast]" in capsys.readouterr().out
+
+
+def test_a_constant_that_is_needed(tmp_path: Path) -> None:
+    text = "g (float[2, 3] x, int64[1] axes) => (float[] y) { [s] y = ReduceSum (x, axes) }"
+    report = surgery.run("generic", saved(tmp_path, text), target="tensorrt-rtx")
+    if report.failure is None:  # a rule does without
+        return
+    assert report.failure.next == f"surgery run generic {tmp_path}/m.onnx --constant axes=VALUE"
+
+
+def test_a_file_that_is_not_onnx(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(parsed(SLOPE).SerializeToString()[:-9])
+    report = surgery.run("generic", path)
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.next) == (3, f"surgery explain {path}")
+    assert surgery.run("generic", tmp_path / "none.onnx").failure.next is None  # type: ignore[union-attr]
+
+
+def test_a_tensor_larger_than_any_engine_takes(tmp_path: Path) -> None:
+    text = "g (float[1] x) => (float[] y) <int64[2] s = {65536, 65536}> { [e] y = Expand (x, s) }"
+    report = surgery.run("generic", saved(tmp_path, text))
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code) == (4, "tensor-volume-limit")
