@@ -1,0 +1,326 @@
+"""Plugins found by structure: parts of a graph that compute what a plugin's body computes.
+
+Every plugin has a body in standard operators, which is a function of its attributes and of the types of its inputs.
+Bodies built for the plugin's samples, and with other values of attributes that have few, are looked for in the graph
+without regard to numbers. Where one lies, the attributes are solved for, and the body is built anew from what was
+found: only if that is the graph's expression, number by number, is it a match. Names of tensors and nodes, the order of
+nodes and of commuted operands, and unrelated nodes make no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from surgery.plugins.attach import TargetVersion, ships
+from surgery.plugins.definition import PLUGIN_DOMAIN, TensorType
+from surgery.plugins.recognise_match import Match as Laid
+from surgery.plugins.recognise_match import find
+from surgery.plugins.recognise_solve import Bodies, Form, Pattern, Solver, Types, alternatives
+from surgery.plugins.recognise_terms import Op, Terms, Value, below, terms_of
+
+if TYPE_CHECKING:
+    from surgery.plugins.definition import PluginDefinition
+    from surgery.plugins.registry import Registry
+    from surgery.plugins.schema import Sample
+
+PLUMBING = frozenset({
+    "Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Shape",
+    "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Operators that compute nothing. A body with less than two others is recognised only when asked for by name."""
+
+LARGE = 128
+"""How much larger than in a sample the dims of inputs may be: bodies of many boxes are written differently."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A part of a graph that is a plugin.
+
+    Attributes:
+        plugin: The plugin.
+        attributes: Its attributes, defaults included; those that are not set are left out.
+        undetermined: Attributes that the body does not depend on; any value computes the same.
+        inputs: Names of tensors, "" for inputs that are left out.
+        outputs: Names of tensors, "" for outputs that the graph does not compute.
+        nodes: Names of the graph's nodes that compute this, in the order of the graph.
+        places: Where these are in the list of nodes.
+        proof: How it is known that both compute the same.
+        why: Why this plugin, where several were found for a node of it.
+    """
+
+    plugin: PluginDefinition
+    attributes: Mapping[str, Any]
+    undetermined: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[str, ...]
+    places: tuple[int, ...]
+    proof: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A configuration whose body is looked for."""
+
+    bodies: Bodies
+    attributes: Mapping[str, Any]
+    types: Types
+    pattern: Pattern
+    kinds: frozenset[str]
+
+
+def recognise(
+    model: onnx.ModelProto,
+    registry: Registry,
+    target: TargetVersion | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    per_sample: bool = False,
+    folded: bool = True,
+) -> list[Match]:
+    """The plugins that a model computes in standard operators, in the order of its nodes; no two overlap.
+
+    Args:
+        model: A model with its weights, or with types and constants declared. It is not changed.
+        registry: Where the plugins are defined.
+        target: Only plugins that this TensorRT ships; None for all.
+        plugins: Names of plugins to look for; all of them if empty, except those that are a single operator.
+        per_sample: Whether plugins whose interface declares shapes without the batch count as shipped.
+        folded: Look for bodies with constants and static shapes folded too.
+
+    Raises:
+        ConfigError: a plugin that is named is not in the registry.
+    """
+    from surgery.plugins.types import tensor_types
+
+    definitions = [d for d in _wanted(registry, plugins) if target is None or ships(d, target, per_sample)]
+    graph = terms_of(model)
+    types = tensor_types(model, registry)
+    finder = _Finder(model, graph, types, bool(plugins))
+    found = []
+    for form in ("written", "folded") if folded else ("written",):
+        for definition in definitions:
+            found += finder.matches(definition, form)
+    return _choose(found, target)
+
+
+def _wanted(registry: Registry, plugins: Sequence[str]) -> list[PluginDefinition]:
+    """The newest version of each plugin first, and further versions that are defined apart."""
+    if plugins:
+        for name in plugins:
+            registry.get(name)
+    found = [d for d in registry.definitions() if not plugins or d.name in plugins]
+    return sorted(found, key=lambda d: (d.name, d.version))
+
+
+class _Finder:
+    """Looks for plugins in one graph."""
+
+    def __init__(
+        self, model: onnx.ModelProto, graph: Terms, types: Mapping[str, TensorType], by_name: bool
+    ) -> None:
+        self.model = model
+        self.graph = graph
+        self.types = types
+        self.by_name = by_name
+        self.by_kind = graph.by_kind()
+        self.present = frozenset(op.kind for op in below(list(graph.values.values())))
+        self.free = {v.name for v in model.graph.input}
+
+    def matches(self, definition: PluginDefinition, form: Form) -> list[Match]:
+        """All places of a plugin."""
+        bodies = Bodies(definition, self.graph.opset, form)
+        done: set[str] = set()
+        found = []
+        for template in self._templates(bodies):
+            for root, place in self._starts(template.pattern):
+                laid = find(template.pattern.results, self.graph, self.by_kind, root, place)
+                if laid is None:
+                    continue
+                match = self._solved(template, laid)
+                if match is not None and not done & set(match.outputs):
+                    done |= {n for n in match.outputs if n}
+                    found.append(match)
+        return found
+
+    def _templates(self, bodies: Bodies) -> Iterator[_Template]:
+        """Bodies whose operators the graph has, each structure once."""
+        seen: set[Any] = set()
+        for attributes, types, outputs in configurations(bodies.definition):
+            pattern = bodies.build(attributes, types, outputs)
+            if pattern is None:
+                continue
+            kinds = [op.kind for op in below(pattern.results)]
+            if not kinds or not self.present.issuperset(kinds):
+                continue
+            if not self.by_name and sum(k not in PLUMBING for k in kinds) < 2:
+                continue
+            signature = (
+                _signature(pattern),
+                tuple(sorted(k for k, v in attributes.items() if v is not None)),
+            )
+            if signature not in seen:
+                seen.add(signature)
+                yield _Template(bodies, attributes, types, pattern, frozenset(kinds))
+
+    def _starts(self, pattern: Pattern) -> Iterator[tuple[int, Op]]:
+        """Where to begin: the result with most below it, at each node of its kind."""
+        sizes = [sum(1 for _ in below([v])) for v in pattern.results]
+        root = max(range(len(sizes)), key=lambda i: (sizes[i], -i))
+        op = pattern.results[root].op
+        if op is not None:
+            for place in self.by_kind.get(op.kind, ()):
+                yield root, place
+
+    def _solved(self, template: _Template, laid: Laid) -> Match | None:
+        definition = template.bodies.definition
+        names = template.pattern.inputs
+        inputs = [self._name(laid.inputs.get(n)) for n in names]
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        if "" in inputs or len(inputs) < sum(not i.optional for i in definition.file.inputs):
+            return None  # what the body does not read cannot be found
+        types = tuple(self.types.get(n) for n in inputs)
+        if any(t is None for t in types):
+            return None
+        solver = Solver(template.bodies, types, laid.inputs, laid.outputs)
+        for start in self._begin(template, types):
+            solved = solver.solve(start)
+            if solved is not None:
+                break
+        else:
+            return None
+        attributes, reading = solved
+        outputs = [self._name(v) for v in reading.match.outputs]
+        places = sorted({p for op in reading.match.ops.values() for p in op.nodes})
+        nodes = [self.model.graph.node[p] for p in places]
+        return Match(
+            definition,
+            {k: v for k, v in attributes.items() if v is not None},
+            tuple(solver.undetermined(attributes)),
+            tuple(inputs),
+            tuple(outputs),
+            tuple(n.name or n.output[0] for n in nodes),
+            tuple(places),
+            f"the body built from these attributes is these {len(places)} nodes, "
+            f"with the same {len(reading.leaves)} numbers",
+        )
+
+    def _begin(self, template: _Template, types: Types) -> Iterator[Mapping[str, Any]]:
+        yield template.attributes
+
+    def _name(self, value: Value | None) -> str:
+        if value is None:
+            return ""
+        if value.op is not None:
+            return value.op.outputs[value.index] if value.op.nodes else ""
+        return value.name
+
+
+def configurations(definition: PluginDefinition) -> Iterator[tuple[dict[str, Any], Types, int]]:
+    """Attributes, input types and number of outputs whose bodies may be made differently.
+
+    They are the samples, as they are, with an open batch and with many more boxes; and each with other values of
+    attributes that have few.
+    """
+    for sample in definition.samples:
+        attributes = {n: sample.attributes.get(n, a.default) for n, a in definition.file.attributes.items()}
+        outputs = sample.outputs or len(definition.file.outputs)
+        settings = [attributes]
+        for name, declared in definition.file.attributes.items():
+            settings += [{**attributes, name: v} for v in alternatives(declared) if v != attributes[name]]
+        for setting in settings:
+            for types in _kinds_of_types(sample):
+                yield setting, types, outputs
+
+
+def _kinds_of_types(sample: Sample) -> list[Types]:
+    own = tuple(TensorType(i.dtype, i.shape) for i in sample.inputs)
+    first = sample.inputs[0].shape[0] if sample.inputs and sample.inputs[0].shape else None
+
+    def is_batch(shape: Sequence[int], declared: bool | None) -> bool:
+        return len(shape) > 2 and shape[0] == first if declared is None else declared
+
+    open_batch = tuple(
+        TensorType(i.dtype, ("batch", *i.shape[1:])) if is_batch(i.shape, i.batch) else t
+        for i, t in zip(sample.inputs, own, strict=True)
+    )
+    return list(dict.fromkeys([own, open_batch]))
+
+
+def _signature(pattern: Pattern) -> Any:
+    """What is the same for two bodies that differ in numbers alone."""
+    numbers: dict[int, int] = {}
+
+    def of(value: Value) -> Any:
+        if value.op is None:
+            tensor = value.tensor
+            constant = None if tensor is None else (tensor.data_type, len(tensor.dims))
+            return value.kind, value.name if value.kind == "input" else constant, value.depth, value.index
+        return "node", numbers[id(value.op)], value.index
+
+    lines = []
+    for op in _bottom_up(pattern.results):
+        numbers[id(op)] = len(numbers)
+        texts = tuple((k, v) for k, v in sorted(op.attributes.items()) if isinstance(v, str))
+        bodies = tuple((n, c, tuple(map(of, r))) for n, c, r in op.bodies)
+        lines.append((op.kind, texts, tuple(map(of, op.args)), bodies))
+    return tuple(lines), tuple(map(of, pattern.results))
+
+
+def _bottom_up(values: Sequence[Value]) -> list[Op]:
+    done: dict[int, Op] = {}
+    stack = [(v.op, False) for v in reversed(values) if v.op is not None]
+    while stack:
+        op, ready = stack.pop()
+        if id(op) in done:
+            continue
+        if ready:
+            done[id(op)] = op
+            continue
+        stack.append((op, True))
+        inner = [*op.args, *(v for _, _, results in op.bodies for v in results)]
+        stack += [(v.op, False) for v in reversed(inner) if v.op is not None and id(v.op) not in done]
+    return list(done.values())
+
+
+def _choose(found: Sequence[Match], target: TargetVersion | None) -> list[Match]:
+    """No two for one node: the one that covers most nodes, then what is not deprecated, then by name and version."""
+
+    def rank(match: Match) -> tuple[Any, ...]:
+        old = target is not None and match.plugin.deprecated(target.flavour, target.version)
+        missing = sum(not n for n in match.outputs)
+        return -len(match.places), missing, old, match.plugin.name, match.plugin.version
+
+    taken: dict[int, Match] = {}
+    chosen: list[Match] = []
+    losers: dict[int, list[str]] = {}
+    for match in sorted(found, key=lambda m: (*rank(m), m.places)):
+        winner = next((taken[p] for p in match.places if p in taken), None)
+        if winner is None:
+            chosen.append(match)
+            taken.update(dict.fromkeys(match.places, match))
+        else:
+            losers.setdefault(id(winner), []).append(f"{match.plugin.name} version {match.plugin.version}")
+    result = []
+    for match in sorted(chosen, key=lambda m: m.places):
+        others = sorted(set(losers.get(id(match), [])))
+        result.append(_with_reason(match, others) if others else match)
+    return result
+
+
+def _with_reason(match: Match, others: Sequence[str]) -> Match:
+    from dataclasses import replace
+
+    return replace(
+        match,
+        why=f"also found here: {', '.join(others)}; taken is what covers most nodes, then what is not deprecated on the "
+        "target, then the first by name and version",
+    )
