@@ -19,7 +19,7 @@ NAMES = 6
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="The ONNX model.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")],
     target: TargetOption = None,
     parser: Annotated[
         bool | None,

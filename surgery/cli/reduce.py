@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def reduce(
-    model: Annotated[Path, typer.Argument(help="The ONNX model that fails.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model that fails.")],
     while_: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +55,7 @@ def reduce(
         float, typer.Option(metavar="X", min=0.0, help="From which difference on an engine differs.")
     ] = 1e-2,
     jobs: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Checks side by side. [default: one a core, at most 4]")
+        int, typer.Option(metavar="N", min=0, help="Checks side by side; 0 is one a core, at most 4.")
     ] = 0,
     canary: Annotated[
         bool,

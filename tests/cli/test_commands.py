@@ -70,7 +70,16 @@ def pipeline(folder: Path, text: str = "schema: 1\nstages: [inspect, fold, save]
 
 
 OPTIONS = {
-    "": ["--version", "run", "build", "verify", "list", "show", "70 bug"],
+    "": ["--version", "run", "build", "verify", "inspect", "explain", "reduce", "diff", "doctor", "list",
+        "show", "70 bug"],
+    "inspect": ["MODEL", "--target", "--parser", "--json"],
+    "explain": ["MODEL", "--target", "--log", "--shape", "--workspace-mib", "--seconds", "--json"],
+    "reduce": [
+        "MODEL", "--while", "--check", "--match", "--fail-code", "--output", "--target", "--shape", "--inputs",
+        "--random-weights", "--seconds", "--memory-mib", "--tolerance", "--jobs", "--canary", "--seed", "--json",
+    ],
+    "diff": ["A", "B", "--weights", "--json"],
+    "doctor": ["--json"],
     "run": [
         "--target", "--output", "--inputs", "--constant", "--shape", "--stages", "--require", "--plugin-path",
         "--set", "--json",
