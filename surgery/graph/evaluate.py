@@ -30,18 +30,39 @@ def open_session(payload: str | bytes, options: Any) -> Any:
     (50,000 take 20 s instead of 2), and buffers are freed after their last use all the same.
 
     Without any optimization, ONNX Runtime 1.30 leaves casts that it inserted around float16 nodes in a state that
-    it then refuses itself; with the basic ones the same model loads.
+    it then refuses itself; with the basic ones the same model loads. bfloat16, for which it has no kernels, is
+    computed in float32 and rounded (:mod:`surgery.graph.bfloat`).
     """
     import onnxruntime as ort
 
     levels = ort.GraphOptimizationLevel
     try:
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-    except Exception:
+    except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error):
+            widened = _without_bfloat16(payload)
+            if widened is not None:
+                return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
         if options.graph_optimization_level != levels.ORT_DISABLE_ALL:
             raise
         options.graph_optimization_level = levels.ORT_ENABLE_BASIC
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+
+
+def _without_bfloat16(payload: str | bytes) -> bytes | None:
+    """The model with its bfloat16 operators in float32; None if it has none, or weights in other files."""
+    import onnx
+
+    from surgery.graph.bfloat import has_bfloat16, in_float32
+    from surgery.graph.load import tensors_of
+
+    if isinstance(payload, bytes):
+        model = onnx.ModelProto.FromString(payload)
+    else:
+        model = onnx.load(payload, load_external_data=False)
+        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors_of(model.graph)):
+            return None
+    return in_float32(model).SerializeToString() if has_bfloat16(model) else None
 
 
 def payload_of(path: Path, options: Any) -> str | bytes:

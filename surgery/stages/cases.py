@@ -16,10 +16,16 @@ def cases_for(
     state: State, model: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]], per_point: int
 ) -> list[Case]:
     """Seeded cases on which the original runs, as far as such can be found."""
+    from surgery.graph.bfloat import has_bfloat16
     from surgery.stages.trt_model import on_disk
     from surgery.verify.cases import make_cases
     from surgery.verify.search import Search
 
+    if has_bfloat16(state.source.proto):
+        state.warn(
+            "bfloat16 operators that ONNX Runtime has no kernels for are computed in float32 in verification, and "
+            "their results rounded to bfloat16"
+        )
     with on_disk(state.source.proto, state.source) as original:
         return make_cases(
             state.source.proto,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConfigError, ConversionError
@@ -12,38 +14,99 @@ if TYPE_CHECKING:
     import onnx
 
     from surgery.trt.types import ShapeProfile
-
-DERIVED_BATCH = (1, 1, 4)
-"""Minimum, optimum and maximum of a free leading dim: one image as a rule, small batches possible."""
+    from surgery.verify.sizes import Fit, NoFitError
 
 DERIVED_SIZE = (224, 320, 640)
-"""The same for other free dims of a rank-4 input: sizes that image networks are commonly run at."""
+"""Minimum, optimum and maximum of heights and widths that are proposed first."""
 
 DERIVED_OTHER = (1, 16, 128)
 """The same for free dims of anything else (sequence lengths, point counts)."""
 
+MOST_REASON = 200
+"""Characters of what ONNX Runtime says that go into a warning."""
+
+PROBES = 4
+"""Draws of values at sizes that are not the most usual ones."""
+
 Range = tuple[int, int, int]
 
 
-def profiles_for(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
-    """One profile entry per input with free dims; recorded in the report with its source.
+def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
+    """One profile entry per input with free dims, at whose minimum, optimum and maximum the original runs.
 
     One symbolic dim name has one range everywhere. --shape goes before the pipeline's ``profiles``, which go
-    before derived ranges.
+    before derived ranges. Derived ranges are found by trying sizes that fit together (:mod:`surgery.verify.sizes`);
+    the report gets each entry with its source, and a warning for each dim that had to stay at one size.
 
     Raises:
-        ConfigError: an unknown input, a wrong rank, a fixed dim changed, min > opt or opt > max, or two
-            ranges for one dim name.
+        ConfigError: an unknown input, a wrong rank, a fixed dim changed, min > opt or opt > max, two ranges for
+            one dim name; or the original does not run at a shape that was asked for.
+        ConversionError: an input has no shape, or the original does not run at any of the shapes that were tried.
     """
     from surgery.trt.types import ShapeProfile
+    from surgery.verify.sizes import Hints, NoFitError, baked_sizes, dim_key, fit, free_dims, new_tokens
 
-    inputs = {v.name: v for v in model.graph.input}
+    initial = {t.name for t in model.graph.initializer}
+    inputs = {v.name: v for v in model.graph.input if v.name not in initial}
+    given, known = _given(state, inputs)
+    for name, info in inputs.items():
+        if dims_of(info) is None:
+            raise ConversionError(
+                f"input {name!r} has no shape",
+                code="input-without-shape",
+                where=name,
+                fix=f"give one: --shape {name}=1x3x224x224",
+            )
+    shapes: dict[str, list[int | str]] = {}
+    for name, info in inputs.items():
+        dims = dims_of(info) or []
+        if name in given or any(not isinstance(d, int) for d in dims):
+            shapes[name] = [d if isinstance(d, int) else dim_key(name, i, d) for i, d in enumerate(dims)]
+    if not shapes:
+        return []
+    free = free_dims(list(inputs.values()))
+    with _judge(state, model, shapes) as judge:
+        try:
+            hints = Hints(new_tokens(list(inputs.values())), baked_sizes(state.source.proto))
+            found = fit(free, judge, known, hints)
+        except NoFitError as error:
+            raise _impossible(state, shapes, given, known, error) from error
+    result = []
+    for name, sizes in shapes.items():
+        low, best, high = ([d if isinstance(d, int) else found.ranges[d][i] for d in sizes] for i in range(3))
+        follows = [f"{d} = {found.relations[d]}" for d in sizes if d in found.relations]
+        source = (
+            given[name][1] if name in given else ": ".join(["derived", *filter(None, [", ".join(follows)])])
+        )
+        state.report.profiles.append({"input": name, "min": low, "opt": best, "max": high, "source": source})
+        result.append(ShapeProfile(name, tuple(low), tuple(best), tuple(high)))
+    _tell_stuck(state, found)
+    return result
+
+
+def _tell_stuck(state: State, found: Fit) -> None:
+    """Warn of dims that have one size only because the model does not run at others."""
+    reasons: dict[str, list[str]] = {}
+    for key, why in found.stuck.items():
+        if len(set(found.ranges[key])) == 1:
+            reasons.setdefault(why, []).append(f"{key} stays at {found.ranges[key][1]}")
+    for why, keys in reasons.items():
+        state.warn(f"{', '.join(keys)}: at other sizes the model does not run ({why[:MOST_REASON]})")
+
+
+def _given(
+    state: State, inputs: Mapping[str, onnx.ValueInfoProto]
+) -> tuple[dict[str, tuple[Any, str]], dict[str, Range]]:
+    """Shapes that were asked for, with who asked, and the ranges of free dims that follow from them."""
+    from surgery.verify.sizes import dim_key
+
     given: dict[str, tuple[Any, str]] = {}
     for name, profile in state.config.profiles.items():
         given[name] = ((tuple(profile.min), tuple(profile.opt), tuple(profile.max)), f"profiles.{name}")
     for name, shapes in state.options.shapes.items():
         given[name] = (shapes, f"--shape {name}")
-    for name, (_, where) in given.items():
+    known: dict[str, Range] = {}
+    for name, (shapes, where) in given.items():
         if name not in inputs:
             raise ConfigError(
                 f"there is no input {name!r}",
@@ -51,96 +114,74 @@ def profiles_for(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
                 where=where,
                 fix=f"inputs of the network: {', '.join(inputs)}",
             )
-    known: dict[str, Range] = {}
-    for name, (shapes, where) in given.items():
-        _check(name, dims_of(inputs[name]), shapes, where)
-        for axis, dim in enumerate(dims_of(inputs[name]) or []):
-            if isinstance(dim, str):
-                value = (shapes[0][axis], shapes[1][axis], shapes[2][axis])
-                if known.setdefault(dim, value) != value:
-                    raise ConfigError(
-                        f"dim {dim!r} has two ranges: {known[dim]} and {value}",
-                        code="profile-conflict",
-                        where=where,
-                        fix="give the inputs that share a dim the same range for it",
-                    )
-    result = []
-    for name, info in inputs.items():
-        dims = dims_of(info)
-        if dims is None:
-            raise ConversionError(
-                f"input {name!r} has no shape",
-                code="input-without-shape",
-                where=name,
-                fix=f"give one: --shape {name}=1x3x224x224",
-            )
-        if name in given:
-            shapes, source = given[name]
-            ranges = list(zip(*shapes, strict=True))
-        elif all(isinstance(d, int) for d in dims):
-            continue
-        else:
-            ranges = [_range(dim, axis, len(dims), known) for axis, dim in enumerate(dims)]
-            source = "derived"
-        low, opt, high = (tuple(int(r[i]) for r in ranges) for i in range(3))
-        result.append(ShapeProfile(name, low, opt, high))
-        state.report.profiles.append(
-            {"input": name, "min": list(low), "opt": list(opt), "max": list(high), "source": source}
-        )
-    return result
-
-
-def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]:
-    """Profiles at whose minimum, optimum and maximum the original model runs in ONNX Runtime.
-
-    A derived minimum or maximum at which it does not run is replaced by the optimum, with a warning.
-
-    Raises:
-        ConfigError: as :func:`profiles_for`; or the original does not run at a shape that was asked for.
-        ConversionError: as :func:`profiles_for`; or the original does not run at any shape that was derived.
-    """
-    from surgery.stages.cases import cases_for
-    from surgery.stages.trt_model import on_disk
-    from surgery.trt.types import ShapeProfile
-    from surgery.verify.runner import RunError, run_onnx
-
-    profiles = profiles_for(state, model)
-    entries = state.report.profiles
-    if not entries:
-        return profiles
-    with on_disk(state.source.proto, state.source) as original:
-        for label in ("opt", "min", "max"):
-            point = [{**e, "min": e[label], "opt": e[label], "max": e[label]} for e in entries]
-            case = cases_for(state, model, point, 1)[0]
-            try:
-                run_onnx(original, [case.feeds], "the model")
-            except RunError as error:
-                given = [e for e in entries if e["source"] != "derived"]
-                if label == "opt" or all(e["source"] != "derived" or e[label] == e["opt"] for e in entries):
-                    # A range that the user gave is a mistake of the command; one that was derived is not.
-                    kind = ConfigError if given else ConversionError
-                    raise kind(
-                        f"the model does not run at the {label} of its profile",
-                        code="profile-impossible",
-                        where="; ".join(f"{e['source']}: {e['input']} {e[label]}" for e in given or entries),
-                        cause=str(error),
-                        fix="give shapes that the model takes: --shape NAME=MIN:OPT:MAX, e.g. "
-                        + "x".join(str(d) for d in entries[0]["opt"]),
-                    ) from error
-                state.warn(
-                    f"the model does not run at the derived {label}: the profile stops at the optimum ({error})"
+        dims = dims_of(inputs[name])
+        _check(name, dims, shapes, where)
+        for axis, dim in enumerate(dims or []):
+            if isinstance(dim, int):
+                continue
+            value = (shapes[0][axis], shapes[1][axis], shapes[2][axis])
+            if known.setdefault(dim_key(name, axis, dim), value) != value:
+                raise ConfigError(
+                    f"dim {dim!r} has two ranges: {known[str(dim)]} and {value}",
+                    code="profile-conflict",
+                    where=where,
+                    fix="give the inputs that share a dim the same range for it",
                 )
-                for entry in entries:
-                    if entry["source"] == "derived":
-                        entry[label] = list(entry["opt"])
-    return [ShapeProfile(e["input"], tuple(e["min"]), tuple(e["opt"]), tuple(e["max"])) for e in entries]
+    return given, known
 
 
-def _range(dim: int | str | None, axis: int, rank: int, known: dict[str, Range]) -> Range:
-    if isinstance(dim, int):
-        return dim, dim, dim
-    derived = DERIVED_BATCH if axis == 0 else DERIVED_SIZE if rank == 4 else DERIVED_OTHER
-    return known.setdefault(dim, derived) if isinstance(dim, str) else derived
+@contextlib.contextmanager
+def _judge(
+    state: State, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]
+) -> Iterator[Callable[[Mapping[str, int]], str | None]]:
+    """What runs the original with sizes of free dims, and says why it does not."""
+    from surgery.stages.trt_model import on_disk
+    from surgery.verify.cases import probe
+    from surgery.verify.search import Search
+
+    with on_disk(state.source.proto, state.source) as original:
+        search = Search(state.source.proto, original)
+        most = search.attempts
+
+        def judge(sizes: Mapping[str, int]) -> str | None:
+            nonlocal most
+            entries = []
+            for name, dims in shapes.items():
+                shape = [d if isinstance(d, int) else sizes[d] for d in dims]
+                entries.append({"input": name, "min": shape, "opt": shape, "max": shape})
+            error, draws = probe(
+                state.source.proto, model, entries,
+                seed=state.options.seed, constants=state.options.constants, search=search, most=most,
+            )  # fmt: skip
+            # The usual sizes get every draw of values there is; others as many as it took before.
+            most = max(PROBES, draws) if error is None else PROBES
+            return error
+
+        yield judge
+
+
+def _impossible(
+    state: State,
+    shapes: Mapping[str, Sequence[int | str]],
+    given: Mapping[str, tuple[Any, str]],
+    known: Mapping[str, Range],
+    error: NoFitError,
+) -> ConfigError | ConversionError:
+    """A range that the user gave is a mistake of the command; one that was derived is not."""
+    label = ("min", "opt", "max")[error.end]
+    asked = [f"{where}: {name} {list(sizes[error.end])}" for name, (sizes, where) in given.items()]
+    first = next(iter(shapes.values()))
+    kind = ConfigError if asked else ConversionError
+    return kind(
+        f"the model does not run at the {label} of its profile"
+        if asked
+        else "the model does not run at any of the sizes that were tried",
+        code="profile-impossible",
+        where="; ".join(asked) or "; ".join(f"{n} {list(dims)}" for n, dims in shapes.items()),
+        cause=f"the model in ONNX Runtime: {error}",
+        fix="give shapes that the model takes: --shape NAME=MIN:OPT:MAX, e.g. "
+        + "x".join(str(d if isinstance(d, int) else known.get(d, DERIVED_OTHER)[1]) for d in first),
+    )
 
 
 def _check(name: str, dims: list[int | str | None] | None, shapes: Any, where: str) -> None:

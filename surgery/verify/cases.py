@@ -60,15 +60,8 @@ def make_cases(
         constants: Inputs with a fixed value.
         search: Draws values until the original runs on them; without it the first draw stands.
     """
-    import onnx
-
     fixed = dict(constants or {})
-    initial = {i.name for i in original.graph.initializer}
-    specs: dict[str, tuple[Any, Dims | None]] = {}
-    for value in original.graph.input:
-        if value.name not in initial:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            specs[value.name] = (dtype, dims_of(value))
+    specs = _specs(original)
     points = _points(result, profiles, {name: dims for name, (_, dims) in specs.items()})
     rounds = max(per_point, -(-MIN_CASES // len(points)))
     cases: list[Case] = []
@@ -84,6 +77,75 @@ def make_cases(
     return cases
 
 
+def probe(
+    original: onnx.ModelProto,
+    result: onnx.ModelProto,
+    profiles: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    constants: Mapping[str, Any],
+    search: Search,
+    most: int,
+) -> tuple[str | None, int]:
+    """Whether the original runs at one point of the profiles.
+
+    Args:
+        original: The original model.
+        result: The prepared model, whose inputs the profiles are for.
+        profiles: Entries with input, min, opt and max, of which only opt counts.
+        seed: Seed.
+        constants: Inputs with a fixed value.
+        search: Draws values and runs the original.
+        most: Draws, at most.
+
+    Returns:
+        Why not, in ONNX Runtime's words, or None; and the draws it took.
+    """
+    specs = _specs(original)
+    _, known, placed = _points(result, profiles, {name: dims for name, (_, dims) in specs.items()})[0]
+    shapes = {n: _shape(placed.get(n, dims), known, 0) for n, (_, dims) in specs.items()}
+    kinds = {n: dtype for n, (dtype, _) in specs.items()}
+    for attempt in range(min(search.attempts, most)):
+        if search.judge(_values(kinds, shapes, constants, search, [seed, 0], attempt)):
+            return search.error, attempt + 1
+    return search.error or "ONNX Runtime gives no reason", min(search.attempts, most)
+
+
+def _specs(original: onnx.ModelProto) -> dict[str, tuple[Any, Dims | None]]:
+    """Dtype and declared dims of each input that is none of the weights."""
+    import onnx
+
+    initial = {i.name for i in original.graph.initializer}
+    specs: dict[str, tuple[Any, Dims | None]] = {}
+    for value in original.graph.input:
+        if value.name not in initial:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            specs[value.name] = (dtype, dims_of(value))
+    return specs
+
+
+def _values(
+    kinds: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    fixed: Mapping[str, Any],
+    search: Search | None,
+    seed: Sequence[int],
+    attempt: int,
+) -> dict[str, NDArray[Any]]:
+    """Values of one draw."""
+    rng = np.random.default_rng([*seed, attempt] if attempt else list(seed))
+    spans = search.spans(attempt, rng) if search is not None else {}
+    feeds = {
+        name: np.asarray(fixed[name], dtype)
+        if name in fixed
+        else derive_input(name, dtype, shapes[name], rng, spans.get(name))
+        for name, dtype in kinds.items()
+    }
+    if search is not None:
+        feeds.update({n: v for n, v in search.values(shapes, rng, attempt).items() if n not in fixed})
+    return feeds
+
+
 def _draw(
     kinds: Mapping[str, Any],
     shapes: Mapping[str, Sequence[int]],
@@ -95,16 +157,7 @@ def _draw(
     """Values of a case: the first draw that the model takes wholly, else the best one."""
     best: tuple[int, dict[str, NDArray[Any]]] | None = None
     for attempt in range(search.attempts if search is not None else 1):
-        rng = np.random.default_rng([seed, number, attempt] if attempt else [seed, number])
-        spans = search.spans(attempt, rng) if search is not None else {}
-        feeds = {
-            name: np.asarray(fixed[name], dtype)
-            if name in fixed
-            else derive_input(name, dtype, shapes[name], rng, spans.get(name))
-            for name, dtype in kinds.items()
-        }
-        if search is not None:
-            feeds.update({n: v for n, v in search.values(shapes, rng, attempt).items() if n not in fixed})
+        feeds = _values(kinds, shapes, fixed, search, [seed, number], attempt)
         grade = 2 if search is None or search.attempts == 1 else search.judge(feeds)
         if best is None or grade > best[0]:
             best = grade, feeds

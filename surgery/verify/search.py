@@ -58,6 +58,7 @@ class Search:
 
     Attributes:
         attempts: Draws per case; 1 if no input is open to more than one reading.
+        error: Why the model did not run when it was last judged, in ONNX Runtime's words; None if it did.
     """
 
     def __init__(self, proto: onnx.ModelProto, model: onnx.ModelProto | Path) -> None:
@@ -93,6 +94,7 @@ class Search:
         self._read_nodes(proto)
         self._model = model
         self._session: Evaluator | None = None
+        self.error: str | None = None
 
     def _read_nodes(self, proto: onnx.ModelProto) -> None:
         """Nodes with operands that come straight from an input, and what is known of shapes and constants."""
@@ -208,12 +210,15 @@ class Search:
         if self._session is None:
             try:
                 self._session = Evaluator(self._model)
-            except EvaluationError:
+            except EvaluationError as error:
+                self.error = str(error)
                 return 2  # no values will make it run; verification says why
         try:
             outputs = self._session.run(feeds)
-        except EvaluationError:
+        except EvaluationError as error:
+            self.error = str(error)
             return 0
+        self.error = None
         kept = all(_fits(self.declared.get(name), np.shape(value)) for name, value in outputs.items())
         return 2 if kept else 1
 

@@ -1,0 +1,388 @@
+"""Sizes for the free dims of a model that fit together, found by trying them.
+
+The graph says little about which sizes go together: that a mask is as long as a cache and the new tokens, that an
+image has to be a multiple of a patch, that a table of positions ends somewhere. So sizes are proposed, the most
+usual ones first, and whether the model runs on them decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from surgery.graph.infer import dims_of
+from surgery.verify.inputs import CHANNELS
+
+if TYPE_CHECKING:
+    import onnx
+
+Role = Literal["batch", "image", "length"]
+Range = tuple[int, int, int]
+Judge = Callable[[Mapping[str, int]], "str | None"]
+"""Why the model does not run with these sizes by dim; None if it does."""
+
+BATCH = (1, 2, 4, 8, 3, 16)
+IMAGE = (320, 224, 256, 384, 512, 64, 128, 448, 640, 32, 96, 336, 300, 299, 518, 1024)
+LENGTH = (16, 8, 64, 4, 512, 1024, 4000, 16000, 32, 128, 48000, 80000, 2)
+"""Optimum by role, the most usual first. A sequence is tokens, or samples of sound."""
+
+SPREAD = (1.0, 1.5, 0.75, 1.25, 1.75, 2.0)
+"""Lengths of independent dims, times the length: different, so that one that has to equal another is noticed."""
+
+MOST_TRIES, MOST_END_TRIES = 160, 60
+"""Sets of sizes tried for the optimum, and for the minimum and maximum each."""
+
+SHARED_BY_IMAGES = 3
+"""A dim that more inputs share is no height or width: caches share theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeDim:
+    """A free dim of a model's inputs.
+
+    Attributes:
+        key: Its name; ``input[axis]`` where it has none.
+        role: What it counts, by where it stands.
+        places: Inputs and axes that have it.
+    """
+
+    key: str
+    role: Role
+    places: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A dim that is the sum of other dims and a number."""
+
+    terms: tuple[str, ...]
+    plus: int = 0
+
+    def value(self, sizes: Mapping[str, int]) -> int:
+        """The sum."""
+        return sum(sizes[t] for t in self.terms) + self.plus
+
+    def __str__(self) -> str:
+        return " + ".join([*self.terms, *([str(self.plus)] if self.plus else [])])
+
+
+@dataclass(slots=True)
+class Fit:
+    """Sizes that fit together.
+
+    Attributes:
+        ranges: Minimum, optimum and maximum by dim.
+        relations: Dims that follow from others.
+        stuck: Dim to why it stays at its optimum.
+        tries: Sets of sizes that were tried.
+    """
+
+    ranges: dict[str, Range]
+    relations: dict[str, Relation] = field(default_factory=dict)
+    stuck: dict[str, str] = field(default_factory=dict)
+    tries: int = 0
+
+
+class NoFitError(Exception):
+    """The model runs on none of the sizes.
+
+    Attributes:
+        end: Which end of the ranges: 0 for the minimum, 1 for the optimum, 2 for the maximum.
+    """
+
+    def __init__(self, text: str, end: int) -> None:
+        super().__init__(text)
+        self.end = end
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the graph says about sizes.
+
+    Attributes:
+        steps: Numbers of new tokens that inputs of fixed size bring.
+        baked: Sizes that reshapes have as constants, the most frequent first: an exporter that traced the model has
+            left the sizes of its example there.
+    """
+
+    steps: Sequence[int] = ()
+    baked: Sequence[int] = ()
+
+
+def dim_key(name: str, axis: int, dim: int | str | None) -> str:
+    """The key of a free dim."""
+    return dim if isinstance(dim, str) else f"{name}[{axis}]"
+
+
+def free_dims(inputs: Sequence[onnx.ValueInfoProto]) -> list[FreeDim]:
+    """The free dims of inputs, in order of appearance."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    shapes = {v.name: dims_of(v) or [] for v in inputs}
+    for name, dims in shapes.items():
+        for axis, dim in enumerate(dims):
+            if not isinstance(dim, int):
+                places.setdefault(dim_key(name, axis, dim), []).append((name, axis))
+    floats = {v.name for v in inputs if _pixels(v)}
+    return [FreeDim(key, _role(at, shapes, floats), tuple(at)) for key, at in places.items()]
+
+
+def _pixels(value: onnx.ValueInfoProto) -> bool:
+    import onnx
+
+    kinds = onnx.TensorProto
+    return value.type.tensor_type.elem_type in (
+        kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BFLOAT16, kinds.UINT8
+    )  # fmt: skip
+
+
+def _role(
+    places: Sequence[tuple[str, int]], shapes: Mapping[str, Sequence[int | str | None]], floats: set[str]
+) -> Role:
+    if len(places) < SHARED_BY_IMAGES and any(
+        n in floats and axis in _spatial(shapes[n]) for n, axis in places
+    ):
+        return "image"
+    return "batch" if any(axis == 0 for _, axis in places) else "length"
+
+
+def _spatial(dims: Sequence[int | str | None]) -> tuple[int, ...]:
+    """The axes of height and width, where a tensor of these dims can be a picture."""
+    if len(dims) not in (3, 4):
+        return ()
+    last, first = dims[-1], dims[-3]
+    if isinstance(last, int) and last in CHANNELS and not isinstance(dims[-2], int):
+        # [batch, length, features]: one more free dim is needed for an area, unless there are four dims.
+        return (len(dims) - 3, len(dims) - 2) if len(dims) == 4 or not isinstance(first, int) else ()
+    if isinstance(first, int) and (first in CHANNELS if len(dims) == 4 else first in CHANNELS[1:]):
+        return (len(dims) - 2, len(dims) - 1)
+    if len(dims) == 4 and not isinstance(dims[2], int) and not isinstance(last, int):
+        return (2, 3)
+    return ()
+
+
+def fit(dims: Sequence[FreeDim], judge: Judge, fixed: Mapping[str, Range], hints: Hints | None = None) -> Fit:
+    """Ranges of free dims at whose minimum, optimum and maximum a model runs.
+
+    Args:
+        dims: The free dims.
+        judge: Says whether the model runs with sizes by dim.
+        fixed: Dims whose range is given.
+        hints: What the graph says about sizes.
+
+    Raises:
+        NoFitError: no set of sizes was found for the optimum, or the model does not run at an end of a given range.
+    """
+    open_dims = [d for d in dims if d.key not in fixed]
+    at = {k: r[1] for k, r in fixed.items()}
+    relations, sizes, tries = _optimum(open_dims, judge, at, hints or Hints())
+    found = Fit({}, relations, tries=tries)
+    roots = [d for d in open_dims if d.key not in relations]
+    ends = [
+        _end(roots, judge, {k: r[i] for k, r in fixed.items()}, relations, sizes, found, i) for i in (0, 2)
+    ]
+    found.ranges = {d.key: fixed.get(d.key) or (ends[0][d.key], sizes[d.key], ends[1][d.key]) for d in dims}
+    return found
+
+
+def _optimum(
+    dims: Sequence[FreeDim], judge: Judge, known: Mapping[str, int], hints: Hints
+) -> tuple[dict[str, Relation], dict[str, int], int]:
+    first: str | None = None
+    proposals = itertools.chain(
+        itertools.islice(_usual(dims, known, hints.steps), MOST_TRIES),
+        itertools.islice(_baked(dims, known, hints.baked), MOST_TRIES),
+    )
+    for tries, (relations, sizes) in enumerate(proposals, 1):
+        error = judge(sizes)
+        if error is None:
+            return relations, sizes, tries
+        first = first or error
+    raise NoFitError(first or "nothing was tried", 1)
+
+
+def _usual(
+    dims: Sequence[FreeDim], known: Mapping[str, int], steps: Sequence[int]
+) -> Iterator[tuple[dict[str, Relation], dict[str, int]]]:
+    """Sizes that are usual for each role, with lengths that may follow from each other."""
+    roles = {d.role for d in dims}
+    lengths = [d.key for d in dims if d.role == "length"]
+    hypotheses = list(_hypotheses(lengths, [k for k in known if k not in lengths], steps))
+    choices: list[Sequence[object]] = [
+        hypotheses,
+        BATCH if "batch" in roles else (1,),
+        IMAGE if "image" in roles else (1,),
+        LENGTH if lengths else (1,),
+    ]
+    for picked in best_first([len(c) for c in choices]):
+        relations = hypotheses[picked[0]]
+        usual = {"batch": BATCH[picked[1]], "image": IMAGE[picked[2]]}
+        sizes = dict(known)
+        spread = itertools.cycle(SPREAD)
+        for dim in dims:
+            if dim.role != "length":
+                sizes[dim.key] = usual[dim.role]
+            elif dim.key not in relations:
+                sizes[dim.key] = max(1, int(LENGTH[picked[3]] * next(spread)))
+        for key, relation in relations.items():
+            sizes[key] = relation.value(sizes)
+        yield relations, sizes
+
+
+def _baked(
+    dims: Sequence[FreeDim], known: Mapping[str, int], baked: Sequence[int]
+) -> Iterator[tuple[dict[str, Relation], dict[str, int]]]:
+    """Sizes of the example that the model was exported with, as far as constants in the graph tell."""
+    groups = [[d.key for d in dims if d.role == role] for role in ("batch", "image")]
+    groups += [[d.key] for d in dims if d.role == "length"]
+    groups = [g for g in groups if g]
+    if not groups or not baked:
+        return
+    batches = list(dict.fromkeys((1, 2, *baked)))
+    batch = {d.key for d in dims if d.role == "batch"}
+    choices = [batches if g[0] in batch else list(baked) for g in groups]
+    for picked in best_first([len(c) for c in choices]):
+        sizes = dict(known)
+        for group, values, index in zip(groups, choices, picked, strict=True):
+            sizes.update(dict.fromkeys(group, values[index]))
+        yield {}, sizes
+
+
+def _hypotheses(
+    lengths: Sequence[str], others: Sequence[str], steps: Sequence[int]
+) -> Iterator[dict[str, Relation]]:
+    """How lengths may follow from each other: not at all, all the same, one from another or from two others."""
+    yield {}
+    if len(lengths) > 1:
+        yield {key: Relation((lengths[0],)) for key in lengths[1:]}
+    plus = list(dict.fromkeys([*steps, 1, 0]))
+    for more in plus:
+        for key, other in itertools.permutations(lengths, 2):
+            yield {key: Relation((other,), more)}
+    for key, one, two in itertools.permutations(lengths, 3):
+        if one < two:
+            yield {key: Relation((one, two))}
+    for key in lengths:
+        for other in others:
+            yield {key: Relation((other,))}
+
+
+def _end(
+    roots: Sequence[FreeDim],
+    judge: Judge,
+    known: Mapping[str, int],
+    relations: Mapping[str, Relation],
+    optimum: Mapping[str, int],
+    found: Fit,
+    end: int,
+) -> dict[str, int]:
+    """The widest sizes at the minimum (0) or maximum (2) that the model takes."""
+    groups: list[tuple[list[FreeDim], list[int]]] = []
+    for role in ("batch", "image"):
+        members = [d for d in roots if d.role == role]
+        if members:
+            groups.append((members, _ends(role, optimum[members[0].key], end)))
+    groups += [([d], _ends("length", optimum[d.key], end)) for d in roots if d.role == "length"]
+    first: str | None = None
+    for picked in itertools.islice(best_first([len(c) for _, c in groups]), MOST_END_TRIES):
+        sizes = dict(known)
+        for (members, values), index in zip(groups, picked, strict=True):
+            sizes.update({d.key: values[index] for d in members})
+        for key, relation in relations.items():
+            sizes[key] = relation.value(sizes)
+        found.tries += 1
+        error = judge(sizes)
+        if error is None:
+            break
+        first = first or error
+    else:
+        if known:
+            raise NoFitError(first or "nothing was tried", end)
+        sizes = dict(optimum)
+    if first is not None:
+        for members, _ in groups:
+            for dim in members:
+                if sizes[dim.key] == optimum[dim.key]:
+                    found.stuck.setdefault(dim.key, first)
+    return sizes
+
+
+def _ends(role: str, optimum: int, end: int) -> list[int]:
+    """Sizes of an end of a range, the widest range first, the optimum last."""
+    if role == "batch":
+        values = [1, optimum] if end == 0 else [4 * optimum, 3 * optimum, 2 * optimum, optimum + 1, optimum]
+    elif role == "image":
+        near = max(1, optimum * 7 // 10 // 32 * 32)
+        values = [near, optimum // 2, optimum] if end == 0 else [2 * optimum, optimum * 3 // 2, optimum]
+    elif end == 0:
+        values = [1, 2, 4, optimum // 2, optimum]
+    else:
+        values = [8 * optimum, 4 * optimum, 2 * optimum, optimum]
+    keep = [v for v in values if v > 0 and (v <= optimum if end == 0 else v >= optimum)]
+    return list(dict.fromkeys(keep))
+
+
+def best_first(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Tuples of indices, those with the smallest sum first, so that the first choices are tried most.
+
+    Args:
+        counts: How many choices each place has.
+    """
+    for total in range(sum(c - 1 for c in counts) + 1):
+        yield from _with_sum(total, counts)
+
+
+def _with_sum(total: int, counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    if not counts:
+        if total == 0:
+            yield ()
+        return
+    rest = sum(c - 1 for c in counts[1:])
+    for index in range(max(0, total - rest), min(total, counts[0] - 1) + 1):
+        for more in _with_sum(total - index, counts[1:]):
+            yield (index, *more)
+
+
+def new_tokens(inputs: Sequence[onnx.ValueInfoProto]) -> list[int]:
+    """Fixed sizes of lists of whole numbers, which may be what a cache grows by."""
+    import onnx
+
+    whole = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    found: dict[int, None] = {}
+    for value in inputs:
+        dims = dims_of(value) or []
+        if value.type.tensor_type.elem_type in whole and len(dims) == 2 and isinstance(dims[1], int):
+            found[dims[1]] = None
+    return [d for d in found if d > 0]
+
+
+def baked_sizes(model: onnx.ModelProto, most: int = 10) -> list[int]:
+    """Whole numbers in constant target shapes of reshapes and expansions, the most frequent first.
+
+    Args:
+        model: The model.
+        most: How many at most.
+    """
+    import onnx
+
+    constants = {t.name: t for t in model.graph.initializer if len(t.dims) <= 1}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    parts = {node.output[0]: node for node in model.graph.node if node.op_type == "Concat"}
+    counts: dict[int, int] = {}
+    for node in model.graph.node:
+        if node.op_type not in ("Reshape", "Expand") or len(node.input) < 2:
+            continue
+        made = parts.get(node.input[1])
+        for name in made.input if made is not None else [node.input[1]]:
+            tensor = constants.get(name)
+            if tensor is None or tensor.data_type != onnx.TensorProto.INT64:
+                continue
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                continue
+            for size in onnx.numpy_helper.to_array(tensor).reshape(-1).tolist():
+                if size > 1:
+                    counts[size] = counts.get(size, 0) + 1
+    return sorted(counts, key=lambda size: (-counts[size], size))[:most]
