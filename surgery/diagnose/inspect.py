@@ -382,6 +382,7 @@ def _compare(result: Inspection, found: Sequence[Refusal], real: Explanation, or
             label = origins.label(refusal.place)[0] if refusal.place is not None else refusal.name
             by_table[label, refusal.op] = _name(refusal, origins)
     by_parser = {}
+    not_asked = {(p.node, p.op) for p in real.problems if p.where == "table"}
     for problem in real.problems:
         if problem.where in ("parse", "input", "constant"):
             name = " / ".join((*problem.path, problem.node or "?"))
@@ -391,7 +392,7 @@ def _compare(result: Inspection, found: Sequence[Refusal], real: Explanation, or
     result.only_table = [
         f"{name} ({op})"
         for (label, op), name in by_table.items()
-        if (label, op) not in by_parser and f"{op} {label!r}" not in skipped
+        if (label, op) not in by_parser and (label, op) not in not_asked and f"{op} {label!r}" not in skipped
     ]
     result.only_parser = [text for key, text in by_parser.items() if key not in by_table]
     result.only_parser += [
