@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from surgery.plugins.attach import TargetVersion, ships
-from surgery.plugins.definition import PLUGIN_DOMAIN, TensorType
+from surgery.plugins.definition import TensorType
 from surgery.plugins.recognise_match import Match as Laid
 from surgery.plugins.recognise_match import find
 from surgery.plugins.recognise_solve import Bodies, Form, Pattern, Solver, Types, alternatives
@@ -26,7 +26,7 @@ from surgery.plugins.recognise_terms import Op, Terms, Value, below, terms_of
 if TYPE_CHECKING:
     from surgery.plugins.definition import PluginDefinition
     from surgery.plugins.registry import Registry
-    from surgery.plugins.schema import Sample
+    from surgery.plugins.schema import Attribute, Sample
 
 PLUMBING = frozenset({
     "Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Shape",
@@ -35,7 +35,16 @@ PLUMBING = frozenset({
 """Operators that compute nothing. A body with less than two others is recognised only when asked for by name."""
 
 LARGE = 128
-"""How much larger than in a sample the dims of inputs may be: bodies of many boxes are written differently."""
+"""How much larger than in a sample dims of inputs are made too: bodies of many boxes are written differently."""
+
+SEVERAL = 16
+"""Dims from which on that is done."""
+
+TOO_MUCH = 1 << 24
+"""Elements of an input for which it is not."""
+
+SETTINGS = 12
+"""Configurations of one structure that the search for attributes begins at."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class _Template:
     attributes: Mapping[str, Any]
     types: Types
     pattern: Pattern
-    kinds: frozenset[str]
+    settings: list[Mapping[str, Any]]
 
 
 def recognise(
@@ -137,23 +146,19 @@ class _Finder:
     def matches(self, definition: PluginDefinition, form: Form) -> list[Match]:
         """All places of a plugin."""
         bodies = Bodies(definition, self.graph.opset, form)
-        done: set[str] = set()
         found = []
         for template in self._templates(bodies):
             for root, place in self._starts(template.pattern):
                 laid = find(template.pattern.results, self.graph, self.by_kind, root, place)
-                if laid is None:
-                    continue
-                match = self._solved(template, laid)
-                if match is not None and not done & set(match.outputs):
-                    done |= {n for n in match.outputs if n}
+                match = None if laid is None else self._solved(template, laid)
+                if match is not None:
                     found.append(match)
         return found
 
-    def _templates(self, bodies: Bodies) -> Iterator[_Template]:
+    def _templates(self, bodies: Bodies) -> list[_Template]:
         """Bodies whose operators the graph has, each structure once."""
-        seen: set[Any] = set()
-        for attributes, types, outputs in configurations(bodies.definition):
+        found: dict[Any, _Template] = {}
+        for attributes, types, outputs in configurations(bodies.definition, wide=bodies.form == "written"):
             pattern = bodies.build(attributes, types, outputs)
             if pattern is None:
                 continue
@@ -162,13 +167,12 @@ class _Finder:
                 continue
             if not self.by_name and sum(k not in PLUMBING for k in kinds) < 2:
                 continue
-            signature = (
-                _signature(pattern),
-                tuple(sorted(k for k, v in attributes.items() if v is not None)),
+            template = found.setdefault(
+                _signature(pattern), _Template(bodies, attributes, types, pattern, [])
             )
-            if signature not in seen:
-                seen.add(signature)
-                yield _Template(bodies, attributes, types, pattern, frozenset(kinds))
+            if len(template.settings) < SETTINGS and attributes not in template.settings:
+                template.settings.append(attributes)
+        return list(found.values())
 
     def _starts(self, pattern: Pattern) -> Iterator[tuple[int, Op]]:
         """Where to begin: the result with most below it, at each node of its kind."""
@@ -191,7 +195,7 @@ class _Finder:
         if any(t is None for t in types):
             return None
         solver = Solver(template.bodies, types, laid.inputs, laid.outputs)
-        for start in self._begin(template, types):
+        for start in self._begin(template, types, laid):
             solved = solver.solve(start)
             if solved is not None:
                 break
@@ -213,8 +217,19 @@ class _Finder:
             f"with the same {len(reading.leaves)} numbers",
         )
 
-    def _begin(self, template: _Template, types: Types) -> Iterator[Mapping[str, Any]]:
-        yield template.attributes
+    @staticmethod
+    def _begin(template: _Template, types: Types, laid: Laid) -> Iterator[Mapping[str, Any]]:
+        """Attributes to begin with: those of the template, what the graph's numbers look like, and both."""
+        rough = Solver(template.bodies, template.types, laid.inputs, laid.outputs)
+        for setting in template.settings:
+            guesses = rough.estimates(setting)
+            whole = dict(setting)
+            for name, guess in guesses:
+                whole = {**whole, name: guess}
+            starts = [setting, whole, *({**setting, n: g} for n, g in guesses)]
+            yield from starts
+            for start in starts[:2]:
+                yield from repaired(template.bodies.definition, start, types)
 
     def _name(self, value: Value | None) -> str:
         if value is None:
@@ -224,35 +239,97 @@ class _Finder:
         return value.name
 
 
-def configurations(definition: PluginDefinition) -> Iterator[tuple[dict[str, Any], Types, int]]:
+def repaired(
+    definition: PluginDefinition, start: Mapping[str, Any], types: Types
+) -> Iterator[dict[str, Any]]:
+    """Attributes with one whole number changed to a dim of an input, where that takes away a problem."""
+    present = {k: v for k, v in start.items() if v is not None}
+    problems = len(definition.check(present, types))
+    if not problems:
+        return
+    dims = {d for t in types if t is not None for d in t.shape or () if isinstance(d, int)}
+    values = sorted(dims | {d - 1 for d in dims} | {d + 1 for d in dims})
+    for name, declared in definition.file.attributes.items():
+        if declared.type != "int" or start.get(name) is None:
+            continue
+        for value in values:
+            if (
+                declared.problem(value) is None
+                and len(definition.check({**present, name: value}, types)) < problems
+            ):
+                yield {**start, name: value}
+
+
+def configurations(
+    definition: PluginDefinition, *, wide: bool = True
+) -> Iterator[tuple[dict[str, Any], Types, int]]:
     """Attributes, input types and number of outputs whose bodies may be made differently.
 
-    They are the samples, as they are, with an open batch and with many more boxes; and each with other values of
-    attributes that have few.
+    They are the samples, as they are, with an open batch and with many more boxes; and, if `wide`, each with other
+    values of attributes that have few, and with larger and smaller numbers.
     """
+    file = definition.file.attributes
     for sample in definition.samples:
-        attributes = {n: sample.attributes.get(n, a.default) for n, a in definition.file.attributes.items()}
+        attributes = {n: sample.attributes.get(n, a.default) for n, a in file.items()}
         outputs = sample.outputs or len(definition.file.outputs)
-        settings = [attributes]
-        for name, declared in definition.file.attributes.items():
-            settings += [{**attributes, name: v} for v in alternatives(declared) if v != attributes[name]]
-        for setting in settings:
-            for types in _kinds_of_types(sample):
-                yield setting, types, outputs
+        kinds = _kinds_of_types(definition, sample)
+        for types in kinds:
+            yield attributes, types, outputs
+        for name, declared in file.items() if wide else ():
+            for value in _others(declared, attributes[name]):
+                for types in kinds:
+                    yield {**attributes, name: value}, types, outputs
 
 
-def _kinds_of_types(sample: Sample) -> list[Types]:
+def _others(declared: Attribute, value: Any) -> list[Any]:
+    """Other values of an attribute, with which the body may be made differently."""
+    if few := alternatives(declared):
+        return [v for v in few if v != value]
+    if declared.type == "int" and value is not None:
+        return [v for v in (value * 8, value // 8) if v != value and declared.problem(v) is None]
+    return []
+
+
+def _kinds_of_types(definition: PluginDefinition, sample: Sample) -> list[Types]:
     own = tuple(TensorType(i.dtype, i.shape) for i in sample.inputs)
     first = sample.inputs[0].shape[0] if sample.inputs and sample.inputs[0].shape else None
 
-    def is_batch(shape: Sequence[int], declared: bool | None) -> bool:
-        return len(shape) > 2 and shape[0] == first if declared is None else declared
+    def opened(types: Types) -> Types:
+        result = []
+        for given, known in zip(sample.inputs, types, strict=True):
+            shape = None if known is None else known.shape
+            is_batch = (
+                len(given.shape) > 2 and given.shape[0] == first if given.batch is None else given.batch
+            )
+            result.append(TensorType(given.dtype, ("batch", *shape[1:])) if is_batch and shape else known)
+        return tuple(result)
 
-    open_batch = tuple(
-        TensorType(i.dtype, ("batch", *i.shape[1:])) if is_batch(i.shape, i.batch) else t
-        for i, t in zip(sample.inputs, own, strict=True)
-    )
-    return list(dict.fromkeys([own, open_batch]))
+    found = [own, opened(own)]
+    if (large := _enlarged(definition, own)) is not None:
+        found += [large, opened(large)]
+    return list(dict.fromkeys(found))
+
+
+def _enlarged(definition: PluginDefinition, types: Types) -> Types | None:
+    """The types with the larger ones of the declared dims so much larger; None if that is too much."""
+    symbols: dict[Any, int] = {}
+    declared = definition.declared_inputs(len(types))
+    for entry, known in zip(declared, types, strict=True):
+        shape = () if known is None or known.shape is None else known.shape
+        fitting = [s for s in entry.shapes if len(s) == len(shape)]
+        for symbol, dim in zip(fitting[0] if fitting else (), shape, strict=False):
+            if isinstance(symbol, str) and isinstance(dim, int) and dim >= SEVERAL:
+                symbols[dim] = dim * LARGE
+    if not symbols:
+        return None
+    result = []
+    for known in types:
+        shape = () if known is None or known.shape is None else known.shape
+        dims = tuple(symbols.get(d, d) for d in shape)
+        if known is None or np.prod([d for d in dims if isinstance(d, int)], dtype=np.float64) > TOO_MUCH:
+            return None
+        result.append(TensorType(known.dtype, dims))
+    return tuple(result)
 
 
 def _signature(pattern: Pattern) -> Any:
@@ -308,7 +385,10 @@ def _choose(found: Sequence[Match], target: TargetVersion | None) -> list[Match]
             chosen.append(match)
             taken.update(dict.fromkeys(match.places, match))
         else:
-            losers.setdefault(id(winner), []).append(f"{match.plugin.name} version {match.plugin.version}")
+            if (match.plugin.name, match.plugin.version) != (winner.plugin.name, winner.plugin.version):
+                losers.setdefault(id(winner), []).append(
+                    f"{match.plugin.name} version {match.plugin.version}"
+                )
     result = []
     for match in sorted(chosen, key=lambda m: m.places):
         others = sorted(set(losers.get(id(match), [])))

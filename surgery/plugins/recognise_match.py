@@ -80,9 +80,10 @@ def _other(match: Match, wanted: Value, graph: Terms, by_kind: dict[str, list[Op
         return None
     known = match.ops.get(id(wanted.op))
     candidates = [known] if known is not None else by_kind.get(wanted.op.kind, [])
+    taken = {id(v) for v in match.outputs if v is not None}
     for place in candidates:
         made = graph_value(graph, place, wanted.index)
-        if made is not None and _extend(match, [(wanted, made)]):
+        if made is not None and id(made) not in taken and _extend(match, [(wanted, made)]):
             return made
     return None
 

@@ -262,6 +262,25 @@ class Solver:
         found = leaves(pattern.results, match)
         return Reading(pattern, match, found, tuple(i for i, (w, g) in enumerate(found) if not equal(w, g)))
 
+    def estimates(self, start: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """What the attributes look like, each by itself, for types that need not be the graph's."""
+        reading = self.read(start)
+        if reading is None:
+            return []
+        found: dict[str, Any] = {}
+        for variable in variables(self.declared, start):
+            here, declared = variable.get(start), self.declared[variable.name]
+            for step in itertools.islice(_moves(variable, here, declared), 2):
+                moved = self.read(variable.put(start, step))
+                guesses = _guesses(variable, here, reading, step, moved) if moved is not None else []
+                guesses = [g for g in guesses if variable.length or _allowed(g, declared)]
+                if guesses:
+                    base = {**start, **found}
+                    if variable.at is None or variable.at < len(base[variable.name]):
+                        found[variable.name] = variable.put(base, guesses[0])[variable.name]
+                    break
+        return [(n, v) for n, v in found.items() if _frozen(v) != _frozen(start[n])]
+
     def solve(self, start: Mapping[str, Any]) -> tuple[dict[str, Any], Reading] | None:
         """The attributes, and the body that proves them."""
         current, reading = dict(start), self.read(start)
