@@ -54,6 +54,9 @@ def reduce(
     tolerance: Annotated[
         float, typer.Option(metavar="X", min=0.0, help="From which difference on an engine differs.")
     ] = 1e-2,
+    most_checks: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Checks after which the smallest so far is taken.")
+    ] = 500,
     jobs: Annotated[
         int, typer.Option(metavar="N", min=0, help="Checks side by side; 0 is one a core, at most 4.")
     ] = 0,
@@ -89,6 +92,7 @@ def reduce(
         seconds=seconds,
         memory_mib=memory_mib,
         tolerance=tolerance,
+        most_checks=most_checks,
         jobs=jobs,
         canary=canary,
         seed=seed,

@@ -1,13 +1,20 @@
-"""What kind of network a graph is, by what is in it; a hint for choosing a pipeline, never a condition."""
+"""What kind of network a graph is, by what is in it: inputs, outputs and operators, never by its file's name.
+
+The guess chooses a pipeline for `auto`. It is a hint and never a condition: the pipelines of all kinds but two do the
+same work and differ in what they check and document, so that a wrong guess costs nothing but a title.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from surgery.diagnose.facts import Facts
+    import onnx
+
+    from surgery.diagnose.facts import Facts, Kind
 
 SUPPRESSION = frozenset(
     {
@@ -23,6 +30,9 @@ ATTENTION = frozenset(
 )
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 SPECTRAL = frozenset({"STFT", "DFT", "MelWeightMatrix"})
+SCATTER = frozenset({"ScatterND", "ScatterElements", "Scatter"})
+GOING_UP = frozenset({"Resize", "ConvTranspose", "Upsample", "DepthToSpace"})
+WHOLE = frozenset({"int32", "int64", "uint8", "int8", "int16", "uint16"})
 OBJECT_DETECTION_API = (
     "Postprocessor/",
     "BoxPredictor",
@@ -30,6 +40,16 @@ OBJECT_DETECTION_API = (
     "MultipleGridAnchorGenerator",
 )
 """Scopes that the TensorFlow Object Detection API leaves in names."""
+
+PLUGIN_DOMAINS = ("TRT.", "trt.plugins.", "mmdeploy.")
+"""Domains that exporters give TensorRT's plugins."""
+
+MANY_SWISHES = 8
+"""x * sigmoid(x) so often, outside of attention, is a YOLO's activation."""
+
+PASSING = frozenset(
+    {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Flatten", "Slice", "Concat", "Clip", "Add"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +67,53 @@ class Family:
     pipeline: str
 
 
+@dataclass(slots=True)
+class Traits:
+    """What the guess goes by.
+
+    Attributes:
+        facts: The model.
+        operators: Nodes of each operator, bodies included; the domain only where it is not the default one.
+        inputs: Kinds of the inputs that are no weights.
+        outputs: Kinds of the outputs.
+        attention: Products around a Softmax, and nodes of attention.
+        convolutions: Convolutions by the number of axes they slide along.
+        swishes: How often x is multiplied by sigmoid(x).
+        pictures: Inputs that may be pictures.
+        tokens: Inputs of whole numbers that index a table.
+        tables: Rows of the tables that they index.
+        grown: Caches that get longer: inputs that are joined with something and handed out.
+        kept: Caches that are read only.
+    """
+
+    facts: Facts
+    operators: Mapping[str, int]
+    inputs: dict[str, Kind] = field(default_factory=dict)
+    outputs: dict[str, Kind] = field(default_factory=dict)
+    attention: int = 0
+    convolutions: Counter[int] = field(default_factory=Counter)
+    swishes: int = 0
+    pictures: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    tables: set[int] = field(default_factory=set)
+    grown: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    def count(self, *operators: str) -> int:
+        """Nodes of these operators, whatever their domain."""
+        return sum(n for op, n in self.operators.items() if op.rsplit(".", 1)[-1] in operators)
+
+    def ranks(self) -> set[int]:
+        """Ranks of the outputs, as far as they are known."""
+        return {len(k.dims) for k in self.outputs.values() if k.dims is not None}
+
+    def boxes(self) -> list[str]:
+        """Outputs that may be boxes: three axes, the last of four numbers."""
+        return [
+            n for n, k in self.outputs.items() if k.dims is not None and len(k.dims) == 3 and k.dims[-1] == 4
+        ]
+
+
 def family_of(facts: Facts, operators: Mapping[str, int], plugins: int) -> Family:
     """The first kind that fits.
 
@@ -55,56 +122,331 @@ def family_of(facts: Facts, operators: Mapping[str, int], plugins: int) -> Famil
         operators: How many nodes of each operator there are, bodies included.
         plugins: Nodes that are plugins of TensorRT.
     """
-    pipeline = "migrate" if plugins else "generic"
-    suppression = {op: n for op, n in operators.items() if op.rsplit(".", 1)[-1] in SUPPRESSION}
-    if suppression:
-        told = ", ".join(f"{n} {op}" for op, n in suppression.items())
-        scopes = any(m in p.node.name for p in facts.places for m in OBJECT_DETECTION_API)
-        if scopes:
-            return Family("SSD of the TensorFlow Object Detection API", f"{told}; names of its scopes", "ssd")
-        return Family("detector with suppression in the graph", told, pipeline)
-    layers = sum(n for op, n in operators.items() if op.endswith("LayerNormalization"))
-    attention = sum(n for op, n in operators.items() if op.rsplit(".", 1)[-1] in ATTENTION)
-    attention = attention or _products_around_softmax(facts)
-    convolutions = operators.get("Conv", 0)
-    if attention:
-        what = "vision transformer" if convolutions and _images(facts) else "transformer"
-        caches = [v.name for v in facts.model.graph.input if "past" in v.name or "cache" in v.name]
-        if caches:
-            return Family(
-                "transformer decoder with a cache", f"{attention} attentions, {len(caches)} caches", pipeline
-            )
-        return Family(what, f"{attention} attentions, {layers} normalizations of layers", pipeline)
-    trees = {op: n for op, n in operators.items() if op.startswith("ai.onnx.ml.")}
-    if trees:
-        return Family("classic machine learning", ", ".join(trees), pipeline)
-    spectral = [op for op in operators if op in SPECTRAL]
-    if spectral:
-        return Family("speech or signal", ", ".join(spectral), pipeline)
-    recurrent = {op: n for op, n in operators.items() if op in RECURRENT}
-    if recurrent:
-        return Family("recurrent network", ", ".join(f"{n} {op}" for op, n in recurrent.items()), pipeline)
-    if convolutions:
-        ranks = {len(facts.main.kind(o.name).dims or ()) for o in facts.model.graph.output}
-        if 4 in ranks and ("Resize" in operators or "ConvTranspose" in operators or "Upsample" in operators):
-            return Family(
-                "image to image", f"{convolutions} Conv, sizes go up again, an output of rank 4", pipeline
-            )
-        if ranks == {2}:
-            return Family("convolutional classifier", f"{convolutions} Conv, an output of rank 2", pipeline)
-        return Family("convolutional network", f"{convolutions} Conv", pipeline)
-    return Family("no kind that is known", "", pipeline)
+    traits = traits_of(facts, operators)
+    made_for_tensorrt = any(op.endswith("_TRT") or op.startswith(PLUGIN_DOMAINS) for op in operators)
+    for kind in _KINDS:
+        found = kind(traits)
+        if found is not None:
+            if (plugins or made_for_tensorrt) and found.pipeline != "ssd":
+                return Family(found.name, found.because, "migrate")
+            return found
+    return Family("no kind that is known", "", "migrate" if plugins or made_for_tensorrt else "generic")
 
 
-def _images(facts: Facts) -> bool:
-    return any(len(facts.main.kind(v.name).dims or ()) == 4 for v in facts.model.graph.input)
+def family_of_model(model: onnx.ModelProto) -> Family:
+    """The same for a model, its weights not needed."""
+    import onnx
+
+    from surgery.diagnose.facts import Facts
+
+    facts = Facts(model)
+    operators: Counter[str] = Counter()
+    plugins = 0
+    for place in facts.places:
+        domain = place.node.domain
+        plain = domain in ("", "ai.onnx")
+        operators[place.node.op_type if plain else f"{domain}.{place.node.op_type}"] += 1
+        plugins += (
+            plain
+            and not onnx.defs.has(place.node.op_type)
+            and (domain, place.node.op_type) not in facts.functions
+        )
+    return family_of(facts, operators, plugins)
+
+
+# -- what is looked at -----------------------------------------------------------------------------------
+
+
+def traits_of(facts: Facts, operators: Mapping[str, int]) -> Traits:
+    """What the guess goes by."""
+    traits = Traits(facts, operators)
+    graph = facts.model.graph
+    for value in graph.input:
+        if value.name not in facts.main.constants:
+            traits.inputs[value.name] = facts.main.kind(value.name)
+    for value in graph.output:
+        traits.outputs[value.name] = facts.main.kind(value.name)
+    traits.attention = traits.count(*ATTENTION) or _products_around_softmax(facts)
+    for place in facts.places:
+        if place.node.op_type in ("Conv", "ConvInteger", "QLinearConv", "FusedConv", "ConvTranspose"):
+            weight = place.node.input[{"QLinearConv": 3}.get(place.node.op_type, 1)]
+            dims = place.scope.kind(weight).dims or place.scope.kind(place.node.output[0]).dims
+            traits.convolutions[len(dims) - 2 if dims else 2] += 1
+    traits.swishes = _swishes(facts) + traits.count("Swish", "QuickGelu", "HardSwish")
+    for name, kind in traits.inputs.items():
+        dims = kind.dims or ()
+        if kind.dtype in WHOLE and len(dims) <= 3 and kind.dtype != "uint8":
+            rows = _indexed(facts, name)
+            if rows:
+                traits.tokens.append(name)
+                traits.tables |= rows
+        elif len(dims) == 4 or (len(dims) == 3 and (dims[0] in (1, 3) or dims[-1] in (1, 3))):
+            traits.pictures.append(name)
+    _caches(facts, traits)
+    traits.pictures = [n for n in traits.pictures if n not in traits.grown and n not in traits.kept]
+    return traits
+
+
+def _swishes(facts: Facts) -> int:
+    gates = {
+        p.node.output[0]: p.node.input[0]
+        for p in facts.places
+        if p.node.op_type in ("Sigmoid", "HardSigmoid")
+    }
+    return sum(
+        any(gates.get(n) in p.node.input for n in p.node.input)
+        for p in facts.places
+        if p.node.op_type == "Mul"
+    )
+
+
+def _indexed(facts: Facts, name: str) -> set[int]:
+    """Rows of the tables of weights that an input indexes."""
+    reached, rows = {name}, set()
+    for place in facts.places:
+        node = place.node
+        if node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in reached:
+            dims = place.scope.kind(node.input[0]).dims
+            if dims and len(dims) == 2 and isinstance(dims[0], int):
+                rows.add(dims[0])
+        elif node.op_type == "EmbedLayerNormalization" and reached & set(node.input):
+            rows.add(0)
+        elif node.op_type in PASSING and reached & set(node.input):
+            reached.update(node.output)
+    return rows
+
+
+def _caches(facts: Facts, traits: Traits) -> None:
+    """Inputs of four axes that are joined with something new and handed out, and those like them that are not."""
+    outputs = set(traits.outputs)
+    joined: dict[str, set[str]] = {}
+    for place in facts.places:
+        for name in place.node.input if place.node.op_type == "Concat" else ():
+            joined.setdefault(name, set()).update(place.node.output)
+    four = [n for n, k in traits.inputs.items() if len(k.dims or ()) == 4]
+    traits.grown = [n for n in four if joined.get(n, set()) & outputs]
+    if traits.grown:
+        traits.kept = [n for n in four if n not in joined]
+        traits.grown = [n for n in four if n in joined]
 
 
 def _products_around_softmax(facts: Facts) -> int:
-    """Softmax nodes whose result goes, at most masked or dropped out, into a MatMul."""
-    reached = {name for p in facts.places if p.node.op_type == "MatMul" for name in p.node.input[:1]}
-    through = ("Dropout", "Cast", "Where", "Identity")
+    """Softmax nodes whose result goes, at most masked or dropped out, into a product of matrices."""
+    products = ("MatMul", "Einsum", "FusedMatMul", "MatMulInteger", "QLinearMatMul")
+    reached = {n for p in facts.places if p.node.op_type in products for n in p.node.input}
+    through = (
+        "Dropout", "Cast", "Where", "Identity", "Reshape", "Transpose", "QuantizeLinear", "DequantizeLinear",
+        "DynamicQuantizeLinear",
+    )  # fmt: skip
     for place in reversed(facts.places):
         if place.node.op_type in through and any(o in reached for o in place.node.output):
-            reached.update(place.node.input)
+            reached.update(place.node.input[:2] if place.node.op_type == "Where" else place.node.input[:1])
+            reached.update(place.node.input[2:3] if place.node.op_type == "Where" else ())
     return sum(p.node.op_type == "Softmax" and p.node.output[0] in reached for p in facts.places)
+
+
+# -- kinds, the most telling first -------------------------------------------------------------------------
+
+
+def _suppressing(traits: Traits) -> Family | None:
+    found = {op: n for op, n in traits.operators.items() if op.rsplit(".", 1)[-1] in SUPPRESSION}
+    if not found:
+        return None
+    told = ", ".join(f"{n} {op}" for op, n in found.items())
+    if any(m in p.node.name for p in traits.facts.places for m in OBJECT_DETECTION_API):
+        return Family("SSD of the TensorFlow Object Detection API", f"{told}; names of its scopes", "ssd")
+    if regions := traits.count("RoiAlign", "MaxRoiPool", "PyramidROIAlign_TRT", "CropAndResize"):
+        return Family(
+            "detector with regions of interest", f"{told}; {regions} nodes that crop regions", "rcnn"
+        )
+    if traits.swishes >= MANY_SWISHES:
+        return Family("YOLO with suppression in the graph", f"{told}; {traits.swishes} swishes", "yolo")
+    softmax, sigmoid = traits.count("Softmax"), traits.count("Sigmoid")
+    if softmax and sum(traits.convolutions.values()):
+        return Family("SSD with suppression in the graph", f"{told}; scores by Softmax", "ssd-torch")
+    if sigmoid and sum(traits.convolutions.values()):
+        return Family("RetinaNet or EfficientDet", f"{told}; scores by Sigmoid", "retinanet")
+    return Family("detector with suppression in the graph", told, "generic")
+
+
+def _regions(traits: Traits) -> Family | None:
+    regions = traits.count("RoiAlign", "MaxRoiPool")
+    if regions:
+        return Family("head on regions of interest", f"{regions} nodes that crop regions", "rcnn")
+    return None
+
+
+def _tabular(traits: Traits) -> Family | None:
+    trees = [op for op in traits.operators if op.startswith("ai.onnx.ml.")]
+    if trees:
+        return Family("classic machine learning", ", ".join(trees), "tabular")
+    ranks = {len(k.dims or ()) for k in traits.inputs.values()}
+    layers = traits.count("Gemm", "MatMul", "TopK", "ArgMax")
+    deep = traits.attention or traits.convolutions or traits.count(*RECURRENT) or traits.tokens
+    if ranks == {2} and layers and not deep and not traits.count("Loop", "If", "Einsum"):
+        return Family(
+            "classic machine learning", "inputs of rows and columns, no layers on sequences", "tabular"
+        )
+    return None
+
+
+def _cached(traits: Traits) -> Family | None:
+    if not traits.grown or not traits.attention:
+        return None
+    told = f"{traits.attention} attentions, {len(traits.grown)} caches that grow"
+    if traits.kept:
+        return Family(
+            "decoder of a sequence pair", f"{told}, {len(traits.kept)} that are only read", "seq2seq"
+        )
+    # Attention that joins nothing is to something else than the tokens before.
+    if traits.attention >= len(traits.grown):
+        return Family("decoder of a sequence pair", f"{told} for {traits.attention} attentions", "seq2seq")
+    return Family("transformer decoder with a cache", told, "decoder")
+
+
+def _detecting(traits: Traits) -> Family | None:
+    """Transformers that give boxes."""
+    boxes = traits.boxes()
+    if not traits.attention or not traits.pictures or not boxes:
+        return None
+    samples = traits.count("GridSample")
+    told = f"{traits.attention} attentions, boxes in {boxes[0]!r}" + (
+        f", {samples} GridSample" if samples else ""
+    )
+    return Family("detection transformer", told, "detr")
+
+
+def _yolo(traits: Traits) -> Family | None:
+    if not traits.pictures or traits.swishes < MANY_SWISHES or 3 not in traits.ranks():
+        return None
+    if not traits.count("Concat") or not traits.convolutions[2]:
+        return None
+    return Family("YOLO", f"{traits.swishes} swishes, an output of rank 3", "yolo")
+
+
+def _transformer_on_pictures(traits: Traits) -> Family | None:
+    if not traits.attention or not traits.pictures or not traits.convolutions[2]:
+        return None
+    layers = traits.count("LayerNormalization", "SkipLayerNormalization")
+    told = f"{traits.attention} attentions, {layers} normalizations of layers"
+    if traits.tokens and set(traits.tokens) <= set(traits.inputs) and len(traits.inputs) > 1:
+        if any(len(k.dims or ()) == 4 for k in traits.outputs.values()):
+            return Family("segmentation with prompts", told, "segmentation")
+        return Family("transformer on text and pictures", told, "encoder")
+    if {4, 3} & traits.ranks() and traits.count(*GOING_UP):
+        return Family("segmentation or depth transformer", f"{told}, sizes go up again", "segmentation")
+    if traits.count("TopK") and 3 in traits.ranks():
+        return Family("detection transformer", f"{told}, chooses with TopK", "detr")
+    return Family("vision transformer", told, "classification")
+
+
+def _sound(traits: Traits) -> Family | None:
+    if spectral := [op for op in traits.operators if op in SPECTRAL]:
+        return Family("speech or signal", ", ".join(spectral), "speech")
+    lines = traits.convolutions[1]
+    others = traits.convolutions[2] + traits.convolutions[3]
+    if lines > others and not _state_space(traits):
+        if traits.attention and traits.tokens and lines < traits.attention:
+            return None
+        return Family("speech or signal", f"{lines} Conv along one axis", "speech")
+    return None
+
+
+def _state_space(traits: Traits) -> Family | None:
+    if traits.attention or not traits.tokens:
+        return None
+    told = traits.count("CumSum", "Scan", "Exp", "Softplus")
+    if told and traits.convolutions[1]:
+        return Family(
+            "state-space model",
+            f"{told} nodes of a running state, Conv along tokens, no attention",
+            "state-space",
+        )
+    return None
+
+
+def _transformer(traits: Traits) -> Family | None:
+    if not traits.attention:
+        return None
+    layers = sum(n for op, n in traits.operators.items() if op.endswith("LayerNormalization"))
+    told = f"{traits.attention} attentions, {layers} normalizations of layers"
+    if len(traits.tokens) > 1 and _two_lengths(traits):
+        return Family("transformer for a pair of sequences", f"{told}, tokens of two lengths", "seq2seq")
+    # As many scores as there are tokens: the next token is predicted.
+    words = [
+        n for n, k in traits.outputs.items() if k.dims and len(k.dims) == 3 and k.dims[-1] in traits.tables
+    ]
+    if words and traits.tokens:
+        return Family("transformer decoder", f"{told}, a score for each token in {words[0]!r}", "decoder")
+    if not traits.tokens and len(traits.inputs) > 3:
+        return Family(
+            "transformer on time series", f"{told}, {len(traits.inputs)} inputs of numbers", "time-series"
+        )
+    return Family("transformer", told, "encoder")
+
+
+def _two_lengths(traits: Traits) -> bool:
+    lengths = {
+        k.dims[1] for n, k in traits.inputs.items() if n in traits.tokens and k.dims and len(k.dims) == 2
+    }
+    return len(lengths) > 1
+
+
+def _recurrent(traits: Traits) -> Family | None:
+    found = {op: n for op, n in traits.operators.items() if op in RECURRENT}
+    if not found:
+        return None
+    told = ", ".join(f"{n} {op}" for op, n in found.items())
+    if traits.convolutions[2] and traits.pictures and 2 in traits.ranks():
+        return Family("classifier with recurrent layers", told, "classification")
+    if traits.convolutions[2] and traits.pictures:
+        return Family("text in pictures", f"{told} on {traits.convolutions[2]} Conv", "ocr")
+    return Family("recurrent network", told, "time-series")
+
+
+def _maxima(traits: Traits) -> Family | None:
+    convolutions = traits.convolutions[2]
+    if convolutions and traits.count("MaxPool") and traits.count("Equal") and traits.count("TopK"):
+        return Family("detector of centres", f"{convolutions} Conv, maxima chosen with TopK", "centernet")
+    return None
+
+
+def _points(traits: Traits) -> Family | None:
+    scattered = traits.count(*SCATTER)
+    if scattered and traits.convolutions[2]:
+        return Family(
+            "points or pixels gathered on a grid", f"{scattered} nodes that scatter, then Conv", "pointcloud"
+        )
+    return None
+
+
+def _convolutional(traits: Traits) -> Family | None:
+    convolutions = sum(traits.convolutions.values())
+    if not convolutions:
+        return None
+    ranks = traits.ranks()
+    if traits.count("ArgMax") and traits.count(*GOING_UP):
+        return Family(
+            "segmentation", f"{convolutions} Conv, sizes go up again, the best class", "segmentation"
+        )
+    if 4 in ranks and len(traits.outputs) == 1 and traits.count(*GOING_UP):
+        return Family(
+            "image to image", f"{convolutions} Conv, sizes go up again, an output of rank 4", "segmentation"
+        )
+    if 4 in ranks and len(traits.outputs) > 1 and traits.count(*GOING_UP):
+        return Family("detector of centres", f"{convolutions} Conv, {len(traits.outputs)} maps", "centernet")
+    if ranks == {2}:
+        return Family(
+            "convolutional classifier", f"{convolutions} Conv, an output of rank 2", "classification"
+        )
+    if ranks == {3} and len(traits.outputs) == 2:
+        return Family(
+            "detector without suppression", f"{convolutions} Conv, two outputs of rank 3", "retinanet"
+        )
+    return Family("convolutional network", f"{convolutions} Conv", "generic")
+
+
+_KINDS: tuple[Callable[[Traits], Family | None], ...] = (
+    _suppressing, _regions, _cached, _detecting, _yolo, _transformer_on_pictures, _sound, _state_space, _transformer,
+    _recurrent, _tabular, _maxima, _points, _convolutional,
+)  # fmt: skip

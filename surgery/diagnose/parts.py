@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 SMALL = 4096
 """Elements up to which a constant that is computed is stored, so that it stays one when its nodes go."""
 
-ROUNDS = 5
+ROUNDS = 12
+"""Guesses of types that are made one after the other."""
 
 
 class Parts:
@@ -30,7 +31,7 @@ class Parts:
 
     Attributes:
         units: Positions of nodes in the main graph; a unit is left out as a whole.
-        guessed: Tensors whose shape is a guess (outputs of operators that nobody knows).
+        guessed: Tensors whose type is a guess: outputs of operators that nobody knows, or that are wrong.
     """
 
     def __init__(self, model: onnx.ModelProto, values: Mapping[str, NDArray[Any]] | None = None) -> None:
@@ -66,11 +67,10 @@ class Parts:
                 del graph.node[i]
 
     def _typed(self, values: Mapping[str, NDArray[Any]]) -> Facts:
-        import onnx
-
         for _ in range(ROUNDS):
             facts = Facts(self.model)
             known = facts.main.kinds
+            before = dict(known)
             added = 0
             for node in self.model.graph.node:
                 for name in node.output:
@@ -78,12 +78,10 @@ class Parts:
                         continue
                     if name in values:
                         kind = Kind(str(values[name].dtype), tuple(values[name].shape))
-                    elif not onnx.defs.has(node.op_type, domain=node.domain):
-                        # Nobody knows what it makes; most such operators keep the kind of their first operand.
-                        first = known.get(node.input[0]) if node.input else None
-                        if first is None or not _complete(first):
-                            continue
-                        kind = first
+                    elif node.input and all(_complete(before.get(n)) for n in node.input if n):
+                        # Nobody knows what it makes, or its attributes are wrong; many operators keep the kind
+                        # of their first operand.
+                        kind = before[node.input[0]]
                         self.guessed.append(name)
                     else:
                         continue

@@ -53,6 +53,7 @@ class Options:
         seconds: Time of one check.
         memory_mib: Memory of one check of TensorRT, or None.
         tolerance: From which difference on an engine differs.
+        most_checks: Checks after which the smallest model found so far is taken.
         jobs: Checks side by side; 0 takes one a core, at most :data:`JOBS`.
         canary: Whether a command is tried on a model with nothing in it, which has to pass.
         seed: Of random numbers.
@@ -69,6 +70,7 @@ class Options:
     seconds: float = 120.0
     memory_mib: int | None = None
     tolerance: float = 1e-2
+    most_checks: int = 500
     jobs: int = 0
     canary: bool = True
     seed: int = 0
@@ -76,7 +78,7 @@ class Options:
     def identity(self) -> dict[str, Any]:
         """What answers depend on; a journal of other options is not gone on with."""
         told = asdict(self)
-        for key in ("jobs", "inputs", "canary"):
+        for key in ("jobs", "inputs", "canary", "most_checks"):
             told.pop(key)
         told["shapes"] = {k: [list(s) for s in v] for k, v in sorted((self.shapes or {}).items())}
         told["inputs"] = sorted(self.inputs or ())
@@ -173,6 +175,7 @@ class _Work:
         self._idle: SimpleQueue[Check] = SimpleQueue()
         self._answers: dict[str, Answer] = {}
         self._lock = threading.Lock()
+        self._wanted: Answer | None = None
         self._file: Any = None
         proto = source.proto
         if options.random_weights:
@@ -182,7 +185,9 @@ class _Work:
         self.parts: Parts = Parts(proto, self.values)
         if self.parts.guessed:
             named = ", ".join(map(repr, self.parts.guessed[:5]))
-            self.notes.append(f"shapes that nobody knows were taken from the node's first operand: {named}")
+            self.notes.append(
+                f"types that cannot be inferred were taken from the node's first operand: {named}"
+            )
         self._header = {"model": source.sha256, "options": options.identity(), "target": self._version()}
 
     def _target(self) -> Target | None:
@@ -312,7 +317,8 @@ class _Work:
             return known
         answer = self._ask(self.parts.model_of(units)) if units else Answer("passes")
         with self._lock:
-            self.counts[answer.kind] += 1
+            other = self._wanted is not None and answer.kind == "fails" and not answer.like(self._wanted)
+            self.counts["fails otherwise" if other else answer.kind] += 1
             self._answers[key] = answer
             if self._file is not None:
                 line = {"key": key, "nodes": sum(len(self.parts.units[u]) for u in units), **asdict(answer)}
@@ -329,6 +335,7 @@ class _Work:
         wanted = self._about(everything)
         if wanted.kind in ("passes", "unclear"):
             raise self._does_not_fail(wanted)
+        self._wanted = wanted
         if self.target is None and self.options.canary:
             self._canary(wanted)
         self._open_journal(everything, wanted)
@@ -351,7 +358,11 @@ class _Work:
                     self.say(f"{nodes} nodes still fail ({sum(self.counts.values())} checks)")
             return alike
 
-        left = shrink(sorted(everything), fails, self.jobs)
+        left, minimal = shrink(sorted(everything), fails, self.jobs, self.options.most_checks)
+        if not minimal:
+            self.notes.append(
+                f"it ended after {self.options.most_checks} checks; with more, --most-checks goes on from there"
+            )
         return self._write(left, wanted, count, started)
 
     def _does_not_fail(self, answer: Answer) -> ConfigError:

@@ -21,29 +21,58 @@ WIDTH = 4
 """Most sets of one round of bisection: more are asked in vain than they save rounds."""
 
 
-def shrink(items: Sequence[int], ask: Ask, width: int = 1) -> Set:
-    """A subset that fails and of which no single element can be left out.
+class _EnoughError(Exception):
+    """As many questions were asked as were allowed."""
+
+
+class _Counted:
+    """Asks, remembers the smallest set that failed, and stops when it was enough."""
+
+    def __init__(self, ask: Ask, items: Sequence[int], most: int) -> None:
+        self._ask, self._left, self.best = ask, most, frozenset(items)
+
+    def __call__(self, sets: Sequence[Set]) -> list[bool]:
+        if self._left <= 0:
+            raise _EnoughError
+        self._left -= len(sets)
+        answers = self._ask(sets)
+        for one, fails in zip(sets, answers, strict=True):
+            if fails and len(one) < len(self.best):
+                self.best = one
+        return answers
+
+
+def shrink(items: Sequence[int], ask: Ask, width: int = 1, most: int = 1 << 30) -> tuple[Set, bool]:
+    """A subset that fails, and whether no single element of it can be left out.
 
     Args:
         items: The elements, in an order in which prefixes make sense; all of them together fail.
         ask: Which of some sets fail.
         width: Sets that are looked at side by side.
+        most: Sets that are looked at at most; the smallest that failed up to then is given back.
     """
-    found = _one_by_one(items, ask, min(width, WIDTH))
-    if found is None or not ask([found])[0]:
-        left = _delta(list(items) if found is None else [i for i in items if i in found], ask, width)
-    else:
-        left = [i for i in items if i in found]
-    return _polish(left, ask, width)
+    counted = _Counted(ask, items, most)
+    try:
+        return _search(items, counted, width), True
+    except _EnoughError:
+        return counted.best, False
 
 
-def _one_by_one(items: Sequence[int], ask: Ask, width: int) -> Set | None:
-    """Elements that have to be there; None where the answers do not fit together or they are many."""
+def _search(items: Sequence[int], ask: Ask, width: int) -> Set:
+    found, done = _one_by_one(items, ask, min(width, WIDTH))
+    left = [i for i in items if i in found]
+    if not ask([found])[0]:  # the answers did not fit together
+        left, done = list(items), False
+    return _polish(left if done else _delta(left, ask, width), ask, width)
+
+
+def _one_by_one(items: Sequence[int], ask: Ask, width: int) -> tuple[Set, bool]:
+    """Elements that fail together, and whether all of them have to be there; if not, they were too many to find."""
     needed: set[int] = set()
     left = list(items)
     while left:
         if needed and ask([frozenset(needed)])[0]:
-            return frozenset(needed)
+            return frozenset(needed), True
         low, high = 0, len(left)  # the first `low` do not fail, the first `high` do
         while high - low > 1:
             inner = min(width, high - low - 1)
@@ -55,8 +84,8 @@ def _one_by_one(items: Sequence[int], ask: Ask, width: int) -> Set | None:
         needed.add(left[high - 1])
         left = left[: high - 1]
         if len(needed) >= MANY:
-            return frozenset(needed.union(left)) if len(needed) + len(left) < len(items) else None
-    return frozenset(needed)
+            return frozenset(needed.union(left)), False
+    return frozenset(needed), True
 
 
 def _delta(items: list[int], ask: Ask, width: int) -> list[int]:

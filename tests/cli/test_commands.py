@@ -76,7 +76,8 @@ OPTIONS = {
     "explain": ["MODEL", "--target", "--log", "--shape", "--workspace-mib", "--seconds", "--json"],
     "reduce": [
         "MODEL", "--while", "--check", "--match", "--fail-code", "--output", "--target", "--shape", "--inputs",
-        "--random-weights", "--seconds", "--memory-mib", "--tolerance", "--jobs", "--canary", "--seed", "--json",
+        "--random-weights", "--seconds", "--memory-mib", "--tolerance", "--most-checks", "--jobs", "--canary",
+        "--seed", "--json",
     ],
     "diff": ["A", "B", "--weights", "--json"],
     "doctor": ["--json"],

@@ -50,7 +50,7 @@ class Counting:
 def test_a_pair_among_a_thousand_takes_under_60_checks(width: int, seed: int) -> None:
     cause = set(random.Random(seed).sample(range(1000), 2))
     ask = Counting(cause)
-    assert shrink(range(1000), ask, width) == cause
+    assert shrink(range(1000), ask, width) == (cause, True)
     assert ask.asked < 60
 
 
@@ -58,21 +58,30 @@ def test_a_pair_among_a_thousand_takes_under_60_checks(width: int, seed: int) ->
 @pytest.mark.parametrize("width", [1, 4])
 def test_more_or_fewer_elements(size: int, width: int) -> None:
     cause = set(random.Random(size).sample(range(200), size))
-    assert shrink(range(200), Counting(cause), width) == cause
+    assert shrink(range(200), Counting(cause), width) == (cause, True)
 
 
 def test_of_several_causes_one_is_found_whole() -> None:
     causes = ({3, 90}, {17, 18, 19}, {50})
-    assert set(shrink(range(100), Counting(*causes))) in causes
+    assert set(shrink(range(100), Counting(*causes))[0]) in causes
 
 
 def test_answers_that_do_not_fit_together_still_give_a_set_that_fails() -> None:
     def odd(s: Set) -> bool:
         return {5, 40} <= s and len(s) % 2 == 0
 
-    found = shrink(range(100), lambda sets: [odd(s) for s in sets])
+    found, _ = shrink(range(100), lambda sets: [odd(s) for s in sets])
     assert odd(found)
     assert len(found) < 100
+
+
+def test_after_enough_checks_the_smallest_so_far_is_taken() -> None:
+    ask = Counting(set(range(0, 400, 4)))
+    found, minimal = shrink(range(400), ask, 2, most=120)
+    assert not minimal
+    assert set(range(0, 400, 4)) <= found
+    assert len(found) < 400
+    assert ask.asked < 124
 
 
 # -- candidates ---------------------------------------------------------------------------------------------
