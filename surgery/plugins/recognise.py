@@ -20,7 +20,7 @@ from surgery.plugins.attach import TargetVersion, ships
 from surgery.plugins.definition import TensorType
 from surgery.plugins.recognise_match import Match as Laid
 from surgery.plugins.recognise_match import find
-from surgery.plugins.recognise_solve import Bodies, Form, Pattern, Solver, Types, alternatives
+from surgery.plugins.recognise_solve import Bodies, Form, Pattern, Solver, Types, alternatives, frozen
 from surgery.plugins.recognise_terms import Op, Terms, Value, below, terms_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Template:
     attributes: Mapping[str, Any]
     types: Types
     pattern: Pattern
-    settings: list[Mapping[str, Any]]
+    settings: dict[Any, Mapping[str, Any]]
 
 
 def recognise(
@@ -158,21 +158,28 @@ class _Finder:
     def _templates(self, bodies: Bodies) -> list[_Template]:
         """Bodies whose operators the graph has, each structure once."""
         found: dict[Any, _Template] = {}
-        for attributes, types, outputs in configurations(bodies.definition, wide=bodies.form == "written"):
+        always: frozenset[str] | None = None  # operators that all bodies have so far
+        for attributes, types, outputs, wide in configurations(bodies.definition):
+            if wide and (bodies.form == "folded" or not self.present.issuperset(always or ())):
+                break
             pattern = bodies.build(attributes, types, outputs)
             if pattern is None:
                 continue
             kinds = [op.kind for op in below(pattern.results)]
-            if not kinds or not self.present.issuperset(kinds):
-                continue
-            if not self.by_name and sum(k not in PLUMBING for k in kinds) < 2:
+            always = frozenset(kinds) if always is None else always & frozenset(kinds)
+            if not self._can_have(kinds):
                 continue
             template = found.setdefault(
-                _signature(pattern), _Template(bodies, attributes, types, pattern, [])
+                _signature(pattern), _Template(bodies, attributes, types, pattern, {})
             )
-            if len(template.settings) < SETTINGS and attributes not in template.settings:
-                template.settings.append(attributes)
+            if len(template.settings) < SETTINGS:
+                template.settings.setdefault(frozen(attributes), attributes)
         return list(found.values())
+
+    def _can_have(self, kinds: Sequence[str]) -> bool:
+        if not kinds or not self.present.issuperset(kinds):
+            return False
+        return self.by_name or sum(k not in PLUMBING for k in kinds) >= 2
 
     def _starts(self, pattern: Pattern) -> Iterator[tuple[int, Op]]:
         """Where to begin: the result with most below it, at each node of its kind."""
@@ -195,7 +202,7 @@ class _Finder:
         if any(t is None for t in types):
             return None
         solver = Solver(template.bodies, types, laid.inputs, laid.outputs)
-        for start in self._begin(template, types, laid):
+        for start in solver.best(self._begin(template, types, laid)):
             solved = solver.solve(start)
             if solved is not None:
                 break
@@ -221,14 +228,14 @@ class _Finder:
     def _begin(template: _Template, types: Types, laid: Laid) -> Iterator[Mapping[str, Any]]:
         """Attributes to begin with: those of the template, what the graph's numbers look like, and both."""
         rough = Solver(template.bodies, template.types, laid.inputs, laid.outputs)
-        for setting in template.settings:
+        for setting in template.settings.values():
             guesses = rough.estimates(setting)
             whole = dict(setting)
             for name, guess in guesses:
                 whole = {**whole, name: guess}
-            starts = [setting, whole, *({**setting, n: g} for n, g in guesses)]
-            yield from starts
-            for start in starts[:2]:
+            yield from (setting, whole)
+            yield from ({**setting, n: g} for n, g in guesses)
+            for start in (setting, whole):
                 yield from repaired(template.bodies.definition, start, types)
 
     def _name(self, value: Value | None) -> str:
@@ -261,24 +268,26 @@ def repaired(
 
 
 def configurations(
-    definition: PluginDefinition, *, wide: bool = True
-) -> Iterator[tuple[dict[str, Any], Types, int]]:
+    definition: PluginDefinition,
+) -> Iterator[tuple[dict[str, Any], Types, int, bool]]:
     """Attributes, input types and number of outputs whose bodies may be made differently.
 
-    They are the samples, as they are, with an open batch and with many more boxes; and, if `wide`, each with other
-    values of attributes that have few, and with larger and smaller numbers.
+    They are the samples, as they are, with an open batch and with many more boxes; and then (the last part is true)
+    each with other values of attributes that have few, and with larger and smaller numbers.
     """
     file = definition.file.attributes
-    for sample in definition.samples:
-        attributes = {n: sample.attributes.get(n, a.default) for n, a in file.items()}
-        outputs = sample.outputs or len(definition.file.outputs)
-        kinds = _kinds_of_types(definition, sample)
-        for types in kinds:
-            yield attributes, types, outputs
-        for name, declared in file.items() if wide else ():
-            for value in _others(declared, attributes[name]):
+    for wide in (False, True):
+        for sample in definition.samples:
+            attributes = {n: sample.attributes.get(n, a.default) for n, a in file.items()}
+            outputs = sample.outputs or len(definition.file.outputs)
+            kinds = _kinds_of_types(definition, sample)
+            settings = [attributes]
+            if wide:
+                kinds = list(dict.fromkeys((kinds[0], kinds[-1])))
+                settings = [{**attributes, n: v} for n, a in file.items() for v in _others(a, attributes[n])]
+            for setting in settings:
                 for types in kinds:
-                    yield {**attributes, name: value}, types, outputs
+                    yield setting, types, outputs, wide
 
 
 def _others(declared: Attribute, value: Any) -> list[Any]:

@@ -294,6 +294,8 @@ def equal(wanted: Array, given: Any) -> bool:
     have = content(given)
     if have is None or wanted.shape != have.shape or wanted.dtype.kind != have.dtype.kind:
         return False
+    if wanted.dtype == have.dtype and wanted.tobytes() == have.tobytes():
+        return True
     if wanted.dtype.kind != "f":
         return bool(np.array_equal(wanted, have))
     with np.errstate(all="ignore"):

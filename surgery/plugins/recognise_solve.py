@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +34,9 @@ SHOWN = 512
 
 ROUNDS = 5
 STEPS = 10
-CANDIDATES = 6
+CANDIDATES = 4
+MOVES = 3
+STARTS = 6
 LONGEST = 64
 
 
@@ -63,7 +65,7 @@ class Bodies:
 
     def build(self, attributes: Mapping[str, Any], types: Types, outputs: int) -> Pattern | None:
         """The body of a configuration that need not be allowed; None if there is none."""
-        key = (_frozen(attributes), types, outputs)
+        key = (frozen(attributes), types, outputs)
         if key not in self._known:
             self._known[key] = self._build(attributes, types, outputs)
         return self._known[key]
@@ -128,12 +130,13 @@ def _folded(function: onnx.FunctionProto, types: Types, opset: int) -> onnx.Mode
         return None
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
+    """A value, mappings and arrays included, as something that can be compared and looked up."""
     if isinstance(value, Mapping):
-        return tuple((k, _frozen(v)) for k, v in sorted(value.items()))
+        return tuple((k, frozen(v)) for k, v in sorted(value.items()))
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else (type(value).__name__, value)
+    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else (type(value).__name__, value)
 
 
 # -- variables --------------------------------------------------------------------------------------
@@ -279,7 +282,19 @@ class Solver:
                     if variable.at is None or variable.at < len(base[variable.name]):
                         found[variable.name] = variable.put(base, guesses[0])[variable.name]
                     break
-        return [(n, v) for n, v in found.items() if _frozen(v) != _frozen(start[n])]
+        return [(n, v) for n, v in found.items() if frozen(v) != frozen(start[n])]
+
+    def best(self, starts: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """Those attributes whose body lies over the graph, fewest wrong numbers first; not too many."""
+        laid = {}
+        for start in starts:
+            reading = self.read(start)
+            if reading is not None:
+                laid.setdefault(frozen(start), (len(reading.wrong), len(laid), start))
+                if not reading.wrong:
+                    break
+        for _, _, start in sorted(laid.values(), key=lambda v: v[:2])[:STARTS]:
+            yield start
 
     def solve(self, start: Mapping[str, Any]) -> tuple[dict[str, Any], Reading] | None:
         """The attributes, and the body that proves them."""
@@ -289,9 +304,9 @@ class Solver:
         for _ in range(ROUNDS):
             if not reading.wrong:
                 break
-            before = (_frozen(current), len(reading.wrong))
+            before = (frozen(current), len(reading.wrong))
             current, reading = self._round(current, reading)
-            if (_frozen(current), len(reading.wrong)) == before:
+            if (frozen(current), len(reading.wrong)) == before:
                 return None
         if reading.wrong:
             return None
@@ -323,34 +338,42 @@ class Solver:
         """The attributes with a better value of one variable, if there is one."""
         declared = self.declared[variable.name]
         here, best = variable.get(current), (current, reading)
-        for step in _moves(variable, here, declared):
+        for step in itertools.islice(_moves(variable, here, declared), MOVES):
             moved = self.read(variable.put(current, step))
             if moved is None:
                 continue
-            last, last_reading = here, reading
-            other, other_reading = step, moved
-            for _ in range(STEPS):
-                guesses = _guesses(variable, last, last_reading, other, other_reading)
-                if not guesses:
-                    break
-                for number in guesses:
-                    if not variable.length and not _allowed(number, declared):
-                        continue
-                    attributes = variable.put(current, number)
-                    tried = self.read(attributes)
-                    if tried is not None and len(tried.wrong) < len(best[1].wrong):
-                        best = (attributes, tried)
-                if not best[1].wrong or variable.whole:
-                    break
-                # What the numbers are made by may be any smooth function: go on with the secant.
-                nearest = self.read(variable.put(current, guesses[0]))
-                if nearest is None or guesses[0] in (last, other):
-                    break
-                last, last_reading, other, other_reading = other, other_reading, guesses[0], nearest
-            if best[0] is not current:
-                return best
-            if len(moved.leaves) == len(reading.leaves) and _moved(reading, moved):
-                break  # it has an effect, which leads nowhere
+            if len(moved.wrong) < len(best[1].wrong):
+                best = (variable.put(current, step), moved)
+            best = self._secant(variable, current, (here, reading), (step, moved), best)
+            if best[0] is not current or _moved(reading, moved):
+                break  # found, or it has an effect, which leads nowhere
+        return best
+
+    def _secant(
+        self,
+        variable: Variable,
+        current: Mapping[str, Any],
+        last: tuple[float, Reading],
+        other: tuple[float, Reading],
+        best: tuple[dict[str, Any], Reading],
+    ) -> tuple[dict[str, Any], Reading]:
+        """The best attributes on the way to a zero: numbers may be any smooth function of an attribute."""
+        declared = self.declared[variable.name]
+        tried = {last[0], other[0]}
+        for _ in range(1 if variable.whole else STEPS):
+            guesses = [
+                g for g in _guesses(variable, *last, *other) if variable.length or _allowed(g, declared)
+            ]
+            fresh = [g for g in guesses if g not in tried]
+            tried.update(fresh)
+            readings = [(g, self.read(variable.put(current, g))) for g in fresh]
+            for number, reading in readings:
+                if reading is not None and len(reading.wrong) < len(best[1].wrong):
+                    best = (variable.put(current, number), reading)
+            first = readings[0][1] if readings else None
+            if first is None or not best[1].wrong:
+                break
+            last, other = other, (readings[0][0], first)
         return best
 
     def _weights(
@@ -386,7 +409,7 @@ class Solver:
     def _plain(self, attributes: dict[str, Any]) -> dict[str, Any]:
         """The same computation by defaults and short numbers, wherever these say the same."""
         for name, declared in self.declared.items():
-            if declared.default is not None and _frozen(attributes.get(name)) != _frozen(declared.default):
+            if declared.default is not None and frozen(attributes.get(name)) != frozen(declared.default):
                 attributes = self._if_right({**attributes, name: declared.default}, attributes)
         for variable in variables(self.declared, attributes):
             if variable.whole:
@@ -455,11 +478,11 @@ def _guesses(
     if len(last_reading.leaves) != len(moved.leaves) or last == other:
         return []
     votes: Counter[float] = Counter()
-    for (before, given), (after, _) in zip(last_reading.leaves, moved.leaves, strict=True):
+    for number in last_reading.wrong:
+        (before, given), (after, _) = last_reading.leaves[number], moved.leaves[number]
         for low, high, want in _features(before, after, content(given)):
             ratio = (want - low) / (high - low)
-            number = last + ratio * (other - last)
-            for vote in (number, want):
+            for vote in (last + ratio * (other - last), want):
                 if np.isfinite(vote) and abs(vote) < 1e9:
                     votes[float(round(vote)) if variable.whole else float(np.float32(vote))] += 1
     return [n for n, _ in sorted(votes.items(), key=lambda v: (-v[1], abs(v[0] - last), v[0]))][:CANDIDATES]
