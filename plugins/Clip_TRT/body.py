@@ -20,6 +20,8 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     x = node.input_names[0]
     low, high = (node.attributes[n] for n in ("clipMin", "clipMax"))
     dtype = np.dtype(given(node, 0).dtype)
+    if dtype != np.int32 and low > high:  # TensorRT's own Clip gives the lower limit then
+        return node.function(b, [b.minimum(b.maximum(x, b.const(low, dtype)), b.const(high, dtype))])
     if dtype != np.int32:
         return node.function(b, [b.op("Clip", x, b.const(low, dtype), b.const(high, dtype))])
     # Limits lose their fraction, as in the kernel. Clip takes integers from opset 12 on only.

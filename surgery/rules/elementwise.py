@@ -56,6 +56,34 @@ def clip(site: Site, b: Body) -> str:
 
 
 @lowering(
+    "clip-with-crossed-bounds",
+    "Clip",
+    when="always",
+    since=11,
+    why="With a lower bound above the upper one, ONNX gives the upper one, TensorRT the lower one (measured on an "
+    "H200).",
+    samples=[
+        "(float[3, 4] x) => (float[3, 4] y) <float low = {1.5}, float high = {-0.5}> { y = Clip (x, low, high) }",
+        "(double[n, 4] x) => (double[n, 4] y) <double low = {1.5}, double high = {-0.5}> { y = Clip (x, low, high) }",
+        "(float16[n, 4] x) => (float16[n, 4] y) <float16 low = {2}, float16 high = {1}> { y = Clip (x, low, high) }",
+        *samples_in(
+            "int8 uint8 int32 int64 uint32 uint64 int16 uint16",
+            "(T[3, 4] x) => (T[3, 4] y) <T low = {3}, T high = {2}> { y = Clip (x, low, high) }",
+        ),
+    ],
+    near_misses=[
+        "(float[3, 4] x) => (float[3, 4] y) <float low = {-0.5}, float high = {1.5}> { y = Clip (x, low, high) }",
+        "(float[3, 4] x, float high) => (float[3, 4] y) <float low = {-0.5}> { y = Clip (x, low, high) }",
+    ],
+)
+def crossed_clip(site: Site, b: Body) -> str:
+    """Max with the lower bound, then Min with the upper one."""
+    if not site.has(1) or not site.has(2) or not np.all(site.const(1) > site.const(2)):
+        raise NoMatch("the bounds are in order")
+    return b.minimum(b.maximum(site.x(), site.x(1)), site.x(2))
+
+
+@lowering(
     "integer-relu",
     "Relu",
     why="TensorRT's activations take floats alone.",
