@@ -66,8 +66,8 @@ def run(
     state: State | None = None
     folder = Path(output) if output is not None else None
     try:
-        config, chosen = _configure(pipeline, overrides, stages)
-        report.pipeline = {"name": config.name, "sha256": config.sha256}
+        config, chosen, why = _configure(pipeline, overrides, stages, model)
+        report.pipeline = {"name": config.name, "sha256": config.sha256, **why}
         if folder is not None:
             from surgery.report.write import check_writable
 
@@ -157,15 +157,25 @@ def _triple(value: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ..
 
 
 def _configure(
-    pipeline: str | Path | PipelineConfig, overrides: Mapping[str, Any] | None, stages: str | None
-) -> tuple[PipelineConfig, list[Stage]]:
+    pipeline: str | Path | PipelineConfig,
+    overrides: Mapping[str, Any] | None,
+    stages: str | None,
+    model: str | Path | bytes | onnx.ModelProto | None,
+) -> tuple[PipelineConfig, list[Stage], dict[str, str]]:
+    """The pipeline, its stages that are to run, and why it is this one where it was left to choose."""
     from surgery.config import PipelineConfig, apply_overrides, load_pipeline
 
     config = pipeline if isinstance(pipeline, PipelineConfig) else load_pipeline(pipeline)
+    why: dict[str, str] = {}
+    given = model if model is not None else config.model_path()
+    if config.choose and given is not None:
+        from surgery.families import chosen_pipeline
+
+        config, why = chosen_pipeline(config, given)
     if overrides:
         config = apply_overrides(config, overrides)
     chosen = config.build_stages()
-    return config, _select(chosen, stages) if stages else chosen
+    return config, _select(chosen, stages) if stages else chosen, why
 
 
 def _select(stages: list[Stage], wanted: str) -> list[Stage]:
@@ -231,7 +241,8 @@ def _begin(
     report.model_info = describe(source)
     check_volumes(source)
     registry = Registry.load([*config.plugin_folders(), *(Path(p) for p in plugin_paths)])
-    adopted, _ = adopt_plugins(source.proto, registry)
+    adopted, found = adopt_plugins(source.proto, registry)
+    report.warnings.extend(dict.fromkeys(a.note for a in found if a.note))
     source = replace(source, proto=adopted)
     functions = [f for f in source.proto.functions if f.domain != PLUGIN_DOMAIN]
     graph, header = import_graph(inline_functions(source.proto) if functions else source.proto)

@@ -10,9 +10,13 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.detection_output import batched_problems, emit_batched_nms
+from surgery.plugins.nms_successors import batched_successors
 
 if TYPE_CHECKING:
     import onnx
+
+    from surgery.plugins.attach import TargetVersion
+    from surgery.plugins.successor import Successor
 
 
 def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
@@ -25,3 +29,8 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     b = Body(node.opset)
     r = emit_batched_nms(b, node)
     return node.function(b, (r.count, r.boxes, r.scores, b.cast(r.classes, np.float32)))
+
+
+def successor(node: ConfiguredNode, target: TargetVersion) -> list[Successor | str]:
+    """BatchedNMSDynamic_TRT, or EfficientNMS_TRT where it looks at all candidates."""
+    return batched_successors(node, scalar_count=True)

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.efficient_nms import EfficientNms, emit
+from surgery.plugins.nms_successors import implicit_tf_successors
 
 if TYPE_CHECKING:
     import onnx
+
+    from surgery.plugins.attach import TargetVersion
+    from surgery.plugins.successor import Successor
 
 
 def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
@@ -54,3 +58,8 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     )
     count, *others = emit(b, node, parameters)
     return node.function(b, [b.squeeze(count, 1), *others])
+
+
+def successor(node: ConfiguredNode, target: TargetVersion) -> list[Successor]:
+    """EfficientNMS_Explicit_TF_TRT."""
+    return implicit_tf_successors(node)

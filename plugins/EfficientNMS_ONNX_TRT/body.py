@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.efficient_nms import EfficientNms, emit_indices
+from surgery.plugins.nms_successors import onnx_nms_successors
 
 if TYPE_CHECKING:
     import onnx
+
+    from surgery.plugins.attach import TargetVersion
+    from surgery.plugins.successor import Successor
 
 
 def output_types(node: ConfiguredNode) -> list[TensorType]:
@@ -30,3 +34,8 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
         box_coding=a["center_point_box"],
     )
     return node.function(b, [emit_indices(b, node, parameters)])
+
+
+def successor(node: ConfiguredNode, target: TargetVersion) -> list[Successor | str]:
+    """ONNX NonMaxSuppression, for one image."""
+    return onnx_nms_successors(node)

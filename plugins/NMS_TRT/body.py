@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.detection_output import detection_problems, detection_types, emit_detection_output
+from surgery.plugins.nms_successors import detection_successors
 
 if TYPE_CHECKING:
     import onnx
+
+    from surgery.plugins.attach import TargetVersion
+    from surgery.plugins.successor import Successor
 
 
 def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
@@ -27,3 +31,8 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     """The function of a configured node."""
     b = Body(node.opset)
     return node.function(b, emit_detection_output(b, node))
+
+
+def successor(node: ConfiguredNode, target: TargetVersion) -> list[Successor | str]:
+    """NMSDynamic_TRT, or decoding in standard nodes before EfficientNMS_TRT."""
+    return detection_successors(node, per_sample=True)

@@ -36,3 +36,14 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     scale = b.const(np.array(a["weights"]).reshape(1, -1, 1, 1))
     divides = a["acrossSpatial"] and not a["channelShared"]
     return node.function(b, [b.div(normal, scale) if divides else b.mul(normal, scale)])
+
+
+def repair(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """NbWeights is the number of weight tensors, which is 1; exporters also write the number of their values."""
+    given, weights = attributes.get("nbWeights", 1), attributes.get("weights")
+    if given == 1 or not isinstance(weights, list) or given != len(weights):
+        return {}, ""
+    return {"nbWeights": 1}, (
+        f"Normalize_TRT: nbWeights is {given}, the number of values in weights; it is read as 1 "
+        "(TensorRT refuses others, and computes with weights alone)"
+    )

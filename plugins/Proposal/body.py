@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.nms_successors import given_attributes
 from surgery.plugins.rpn_proposals import emit_proposals, proposal_problems
+from surgery.plugins.successor import Successor, renamed
 
 if TYPE_CHECKING:
     import onnx
+
+    from surgery.plugins.attach import TargetVersion
 
 
 def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
@@ -22,3 +26,8 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     """The function of a configured node."""
     b = Body(node.opset)
     return node.function(b, [emit_proposals(b, node)])
+
+
+def successor(node: ConfiguredNode, target: TargetVersion) -> list[Successor]:
+    """ProposalDynamic."""
+    return [renamed(node, "ProposalDynamic", "1", given_attributes(node))]

@@ -13,6 +13,7 @@ from surgery.cli.doctor import doctor
 from surgery.cli.explain import explain
 from surgery.cli.inspect import inspect
 from surgery.cli.listing import list_
+from surgery.cli.new import new
 from surgery.cli.output import INTERRUPTED, bug_text, print_error, print_text
 from surgery.cli.reduce import reduce
 from surgery.cli.run import run
@@ -40,6 +41,7 @@ app.command("diff")(diff)
 app.command("doctor")(doctor)
 app.command("list")(list_)
 app.command("show")(show)
+app.command("new")(new)
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from surgery.cli.options import PluginPathOption, RuleFileOption
+from surgery.cli.options import PluginPathOption, RuleFileOption, TargetOption
 from surgery.cli.output import columns, print_json, print_text
+from surgery.errors import ConfigError
 
 if TYPE_CHECKING:
     from surgery.rules.engine.run import Rule
@@ -31,14 +32,39 @@ class Noun(str, Enum):
 
 def list_(
     noun: Annotated[Noun, typer.Argument(metavar="NOUN", help=NOUNS)],
+    target: TargetOption = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL", help="With plugins: what becomes of this model's plugin nodes on TARGET."
+        ),
+    ] = None,
     plugin_path: PluginPathOption = None,
     rule_file: RuleFileOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List pipelines, targets, stages, plugins or rules."""
-    rows = _LISTS[noun]((rule_file if noun is Noun.rules else plugin_path) or [])
+    """List pipelines, targets, stages, plugins or rules.
+
+    With --target, plugins are listed with what the target has of them; with --model, the plugin nodes of a model
+    with what becomes of them there.
+    """
+    if noun is not Noun.plugins and (target is not None or model is not None):
+        raise ConfigError(
+            f"says nothing about {noun.value}",
+            code="bad-option",
+            where="--target" if target is not None else "--model",
+            fix="write: surgery list plugins --target TARGET",
+        )
+    if model is not None:
+        rows = _advice(model, target, plugin_path or [])
+    elif target is not None:
+        rows = _standings(target, plugin_path or [])
+    else:
+        rows = _LISTS[noun]((rule_file if noun is Noun.rules else plugin_path) or [])
     if json:
         print_json(rows)
+    elif model is not None and not rows:
+        print_text("no plugin nodes")
     elif rows:
         header = [key.replace("_", " ") for key in rows[0]]
         print_text(columns([[_cell(v) for v in row.values()] for row in rows], header))
@@ -74,6 +100,38 @@ def _plugins(paths: list[Path]) -> list[dict[str, Any]]:
 
     found = Registry.load(paths).definitions()
     return [{"name": d.name, "version": d.version, "summary": d.file.summary} for d in found]
+
+
+def _standings(target: str, paths: list[Path]) -> list[dict[str, Any]]:
+    from surgery.plugins.advise import standing
+    from surgery.plugins.registry import Registry
+    from surgery.targets import resolve_target
+
+    registry, chosen = Registry.load(paths), resolve_target(target)
+    found = [standing(d, registry, chosen) for d in registry.definitions()]
+    return [
+        {
+            "name": s.definition.name,
+            "version": s.definition.version,
+            "state": s.state,
+            "why": s.why,
+            "instead": ", ".join(s.instead),
+        }
+        for s in found
+    ]
+
+
+def _advice(model: Path, target: str | None, paths: list[Path]) -> list[dict[str, Any]]:
+    from surgery.graph.load import load_model
+    from surgery.plugins.advise import advise
+    from surgery.plugins.registry import Registry
+    from surgery.targets import resolve_target
+
+    found = advise(load_model(model).proto, Registry.load(paths), resolve_target(target))
+    return [
+        {"node": a.node, "plugin": a.plugin, "version": a.version, "becomes": a.fate, "why": a.why}
+        for a in found
+    ]
 
 
 def _rules(paths: list[Path]) -> list[dict[str, Any]]:

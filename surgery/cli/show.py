@@ -11,7 +11,7 @@ import typer
 
 from surgery.cli.listing import NOUNS, Noun, find_rules
 from surgery.cli.options import PluginPathOption, RuleFileOption
-from surgery.cli.output import columns, print_json, print_text
+from surgery.cli.output import columns, print_json, print_text, wrapped
 from surgery.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -166,9 +166,15 @@ def _age(deprecated: str | None, replacement: str | None) -> str:
 
 
 def _plugin(plugin: PluginDefinition) -> None:
+    from surgery.plugins.schema import version_key
+
     file = plugin.file
     print_text(f"{plugin.name}: {file.summary}")
-    rows = [["version", plugin.version], ["namespace", plugin.namespace or '""']]
+    versions = sorted({plugin.version, *file.also_versions}, key=version_key)
+    rows = [
+        ["version" if len(versions) == 1 else "versions", ", ".join(versions)],
+        ["namespace", plugin.namespace or '""'],
+    ]
     for flavour, entries in (
         ("tensorrt", file.availability.tensorrt),
         ("tensorrt-rtx", file.availability.tensorrt_rtx),
@@ -182,6 +188,9 @@ def _plugin(plugin: PluginDefinition) -> None:
         rows.append([flavour, "; ".join(texts) or "not shipped"])
     if file.replaced_by:
         rows.append(["replaced by", ", ".join(file.replaced_by)])
+    if file.never_emitted:
+        rows.append(["never a node", " ".join(file.never_emitted.split())])
+    rows.append(["compared", _compared(file.compare)])
     rows.append(["definition", str(plugin.folder)])
     _print(rows)
     print_text("attributes:")
@@ -196,7 +205,31 @@ def _plugin(plugin: PluginDefinition) -> None:
         for i in file.inputs
     )
     print_text("outputs:")
-    _print([o.name, o.dtype, _shape(o.shape), o.meaning] for o in file.outputs)
+    _print([o.name, _dtype(o.dtype), _output_shape(o.shape, plugin), o.meaning] for o in file.outputs)
+    for heading, notes in (("sources", file.sources), ("not confirmed", file.unconfirmed)):
+        if notes:
+            print_text(f"{heading}:")
+            for text in notes:
+                print_text("\n".join(wrapped("  - ", text)))
+
+
+def _dtype(dtype: str) -> str:
+    return f"that of {dtype[1:]}" if dtype.startswith("@") else dtype
+
+
+def _output_shape(dims: tuple[Any, ...], plugin: PluginDefinition) -> str:
+    """Dims; those that attributes give by the attribute's name."""
+    if not dims and plugin.works_out_types:
+        return "worked out from the inputs"
+    return _shape(d.removeprefix("@") if isinstance(d, str) else d for d in dims)
+
+
+def _compared(how: Any) -> str:
+    if how.kind == "values":
+        return f"element by element, within {how.atol:g} + {how.rtol:g} of the value"
+    if how.kind == "rows":
+        return "row by row, in any order"
+    return "as sets of detections"
 
 
 def _rule(rules: list[Rule], name: str) -> None:

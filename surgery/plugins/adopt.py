@@ -45,12 +45,14 @@ class Adopted:
         op: Its op_type in the model.
         domain: Its domain in the model.
         definition: What it is.
+        note: What was put right in its attributes, "" if nothing was.
     """
 
     node: str
     op: str
     domain: str
     definition: PluginDefinition
+    note: str = ""
 
 
 def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.ModelProto, list[Adopted]]:
@@ -60,21 +62,24 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
         The model itself if it has no plugin nodes, else a copy.
 
     Raises:
-        ConversionError: a node has a version that the plugin does not have, a wrong or missing attribute, or inputs
-            of a wrong number, dtype or rank; or its body does not cover its configuration.
+        ConversionError: a node is of a plugin that has no definition; has a version or namespace that the plugin does
+            not have, a wrong or missing attribute, or inputs of a wrong number, dtype or rank; or its body does not
+            cover its configuration.
         ConfigError: a definition is wrong.
     """
-    functions = {(f.domain, f.name) for f in model.functions if f.domain != PLUGIN_DOMAIN}
-    if not any(_definition(n, registry, functions) for n in _nodes(model.graph)):
+    functions = _functions(model)
+    for unknown in unknown_plugins(model, registry):
+        raise _unknown(unknown, registry)
+    if not any(_definition(n, registry, functions) for n in all_nodes(model.graph)):
         return model, []
     result = onnx.ModelProto()
     result.CopyFrom(model)
     found = []
-    for node in _nodes(result.graph):
+    for node in all_nodes(result.graph):
         definition = _definition(node, registry, functions)
         if definition is None:
             continue
-        found.append(Adopted(node.name or node.output[0], node.op_type, node.domain, definition))
+        op, domain = node.op_type, node.domain
         node.op_type, node.domain = definition.name, PLUGIN_DOMAIN
         given = {a.name for a in node.attribute}
         for name, value in (
@@ -84,7 +89,9 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
             if name not in given:
                 node.attribute.append(onnx.helper.make_attribute(name, value))
         _drop_unknown(node, definition)
-        problems = definition.check(node_attributes(node))
+        note = _repair(node, definition)
+        found.append(Adopted(node.name or node.output[0], op, domain, definition, note))
+        problems = [*_namespace_problems(node, definition), *definition.check(node_attributes(node))]
         if problems:
             raise ConversionError(
                 f"{definition.name}: {'; '.join(problems)}",
@@ -94,6 +101,57 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
             )
     _declare_operands(result, registry)
     return attach_bodies(result, registry), found
+
+
+def _functions(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    return {(f.domain, f.name) for f in model.functions if f.domain != PLUGIN_DOMAIN}
+
+
+def unknown_plugins(model: onnx.ModelProto, registry: Registry) -> list[onnx.NodeProto]:
+    """Nodes that say they are plugins (they have plugin_version or plugin_namespace) and that have no definition."""
+    functions = _functions(model)
+    return [n for n in all_nodes(model.graph) if _says_plugin(n, functions) and _name(n, registry) is None]
+
+
+def _says_plugin(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> bool:
+    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
+        return False
+    if node.domain in KNOWN_DOMAINS or (node.domain, node.op_type) in functions:
+        return False
+    return any(a.name in ("plugin_version", "plugin_namespace") for a in node.attribute)
+
+
+def _unknown(node: onnx.NodeProto, registry: Registry) -> ConversionError:
+    near = near_plugins(node.op_type, registry)
+    hint = f"did you mean {' or '.join(near)}? Otherwise define it: " if near else "define it: "
+    return ConversionError(
+        f"no definition of plugin {node.op_type!r}",
+        code="unknown-plugin",
+        node=node.name or node.output[0],
+        fix=f"{hint}surgery new plugin {node.op_type}, then --plugin-path",
+    )
+
+
+def _namespace_problems(node: onnx.NodeProto, definition: PluginDefinition) -> list[str]:
+    given = next((a.s.decode() for a in node.attribute if a.name == "plugin_namespace"), definition.namespace)
+    if given == definition.namespace:
+        return []
+    return [f"plugin_namespace is {given!r}; the plugin is registered in {definition.namespace!r}"]
+
+
+def _repair(node: onnx.NodeProto, definition: PluginDefinition) -> str:
+    """Put attributes right that models in the wild write otherwise; what was done, or ""."""
+    if definition.repair is None:
+        return ""
+    changes, note = definition.repair(node_attributes(node))
+    if not changes:
+        return ""
+    kept = [
+        onnx.AttributeProto.FromString(a.SerializeToString()) for a in node.attribute if a.name not in changes
+    ]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(onnx.helper.make_attribute(k, v) for k, v in changes.items())])
+    return note
 
 
 def _drop_unknown(node: onnx.NodeProto, definition: PluginDefinition) -> None:
@@ -178,12 +236,30 @@ def near_plugins(op: str, registry: Registry) -> list[str]:
     return difflib.get_close_matches(op, registry.names(), n=3)
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of a graph and of the subgraphs in it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _nodes(body)
+                yield from all_nodes(body)
+
+
+def plugin_of(node: onnx.NodeProto, model: onnx.ModelProto, registry: Registry) -> PluginDefinition | None:
+    """What a node of a model is, None if it is no plugin node that is known.
+
+    Raises:
+        ConversionError: the plugin does not have the node's version.
+    """
+    return _definition(node, registry, _functions(model))
+
+
+def _name(node: onnx.NodeProto, registry: Registry) -> str | None:
+    """The plugin's name in the registry; exporters write some with and some without `_TRT` at the end."""
+    op = base_name(node.op_type) if node.domain == PLUGIN_DOMAIN else node.op_type
+    other = op.removesuffix(SUFFIX) if op.endswith(SUFFIX) else op + SUFFIX
+    names = registry.names()
+    return next((n for n in (op, other) if n in names), None)
 
 
 def _definition(
@@ -194,10 +270,7 @@ def _definition(
         return None
     if node.domain in KNOWN_DOMAINS or (node.domain, node.op_type) in functions:
         return None
-    op = base_name(node.op_type) if node.domain == PLUGIN_DOMAIN else node.op_type
-    names = registry.names()
-    other = op.removesuffix(SUFFIX) if op.endswith(SUFFIX) else op + SUFFIX
-    name = next((n for n in (op, other) if n in names), None)
+    name = _name(node, registry)
     if name is None:
         return None
     version = next((a.s.decode() for a in node.attribute if a.name == "plugin_version"), None)

@@ -161,14 +161,14 @@ def _bare(node: onnx.NodeProto) -> onnx.NodeProto:
 def lower_nodes(
     graph: onnx.GraphProto,
     functions: dict[str, onnx.FunctionProto],
-    kept: Callable[[onnx.NodeProto], onnx.NodeProto | None],
+    kept: Callable[[onnx.NodeProto], onnx.NodeProto | list[onnx.NodeProto] | None],
 ) -> None:
     """Write plugin nodes out in place, subgraphs included.
 
     Args:
         graph: The graph.
         functions: Bodies by operator type.
-        kept: The node that stays in the place of a plugin node; None to put its body there.
+        kept: The node or nodes in the place of a plugin node; None to put its body there.
     """
     nodes: list[onnx.NodeProto] = []
     changed = False
@@ -180,7 +180,9 @@ def lower_nodes(
             continue
         changed = True
         stays = kept(node)
-        nodes += [stays] if stays is not None else inline_call(node, functions[node.op_type])
+        if stays is None:
+            stays = inline_call(node, functions[node.op_type])
+        nodes += stays if isinstance(stays, list) else [stays]
     if changed:
         copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
         del graph.node[:]

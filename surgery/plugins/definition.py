@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
     from surgery.graph.body import Body
+    from surgery.plugins.attach import TargetVersion
+    from surgery.plugins.successor import Successor
 
 PLUGIN_DOMAIN = "trt.plugins"
 """Domain of plugin nodes in the portable model, whatever TensorRT namespace they belong to."""
@@ -115,6 +117,10 @@ class PluginDefinition:
             beyond types and ranges.
         output_types: Function `output_types(node) -> list[TensorType]` of body.py, if it has one: where
             the declared shapes do not say it.
+        successor: Function `successor(node, target) -> list[Successor | str]` of body.py, if it has one: other
+            nodes that compute the same, best first, or why there are none.
+        repair: Function `repair(attributes) -> (changes, note)` of body.py, if it has one: attributes that models in
+            the wild write otherwise, with the value they mean, and what to say about it.
         samples: Configurations the tests run.
     """
 
@@ -126,6 +132,8 @@ class PluginDefinition:
         *,
         check: Callable[..., list[str]] | None = None,
         output_types: Callable[[ConfiguredNode], list[TensorType]] | None = None,
+        successor: Callable[[ConfiguredNode, TargetVersion], Sequence[Successor | str]] | None = None,
+        repair: Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]] | None = None,
         samples: tuple[Sample, ...] = (),
     ) -> None:
         self.file = file
@@ -134,6 +142,8 @@ class PluginDefinition:
         self._body = body
         self._check = check
         self._output_types = output_types
+        self.successor = successor
+        self.repair = repair
         if file.outputs[-1].repeated and output_types is None:
             raise ConfigError(
                 "an output is repeated, but body.py does not define output_types(node)",
@@ -159,6 +169,11 @@ class PluginDefinition:
         """Value of the node's attribute plugin_namespace."""
         return self.file.namespace
 
+    @property
+    def works_out_types(self) -> bool:
+        """Whether its body.py says what types the outputs have, and not plugin.yaml alone."""
+        return self._output_types is not None
+
     def versions(self) -> list[PluginDefinition]:
         """This definition and the same one under each of its `also_versions`."""
         others = []
@@ -173,6 +188,8 @@ class PluginDefinition:
                     self._body,
                     check=self._check,
                     output_types=self._output_types,
+                    successor=self.successor,
+                    repair=self.repair,
                     samples=self.samples,
                 )
             )
@@ -211,6 +228,14 @@ class PluginDefinition:
         if entry is None or entry.deprecated is None:
             return False
         return version_key(version) >= version_key(entry.deprecated)
+
+    def removed(self, flavour: str, version: str) -> str | None:
+        """The TensorRT version that this version of the plugin was removed in, if that is not a later one."""
+        if flavour != "tensorrt":
+            return None
+        own = (e for e in self.file.availability.tensorrt if e.plugin_version == self.version)
+        gone = [e.removed for e in own if e.removed and version_key(e.removed) <= version_key(version)]
+        return gone[-1] if gone else None
 
     # -- checking -----------------------------------------------------------------------------------
 
@@ -263,8 +288,19 @@ class PluginDefinition:
                 expected = " or ".join(declared.dtypes)
                 problems.append(f"input {declared.name!r} is {given.dtype}; expected {expected}")
         if not problems and self._bind(types) is None:
-            problems.append(_shape_text(inputs, types))
+            problems.append(_shape_text(inputs, types) + self._near_shapes(inputs, types))
         return problems
+
+    def _near_shapes(self, inputs: Sequence[Input], types: Sequence[TensorType | None]) -> str:
+        """What would make the shapes fit: two axes of one input swapped, or a dim of 1 more or less."""
+        for at, (declared, given) in enumerate(zip(inputs, types, strict=False)):
+            if given is None or given.shape is None:
+                continue
+            for text, shape in _neighbours(given.shape):
+                tried = [*types[:at], TensorType(given.dtype, shape), *types[at + 1 :]]
+                if self._bind(tried) is not None:
+                    return f"; they would if {declared.name} had {text}"
+        return ""
 
     def _bind(self, types: Sequence[TensorType | None]) -> dict[str, int | str | None] | None:
         """Values of the shapes' symbols, or None if no choice of declared shapes fits."""
@@ -454,6 +490,19 @@ def _fits(declared: Sequence[int | str], given: Dims, bound: dict[str, int | str
             if known is None or isinstance(have, int):
                 bound[want] = have
     return True
+
+
+def _neighbours(shape: Dims) -> Iterator[tuple[str, Dims]]:
+    """Shapes that are easily mistaken for this one, and how they come from it."""
+    for i, j in itertools.combinations(range(len(shape)), 2):
+        swapped = list(shape)
+        swapped[i], swapped[j] = shape[j], shape[i]
+        yield f"axes {i} and {j} swapped", tuple(swapped)
+    for i in reversed(range(len(shape) + 1)):
+        yield f"one more dim of 1 at {i}", (*shape[:i], 1, *shape[i:])
+    for i, dim in enumerate(shape):
+        if dim == 1:
+            yield f"no dim of 1 at {i}", (*shape[:i], *shape[i + 1 :])
 
 
 def _shape_text(inputs: Sequence[Input], types: Sequence[TensorType | None]) -> str:

@@ -5,7 +5,7 @@ Source: plugin/nmsPlugin, plugin/batchedNMSPlugin and plugin/common/kernels of N
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,16 @@ def emit_ssd_nms(
     return emit_nms(b, spec, boxes, scores, form=choose_form(spec, batch))
 
 
-def emit_batched_nms(b: Body, node: ConfiguredNode) -> NmsOutputs:
+Suppress = Callable[..., NmsOutputs]
+"""What has the parameters and the result of `emit_ssd_nms`."""
+
+
+def emit_batched_nms(b: Body, node: ConfiguredNode, suppress: Suppress = emit_ssd_nms) -> NmsOutputs:
     """The body of BatchedNMS_TRT and BatchedNMSDynamic_TRT but for the forms of their outputs."""
     a = node.attributes
     number, classes, shared = node.static(1, 1), node.static(1, 2), bool(a["shareLocation"])
     boxes, scores = node.input_names
-    return emit_ssd_nms(
+    return suppress(
         b,
         node,
         b.reshape(boxes, 0, number, 4) if shared else boxes,
@@ -149,7 +153,9 @@ def detection_types(node: ConfiguredNode) -> list[TensorType]:
     return [TensorType("float32", s) for s in shapes[: node.outputs]]
 
 
-def emit_detection_output(b: Body, node: ConfiguredNode) -> tuple[str, str]:
+def emit_detection_output(
+    b: Body, node: ConfiguredNode, suppress: Suppress = emit_ssd_nms
+) -> tuple[str, str]:
     """Detections [B, 1, keepTopK, 7] and their number [B, 1, 1, 1], as floats."""
     a = node.attributes
     at_loc, at_conf, at_prior = roles(a)
@@ -170,7 +176,7 @@ def emit_detection_output(b: Body, node: ConfiguredNode) -> tuple[str, str]:
         boxes = b.reshape(boxes, -1, number, 4)
     if a["confSigmoid"]:
         scores = b.op("Sigmoid", scores)
-    r = emit_ssd_nms(
+    r = suppress(
         b,
         node,
         boxes,

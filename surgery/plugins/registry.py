@@ -156,6 +156,8 @@ def load_plugin(folder: Path) -> PluginDefinition:
         body,
         check=getattr(module, "check", None),
         output_types=getattr(module, "output_types", None),
+        successor=getattr(module, "successor", None),
+        repair=getattr(module, "repair", None),
         samples=tuple(_with_weights(file, sample) for sample in samples.samples),
     )
     for sample in definition.samples:

@@ -1,4 +1,4 @@
-"""Plugin nodes that the target lacks become standard nodes."""
+"""Plugin nodes that the target lacks become their successors there, or standard nodes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 from surgery.report import Edit
 
 if TYPE_CHECKING:
+    import onnx
+
     from surgery.pipeline import State
+    from surgery.plugins.migrate import Fate
 
 
 def migrate_plugins(state: State, *, keep: Collection[str] = ()) -> list[str]:
-    """Keep plugin nodes that the target has; write the others out. The report gets an edit for each of these.
+    """Keep plugin nodes that the target has; the others become what it has in their place.
+
+    The report gets an edit for each node that changes, and a warning for each plugin that stays and is deprecated.
 
     Args:
         state: The run; its graph changes.
@@ -35,28 +40,51 @@ def migrate_plugins(state: State, *, keep: Collection[str] = ()) -> list[str]:
     gone = {f.node: f for f in found if not f.kept}
     if gone:
         before = {n.output[0] for n in model.graph.node}
-        result = write_out(model, state.registry, lambda n: (n.name or n.output[0]) in gone)
+
+        def choice(node: onnx.NodeProto) -> bool | onnx.FunctionProto:
+            fate = gone.get(node.name or node.output[0])
+            if fate is None:
+                return False
+            return fate.successor.successor.function if fate.successor else True
+
+        result = write_out(model, state.registry, choice)
         made: dict[str, list[str]] = {name: [] for name in gone}
         for node in result.graph.node:
             if node.output[0] not in before or node.name.startswith(tuple(f"{n}/" for n in gone)):
                 owner = max((n for n in gone if node.name.startswith(f"{n}/")), key=len, default=None)
                 if owner is not None:
                     made[owner].append(node.name)
-                    state.provenance[node.output[0]] = {"surgery.rule": "write-out-plugin"}
+                    state.provenance[node.output[0]] = {"surgery.rule": _rule(gone[owner])}
         state.graph, state.header = import_graph(result)
-        for name, fate in gone.items():
-            state.report.edits.append(
-                Edit(
-                    "write-out-plugin", "native", (name,), tuple(made[name]),
-                    "skipped: the reference computes with the same body", None, fate.definition.file.unconfirmed,
-                    {"plugin": fate.definition.name, "version": fate.definition.version, "why": fate.why},
-                )
-            )  # fmt: skip
+        state.report.edits.extend(_edit(fate, made[name]) for name, fate in gone.items())
     lines: dict[str, int] = {}
     for fate in found:
-        verb = "stays" if fate.kept else "is written out"
-        text = f"{fate.definition.name} {verb} ({fate.why})"
+        text = f"{fate.definition.name} {fate.verb} ({fate.why})"
         lines[text] = lines.get(text, 0) + 1
-        if fate.kept and "deprecated" in fate.why:
+        if fate.deprecated:
             state.warn(f"plugin {fate.definition.name}: {fate.why}")
     return [f"{n} x {text}" for text, n in lines.items()]
+
+
+def _rule(fate: Fate) -> str:
+    return "write-out-plugin" if fate.successor is None else "successor-plugin"
+
+
+def _edit(fate: Fate, made: list[str]) -> Edit:
+    details = {"plugin": fate.definition.name, "version": fate.definition.version, "why": fate.why}
+    if fate.refused:
+        details["not_taken"] = "; ".join(fate.refused)
+    proven = fate.successor
+    if proven is None:
+        return Edit(
+            _rule(fate), "native", (fate.node,), tuple(made),
+            "skipped: the reference computes with the same body", None, fate.definition.file.unconfirmed, details,
+        )  # fmt: skip
+    details["successor"] = proven.successor.name
+    if proven.cases:
+        details["proof_cases"] = str(proven.cases)
+    return Edit(
+        _rule(fate), "plugin", (fate.node,), tuple(made),
+        "passed" if proven.cases else "skipped: both versions have the same definition", proven.max_abs_error,
+        proven.successor.assumptions, details,
+    )  # fmt: skip
