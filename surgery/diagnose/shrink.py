@@ -1,9 +1,10 @@
 """Finding a smallest set that still fails, with as few questions as possible; knows nothing of models.
 
 First, what has to be there is found one by one, each by bisection over prefixes: with k needed elements of n that
-takes about k log n questions, where plain delta debugging takes several times as many. Where more elements are needed
-than that is good for, or where the answers do not fit together (a set fails and a larger one does not), delta
-debugging (Zeller and Hildebrandt, 2002) does the rest. In the end no element can be left out alone.
+takes about k log n questions, where plain delta debugging (Zeller and Hildebrandt, 2002) takes several times as many.
+Where more elements are needed than that is good for, or where the answers do not fit together (a set fails and a
+larger one does not), pieces of halving size are left out one after the other. In the end no element can be left out
+alone.
 """
 
 from __future__ import annotations
@@ -89,46 +90,35 @@ def _one_by_one(items: Sequence[int], ask: Ask, width: int) -> tuple[Set, bool]:
 
 
 def _delta(items: list[int], ask: Ask, width: int) -> list[int]:
-    """Delta debugging; a set of which no part of the last size can be left out."""
-    parts = 2
-    while len(items) >= 2:
-        size = -(-len(items) // parts)
-        pieces = [items[i : i + size] for i in range(0, len(items), size)]
-        smaller = _first(pieces, ask, width)
-        if smaller is not None:
-            items, parts = smaller, 2
-            continue
-        rest = [[i for i in items if i not in set(p)] for p in pieces] if len(pieces) > 2 else []
-        smaller = _first(rest, ask, width)
-        if smaller is not None:
-            items, parts = smaller, max(parts - 1, 2)
-        elif parts < len(items):
-            parts = min(2 * parts, len(items))
-        else:
-            break
+    """Leave out pieces, large ones first, each once; plain delta debugging starts anew after each success."""
+    size = len(items) // 2
+    while size >= 2:
+        at = 0
+        while at < len(items):
+            starts = range(at, min(at + size * max(width, 1), len(items)), size)
+            sets = [items[:k] + items[k + size :] for k in starts]
+            answers = ask([frozenset(s) for s in sets]) if all(sets) else [False] * len(sets)
+            good = next((n for n, fails in enumerate(answers) if fails), None)
+            if good is None:
+                at = starts[-1] + size
+            else:
+                items, at = sets[good], starts[good]
+        size //= 2
     return items
-
-
-def _first(sets: Sequence[list[int]], ask: Ask, width: int) -> list[int] | None:
-    """The first of some sets that fails; later ones than those asked with it are not looked at."""
-    for start in range(0, len(sets), max(width, 1)):
-        some = sets[start : start + max(width, 1)]
-        for one, fails in zip(some, ask([frozenset(s) for s in some]), strict=True):
-            if fails:
-                return one
-    return None
 
 
 def _polish(items: list[int], ask: Ask, width: int) -> Set:
     """Leave out single elements until none can be."""
-    at = 0
-    while at < len(items) and len(items) > 1:
-        several = range(at, min(at + max(width, 1), len(items)))
-        answers = ask([frozenset(items[:i] + items[i + 1 :]) for i in several])
-        good = next((i for i, fails in zip(several, answers, strict=True) if fails), None)
-        if good is None:
-            at = several.stop
-        else:
-            del items[good]
-            at = good
+    changed = True
+    while changed and len(items) > 1:
+        changed, at = False, 0
+        while at < len(items) and len(items) > 1:
+            several = range(at, min(at + max(width, 1), len(items)))
+            answers = ask([frozenset(items[:i] + items[i + 1 :]) for i in several])
+            good = next((i for i, fails in zip(several, answers, strict=True) if fails), None)
+            if good is None:
+                at = several.stop
+            else:
+                items = items[:good] + items[good + 1 :]
+                changed, at = True, good
     return frozenset(items)
