@@ -58,7 +58,7 @@ def run_model(
         if failure
         else None,
         "profiles": said["profiles"],
-        "family": said.get("family"),
+        "family": said["pipeline"].get("family"),
         "rules": _counts(e["rule"] for e in said["edits"]),
         "ort": onnxruntime_verdict(path),
     }

@@ -13,7 +13,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -36,6 +36,7 @@ __all__ = [
     "Profile",
     "Range",
     "apply_overrides",
+    "based_on",
     "find_pipeline",
     "list_pipelines",
     "load_pipeline",
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound=BaseModel)
+
+_OWN = ("name", "title", "description", "extends", "set", "choose")
+"""Keys that a pipeline does not hand on to one that extends it."""
 
 _LAST = ("parse", "build", "verify", "save")
 """Stages that come once and in this order, after all others."""
@@ -57,6 +61,7 @@ def _names(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_type=str | list[str])]
 Dim = Annotated[int, Field(gt=0)]
+Batch = Literal["as-exported", "dynamic"]
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """A shape range: minimum, optimum, maximum."""
 
@@ -112,6 +117,11 @@ class PipelineFile(BaseModel):
         name: Name of the pipeline; the file's name without it.
         title: One line about it.
         description: What it is for, and what it does not do.
+        extends: Pipeline that this one starts from: a shipped name, or a path relative to this file. What this file
+            says goes before it; cuts and profiles by name, anything else as a whole.
+        set: Options of the stages that it takes over, by STAGE.OPTION, as with `--set`.
+        choose: Start from the pipeline of the model's family, found by looking at the graph.
+        batch: `dynamic` makes a fixed batch free; `as-exported` leaves it.
         model: The ONNX model, relative to this file; the command line may give another.
         target: The TensorRT to prepare for (`tensorrt-rtx-1.7`); what is installed without it.
         plugin_path: Folders with plugins of your own, relative to this file.
@@ -126,6 +136,10 @@ class PipelineFile(BaseModel):
     name: str | None = None
     title: str = ""
     description: str = ""
+    extends: str | None = None
+    set: dict[str, Any] = Field(default_factory=dict)
+    choose: bool = False
+    batch: Batch = "as-exported"
     model: str | None = None
     target: str | None = None
     plugin_path: Names = ()
@@ -142,6 +156,8 @@ class PipelineConfig:
         name: Its name.
         title: One line about it.
         description: More about it.
+        choose: Whether it starts from the pipeline of the model's family.
+        batch: Whether a fixed batch is made free.
         model: Path of the model as the file gives it, or None.
         target: Name of the target that the file names, or None.
         plugin_path: Folders with the user's plugins, as the file gives them.
@@ -158,6 +174,8 @@ class PipelineConfig:
     name: str
     title: str
     description: str
+    choose: bool
+    batch: Batch
     model: str | None
     target: str | None
     plugin_path: tuple[str, ...]
@@ -208,7 +226,91 @@ def load_pipeline(name_or_path: str | Path) -> PipelineConfig:
             all problems at once.
     """
     path = find_pipeline(name_or_path)
-    return _check(load_yaml(path), path, {})
+    return _check(_extended(load_yaml(path), path, ()), path, {})
+
+
+def based_on(config: PipelineConfig, name: str) -> PipelineConfig:
+    """A pipeline with another shipped one underneath: what the file itself says goes before that.
+
+    Args:
+        config: A pipeline that leaves the choice of its base open (``choose: true``).
+        name: The shipped pipeline.
+    """
+    base = load_pipeline(name)
+    kept = ("cuts", "profiles", "target", "model", "plugin_path", "batch")
+    over = {k: v for k, v in config.source.data.items() if k in kept}
+    if not over:
+        return base
+    own = YamlSource(
+        config.source.name,
+        over,
+        config.source.sha256,
+        config.source.keys,
+        config.source.values,
+        config.source.given,
+    )
+    path = config.path or base.path
+    merged = _check(_merged(base.source, own), path, {})
+    return replace(merged, name=base.name, title=base.title, description=base.description)
+
+
+def _extended(source: YamlSource, path: Path, below: tuple[Path, ...]) -> YamlSource:
+    """The file with the pipelines that it extends underneath."""
+    wanted = source.data.get("extends")
+    if not isinstance(wanted, str):
+        return _with_set(source)
+    where = source.where(("extends",))
+    beside = path.parent / wanted
+    try:
+        base_path = beside if beside.is_file() else find_pipeline(wanted)
+    except ConfigError as error:
+        raise ConfigError(f"extends: {error.message}", code=error.code, where=where, fix=error.fix) from error
+    chain = (*below, path.resolve())
+    if base_path.resolve() in chain:
+        raise ConfigError(
+            f"extends: {wanted!r} extends this file in turn", code="pipeline-cycle", where=where
+        )
+    base = _extended(load_yaml(base_path), base_path, chain)
+    return _with_set(_merged(base, source))
+
+
+def _merged(base: YamlSource, own: YamlSource) -> YamlSource:
+    """What the file says on top of what its base says; places that come from the base point into its file."""
+    data = {k: copy.deepcopy(v) for k, v in base.data.items() if k not in _OWN}
+    given = {
+        loc: f"{base.name}:{line}:{column}"
+        for places in (base.values, base.keys)
+        for loc, (line, column) in places.items()
+        if loc and loc[0] not in _OWN
+    }
+    given.update({loc: label for loc, label in base.given.items() if loc and loc[0] not in _OWN})
+    for key, value in own.data.items():
+        named = key in ("cuts", "profiles") and isinstance(value, dict) and isinstance(data.get(key), dict)
+        if named:
+            data[key] = {**data[key], **value}
+        else:
+            data[key] = value
+        replaced = {(key, name) for name in value} if named else {(key,)}
+        given = {loc: label for loc, label in given.items() if not any(loc[: len(r)] == r for r in replaced)}
+        if named:
+            given.pop((key,), None)
+    given.update(own.given)
+    digest = hashlib.sha256(f"{base.sha256} {own.sha256}".encode()).hexdigest()
+    return YamlSource(own.name, data, digest, own.keys, own.values, given)
+
+
+def _with_set(source: YamlSource) -> YamlSource:
+    """The file with what its ``set`` says put into the options of the stages."""
+    wanted = source.data.get("set")
+    if not isinstance(wanted, dict) or not wanted or not isinstance(source.data.get("stages"), list):
+        return source
+    data, given = copy.deepcopy(source.data), dict(source.given)
+    for key, value in wanted.items():
+        label = source.where(("set", key), key=True) or "set"
+        for loc in _override_places(data, str(key), label):
+            _put(data, loc, value, label)
+            given[loc] = label
+    return YamlSource(source.name, data, source.sha256, source.keys, source.values, given)
 
 
 def apply_overrides(config: PipelineConfig, overrides: Mapping[str, Any]) -> PipelineConfig:
@@ -286,6 +388,8 @@ def _check(source: YamlSource, path: Path | None, overrides: Mapping[str, Any]) 
         name=file.name or (path.stem if path else "pipeline"),
         title=file.title,
         description=file.description,
+        choose=file.choose,
+        batch=file.batch,
         model=file.model,
         target=file.target,
         plugin_path=file.plugin_path,

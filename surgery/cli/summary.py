@@ -39,6 +39,9 @@ def summary(report: Report, folder: Path | None) -> str:
         target = report.target
         installed = "" if target.get("installed") else ", not installed here"
         lines.append(f"target   {target['name']}{installed}")
+    if report.pipeline.get("chosen_by"):
+        because = f" ({report.pipeline['because']})" if report.pipeline["because"] else ""
+        lines.append(f"pipeline {report.pipeline['name']}: {report.pipeline['family']}{because}")
     lines += [f"{level:<8} {_verification(report.verification[level])}" for level in ("graph", "engine")]
     lines += _files(report, folder)
     if report.previous:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import ModelError
+from surgery.graph.order import put_in_order
 
 if TYPE_CHECKING:
     import onnx
@@ -80,6 +81,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         path, base, where = None, None, "<ModelProto>"
         data = proto.SerializeToString(deterministic=True)
         name = proto.graph.name or "model"
+    put_in_order(proto.graph)
     external = _check_external_data(proto, base, where)
     _check_structure(proto, where)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "model"
@@ -104,6 +106,7 @@ def check_header(
         ModelError: as :func:`load_model`.
     """
     proto = _parse(data, where)
+    put_in_order(proto.graph)
     external = _check_external_data(proto, path.resolve().parent if path is not None else None, where)
     checked = proto
     if without_data:

@@ -134,7 +134,8 @@ def test_a_symbolic_link_out_of_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("nodes", "word"),
     [
-        (["y = Relu (a)", "a = Relu (x)"], "nothing before it defines"),
+        (["y = Relu (a)", "a = Relu (b)", "b = Relu (a)"], "nothing before it defines"),
+        (["y = Relu (a)"], "nothing before it defines"),
         (["y = Relu (x)", "y = Neg (x)"], "defined twice"),
         (["z = Relu (x)"], "defined by nothing"),
     ],
@@ -160,3 +161,20 @@ def test_plugin_nodes_without_a_schema_are_accepted() -> None:
     graph = helper.make_graph([node], "g", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert load_model(model).proto.graph.node[0].op_type == "EfficientNMS_TRT"
+
+
+def test_nodes_out_of_order_are_sorted() -> None:
+    """As converters to float16 leave them: what makes the first value stands last."""
+    made = [
+        helper.make_node("Relu", ["b"], ["y"]),
+        helper.make_node("Neg", ["x"], ["side"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Abs", ["x"], ["a"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    given = helper.make_model(helper.make_graph(made, "g", [x], [y]))
+    loaded = load_model(given.SerializeToString())
+    assert [n.op_type for n in loaded.proto.graph.node] == ["Abs", "Neg", "Relu", "Neg"]
+    assert [n.op_type for n in load_model(given).proto.graph.node] == ["Abs", "Neg", "Relu", "Neg"]
+    assert [n.op_type for n in given.graph.node] == ["Relu", "Neg", "Neg", "Abs"]
