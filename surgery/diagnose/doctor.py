@@ -159,15 +159,22 @@ def _gpu() -> dict[str, Any]:
             "driver": None,
         }
     version = Path("/proc/driver/nvidia/version")
-    number = re.search(r"Kernel Module\D+([\d.]+)", version.read_text()) if version.is_file() else None
-    return {**found, "driver": number.group(1) if number else None}
+    return {**found, "driver": driver_in(version.read_text()) if version.is_file() else None}
+
+
+def driver_in(text: str) -> str | None:
+    """The driver's version in what ``/proc/driver/nvidia/version`` says."""
+    number = re.search(r"\s(\d{3,}(?:\.\d+)+)\s", text)
+    return number.group(1) if number else None
 
 
 @lru_cache(maxsize=1)
 def _wanted() -> dict[str, str]:
     """Package to the oldest version that surgery needs, from its own metadata."""
+    if not installed("surgery"):  # a checkout on the path
+        return {name: "0" for name in PACKAGES if name not in ("surgery", "protobuf", "ml_dtypes")}
     found = {}
-    for line in metadata.requires("surgery") or () if installed("surgery") else ():
+    for line in metadata.requires("surgery") or ():
         match = re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", line)
         if match and "extra ==" not in line:
             found[match.group(1)] = match.group(2)
@@ -180,7 +187,8 @@ def _requirements(result: Diagnosis) -> None:
             continue
         version = installed(name)
         if version is None:
-            result.problems.append((f"{name} is not installed", f"pip install '{name}>={oldest}'"))
+            wanted = f"'{name}>={oldest}'" if oldest != "0" else name
+            result.problems.append((f"{name} is not installed", f"pip install {wanted}"))
         elif numbers(version) < numbers(oldest):
             result.problems.append(
                 (f"{name} {version} is older than {oldest}", f"pip install '{name}>={oldest}'")
@@ -290,7 +298,8 @@ NO_TENSORRT = "the real parser: install tensorrt-rtx, which needs no GPU for it 
 
 def abilities(result: Diagnosis) -> list[Ability]:
     """What each command can do with what was found."""
-    broken = [what for what, _ in result.problems if "cannot be imported" in what]
+    marks = ("cannot be imported", " is not installed")
+    broken = [what for what, _ in result.problems if any(what.endswith(m) or f"{m}:" in what for m in marks)]
     if broken:
         commands = ("inspect", "explain", "run", "build", "verify", "reduce", "diff")
         return [Ability(name, "no", broken[0]) for name in commands]

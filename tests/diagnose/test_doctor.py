@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from surgery.cli import main
-from surgery.diagnose.doctor import CAPABILITIES, Diagnosis, abilities, diagnose, numbers, runs_on
+from surgery.diagnose.doctor import (
+    CAPABILITIES,
+    Diagnosis,
+    abilities,
+    diagnose,
+    driver_in,
+    numbers,
+    runs_on,
+)
 from surgery.trt.session import installed_flavours
 
 
@@ -70,3 +78,21 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n{command} " in text
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root)\n",
+            "580.65.06",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\n",
+            "535.183.01",
+        ),
+        ("something else\n", None),
+    ],
+)
+def test_the_version_of_the_driver(text: str, wanted: str | None) -> None:
+    assert driver_in(text) == wanted
