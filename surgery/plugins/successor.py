@@ -134,7 +134,7 @@ def find_successor(
             continue
         try:
             cases, error = prove(node, definition, candidate, types, registry, opset, constants or {})
-        except (SurgeryError, _DiffersError) as problem:
+        except (SurgeryError, DiffersError) as problem:
             reasons.append(f"{candidate.name} is not proven: {problem}")
             continue
         return Proven(candidate, cases, error), reasons
@@ -193,6 +193,18 @@ def constants_of(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, Ar
     return {n: v for n, v in found.items() if n not in given}
 
 
+def constants_in(tensors: Mapping[str, Any], names: Sequence[str]) -> dict[str, Array]:
+    """Values of those tensors of a graph that are constants, by name."""
+    import onnx_graphsurgeon as gs
+
+    found = {}
+    for name in names:
+        tensor = tensors[name]
+        if isinstance(tensor, gs.Constant):
+            found[name] = np.asarray(tensor.values)
+    return found
+
+
 def _missing(function: onnx.FunctionProto, registry: Registry, target: TargetVersion) -> str | None:
     """The first node that the target does not have; None if it has all."""
     from surgery.targets import resolve_target
@@ -219,7 +231,7 @@ def _nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(graph.node)
 
 
-class _DiffersError(Exception):
+class DiffersError(Exception):
     """A candidate computes something else; the text says what."""
 
 
@@ -239,7 +251,7 @@ def prove(
 
     Raises:
         ConversionError: the candidate's plugin nodes do not take these inputs or attributes.
-        _DiffersError: an output differs, or nothing can be run.
+        DiffersError: an output differs, or nothing can be run.
     """
     from surgery.graph.evaluate import EvaluationError, Evaluator
 
@@ -247,7 +259,7 @@ def prove(
     worst = 0.0
     # A model that declares what the graph does has to be right too: open dims stay open there.
     attach_bodies(_model(_inlined(plain, candidate), plain, definition, types, opset), registry)
-    shapes = _shapes(definition, types)
+    shapes = sample_shapes(definition, types)
     try:
         fixed = [None if t is None else TensorType(t.dtype, s) for t, s in zip(types, shapes, strict=True)]
         models = [
@@ -257,19 +269,19 @@ def prove(
         body, other = (Evaluator(m) for m in models)
         outputs = [o for o in plain.output if o]
         cases = 0
-        for feeds in _feeds(node, plain, definition, fixed, constants):
+        for feeds in sample_feeds(node, plain, definition, fixed, constants):
             try:
                 wanted = body.run(feeds)
             except EvaluationError:
                 continue  # values of that sample make no sense in these shapes (images that are not there)
-            worst = max(worst, _compare(definition, plain, wanted, other.run(feeds), outputs))
+            worst = max(worst, compare_outputs(definition, plain, wanted, other.run(feeds), outputs))
             cases += 1
             if cases == CASES:
                 break
     except EvaluationError as error:
-        raise _DiffersError(f"ONNX Runtime does not run it: {str(error).splitlines()[0]}") from error
+        raise DiffersError(f"ONNX Runtime does not run it: {str(error).splitlines()[0]}") from error
     if not cases:
-        raise _DiffersError("the plugin's samples have no values for these inputs")
+        raise DiffersError("the plugin's samples have no values for these inputs")
     return cases, worst
 
 
@@ -308,7 +320,9 @@ def _model(
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
-def _shapes(definition: PluginDefinition, types: Sequence[TensorType | None]) -> list[tuple[int, ...] | None]:
+def sample_shapes(
+    definition: PluginDefinition, types: Sequence[TensorType | None]
+) -> list[tuple[int, ...] | None]:
     """Numbers for every dim; an open one is the batch, or as large as in a sample."""
     sample = next((s for s in definition.samples if len(s.inputs) == len(types)), None)
     given: dict[str, int] = {}
@@ -318,7 +332,7 @@ def _shapes(definition: PluginDefinition, types: Sequence[TensorType | None]) ->
             result.append(None)
             continue
         if kind.shape is None:
-            raise _DiffersError(f"the rank of input {at} is not known")
+            raise DiffersError(f"the rank of input {at} is not known")
         dims = []
         for axis, dim in enumerate(kind.shape):
             if isinstance(dim, int):
@@ -332,7 +346,7 @@ def _shapes(definition: PluginDefinition, types: Sequence[TensorType | None]) ->
     return result
 
 
-def _feeds(
+def sample_feeds(
     node: onnx.NodeProto,
     plain: onnx.NodeProto,
     definition: PluginDefinition,
@@ -373,7 +387,7 @@ def _filled(like: SampleInput, kind: TensorType, seed: str) -> Array | None:
     return value if value.shape == kind.shape else None
 
 
-def _compare(
+def compare_outputs(
     definition: PluginDefinition,
     node: onnx.NodeProto,
     wanted: Mapping[str, Array],
@@ -383,7 +397,7 @@ def _compare(
     """The largest difference.
 
     Raises:
-        _DiffersError: it is more than the definition allows.
+        DiffersError: it is more than the definition allows.
     """
     how = definition.file.compare
     roles = {o.name: n for o, n in zip(definition.file.outputs, node.output, strict=False)}
@@ -396,10 +410,10 @@ def _compare(
     for name in outputs:
         a, b = wanted[name], found[name]
         if a.shape != b.shape or a.dtype != b.dtype:
-            raise _DiffersError(f"an output is {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}")
+            raise DiffersError(f"an output is {b.dtype}{list(b.shape)} instead of {a.dtype}{list(a.shape)}")
         if not np.allclose(b, a, atol=tolerance[0], rtol=tolerance[1], equal_nan=True):
             apart = np.abs(np.nan_to_num(b.astype(np.float64) - a.astype(np.float64)))
-            raise _DiffersError(f"output {node.output[:].index(name)} differs by up to {apart.max():g}")
+            raise DiffersError(f"output {node.output[:].index(name)} differs by up to {apart.max():g}")
         if a.size:
             worst = max(worst, float(np.abs(np.nan_to_num(b.astype(np.float64) - a)).max()))
     return worst

@@ -61,15 +61,21 @@ class Substitute:
     Attributes:
         detections: Detection head to replace, or nothing.
         anchors: What to do with the head's anchors.
+        manifest: Manifest of Polygraphy's `plugin match` to apply, relative to this file or to the working directory.
     """
 
     name: ClassVar[str] = "substitute"
     detections: Detections | None = None
+    manifest: str | None = None
     anchors: Anchors = Field(default_factory=Anchors)
 
     def run(self, state: State) -> StageResult:
         """Apply in place, then make the portable model and the one for the target's parser."""
         texts = []
+        if self.manifest is not None:
+            from surgery.stages.manifest import put_in
+
+            texts += put_in(state, self.manifest)
         if self.detections is not None:
             head = self._detections(state, self.detections)
             if head is not None:
