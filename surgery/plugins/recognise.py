@@ -3,12 +3,13 @@
 Every plugin has a body in standard operators, which is a function of its attributes and of the types of its inputs.
 Bodies built for the plugin's samples, and with other values of attributes that have few, are looked for in the graph
 without regard to numbers. Where one lies, the attributes are solved for, and the body is built anew from what was
-found: only if that is the graph's expression, number by number, is it a match. Names of tensors and nodes, the order of
-nodes and of commuted operands, and unrelated nodes make no difference.
+found: only if that is the graph's expression, number by number, is it a match. Names of tensors and nodes, the order
+of nodes and of commuted operands, and unrelated nodes make no difference.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from surgery.plugins.schema import Attribute, Sample
 
 PLUMBING = frozenset({
-    "Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape", "Shape",
-    "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Pad", "Reshape",
+    "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """Operators that compute nothing. A body with less than two others is recognised only when asked for by name."""
 
@@ -42,6 +43,9 @@ SEVERAL = 16
 
 TOO_MUCH = 1 << 24
 """Elements of an input for which it is not."""
+
+COMBINATIONS = 48
+"""Combinations of values of attributes that have few, for one sample."""
 
 SETTINGS = 12
 """Configurations of one structure that the search for attributes begins at."""
@@ -59,6 +63,7 @@ class Match:
         outputs: Names of tensors, "" for outputs that the graph does not compute.
         nodes: Names of the graph's nodes that compute this, in the order of the graph.
         places: Where these are in the list of nodes.
+        values: The first value that each of them makes.
         proof: How it is known that both compute the same.
         why: Why this plugin, where several were found for a node of it.
     """
@@ -70,6 +75,7 @@ class Match:
     outputs: tuple[str, ...]
     nodes: tuple[str, ...]
     places: tuple[int, ...]
+    values: tuple[str, ...]
     proof: str
     why: str = ""
 
@@ -79,7 +85,6 @@ class _Template:
     """A configuration whose body is looked for."""
 
     bodies: Bodies
-    attributes: Mapping[str, Any]
     types: Types
     pattern: Pattern
     settings: dict[Any, Mapping[str, Any]]
@@ -146,35 +151,47 @@ class _Finder:
     def matches(self, definition: PluginDefinition, form: Form) -> list[Match]:
         """All places of a plugin."""
         bodies = Bodies(definition, self.graph.opset, form)
-        found = []
-        for template in self._templates(bodies):
-            for root, place in self._starts(template.pattern):
-                laid = find(template.pattern.results, self.graph, self.by_kind, root, place)
-                match = None if laid is None else self._solved(template, laid)
-                if match is not None:
-                    found.append(match)
+        found: list[Match] = []
+        always: set[str] = set()  # operators that all bodies have so far
+        known: dict[Any, _Template] = {}
+        for breadth in (0, 1, 2) if form == "written" else (0,):
+            if breadth and not self._left(always, found):
+                break
+            fresh = []
+            for attributes, types, outputs in configurations(definition, breadth):
+                pattern = bodies.build(attributes, types, outputs)
+                if pattern is None:
+                    continue
+                kinds = [op.kind for op in below(pattern.results)]
+                always = always & set(kinds) if always else set(kinds)
+                if not self._can_have(kinds):
+                    continue
+                signature = _signature(pattern)
+                if signature not in known:
+                    known[signature] = _Template(bodies, types, pattern, {})
+                    fresh.append(known[signature])
+                settings = known[signature].settings
+                if len(settings) < SETTINGS:
+                    settings.setdefault(frozen(attributes), attributes)
+            for template in fresh:
+                found += self._places(template)
         return found
 
-    def _templates(self, bodies: Bodies) -> list[_Template]:
-        """Bodies whose operators the graph has, each structure once."""
-        found: dict[Any, _Template] = {}
-        always: frozenset[str] | None = None  # operators that all bodies have so far
-        for attributes, types, outputs, wide in configurations(bodies.definition):
-            if wide and (bodies.form == "folded" or not self.present.issuperset(always or ())):
-                break
-            pattern = bodies.build(attributes, types, outputs)
-            if pattern is None:
-                continue
-            kinds = [op.kind for op in below(pattern.results)]
-            always = frozenset(kinds) if always is None else always & frozenset(kinds)
-            if not self._can_have(kinds):
-                continue
-            template = found.setdefault(
-                _signature(pattern), _Template(bodies, attributes, types, pattern, {})
-            )
-            if len(template.settings) < SETTINGS:
-                template.settings.setdefault(frozen(attributes), attributes)
-        return list(found.values())
+    def _places(self, template: _Template) -> Iterator[Match]:
+        for root, place in self._starts(template.pattern):
+            laid = find(template.pattern.results, self.graph, self.by_kind, root, place)
+            match = None if laid is None else self._solved(template, laid)
+            if match is not None:
+                yield match
+
+    def _left(self, always: set[str], found: Sequence[Match]) -> bool:
+        """Whether the graph has operators, of each kind that the bodies share, in no match yet."""
+        covered = {p for m in found for p in m.places}
+        inside = self.present - {op.kind for op in self.graph.ops}  # operators in bodies of Loop and If alone
+        return all(
+            kind in inside or any(not covered.issuperset(op.nodes) for op in self.by_kind.get(kind, ()))
+            for kind in always
+        )
 
     def _can_have(self, kinds: Sequence[str]) -> bool:
         if not kinds or not self.present.issuperset(kinds):
@@ -220,6 +237,7 @@ class _Finder:
             tuple(outputs),
             tuple(n.name or n.output[0] for n in nodes),
             tuple(places),
+            tuple(next((o for o in n.output if o), "") for n in nodes),
             f"the body built from these attributes is these {len(places)} nodes, "
             f"with the same {len(reading.leaves)} numbers",
         )
@@ -267,36 +285,47 @@ def repaired(
                 yield {**start, name: value}
 
 
-def configurations(
-    definition: PluginDefinition,
-) -> Iterator[tuple[dict[str, Any], Types, int, bool]]:
+def configurations(definition: PluginDefinition, breadth: int) -> Iterator[tuple[dict[str, Any], Types, int]]:
     """Attributes, input types and number of outputs whose bodies may be made differently.
 
-    They are the samples, as they are, with an open batch and with many more boxes; and then (the last part is true)
-    each with other values of attributes that have few, and with larger and smaller numbers.
+    Args:
+        definition: The plugin.
+        breadth: 0 for the samples, as they are, with an open batch and with many more boxes; 1 for each of these with
+            one attribute changed that has few values, or a larger or smaller number; 2 for all combinations of the
+            values of attributes that have few.
     """
     file = definition.file.attributes
-    for wide in (False, True):
-        for sample in definition.samples:
-            attributes = {n: sample.attributes.get(n, a.default) for n, a in file.items()}
-            outputs = sample.outputs or len(definition.file.outputs)
-            kinds = _kinds_of_types(definition, sample)
-            settings = [attributes]
-            if wide:
-                kinds = list(dict.fromkeys((kinds[0], kinds[-1])))
-                settings = [{**attributes, n: v} for n, a in file.items() for v in _others(a, attributes[n])]
-            for setting in settings:
-                for types in kinds:
-                    yield setting, types, outputs, wide
+    for sample in definition.samples:
+        attributes = {n: sample.attributes.get(n, a.default) for n, a in file.items()}
+        outputs = sample.outputs or len(definition.file.outputs)
+        settings = [attributes]
+        if breadth == 1:
+            settings = [{**attributes, n: v} for n, a in file.items() for v in _others(a, attributes[n])]
+        elif breadth == 2:
+            few = {n: _few(a, attributes[n]) for n, a in file.items()}
+            few = {n: values for n, values in few.items() if len(values) > 1}
+            several = itertools.islice(itertools.product(*few.values()), COMBINATIONS)
+            settings = [{**attributes, **dict(zip(few, values, strict=True))} for values in several]
+        for setting in settings:
+            for types in _kinds_of_types(definition, sample):
+                yield setting, types, outputs
+
+
+def _few(declared: Attribute, value: Any) -> list[Any]:
+    """The values of an attribute that has few; of a number that may be negative (an index, mostly), some."""
+    if values := alternatives(declared):
+        return values
+    if declared.type == "int" and declared.min is not None and declared.min < 0 and value is not None:
+        return list(dict.fromkeys((value, int(declared.min), 0, 1)))
+    return [value]
 
 
 def _others(declared: Attribute, value: Any) -> list[Any]:
     """Other values of an attribute, with which the body may be made differently."""
-    if few := alternatives(declared):
-        return [v for v in few if v != value]
-    if declared.type == "int" and value is not None:
-        return [v for v in (value * 8, value // 8) if v != value and declared.problem(v) is None]
-    return []
+    found = list(_few(declared, value))
+    if declared.type == "int" and value is not None and not alternatives(declared):
+        found += [v for v in (value * 8, value // 8) if declared.problem(v) is None]
+    return [v for i, v in enumerate(found) if v != value and v not in found[:i]]
 
 
 def _kinds_of_types(definition: PluginDefinition, sample: Sample) -> list[Types]:
@@ -410,6 +439,6 @@ def _with_reason(match: Match, others: Sequence[str]) -> Match:
 
     return replace(
         match,
-        why=f"also found here: {', '.join(others)}; taken is what covers most nodes, then what is not deprecated on the "
-        "target, then the first by name and version",
+        why=f"also found here: {', '.join(others)}; taken is what covers most nodes, then what is not deprecated "
+        "on the target, then the first by name and version",
     )

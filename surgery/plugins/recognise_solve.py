@@ -286,7 +286,7 @@ class Solver:
 
     def best(self, starts: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Those attributes whose body lies over the graph, fewest wrong numbers first; not too many."""
-        laid = {}
+        laid: dict[Any, tuple[int, int, Mapping[str, Any]]] = {}
         for start in starts:
             reading = self.read(start)
             if reading is not None:
@@ -512,9 +512,8 @@ def _weight_shapes(shape: tuple[int, ...], reading: Reading) -> list[tuple[int, 
         if have is None or have.dtype.kind != "f" or not have.size:
             continue
         squeezed = tuple(d for d in have.shape if d != 1) or (1,)
-        for candidate in (have.shape, have.shape[::-1], squeezed, squeezed[::-1]):
-            if len(candidate) == len(shape):
-                found.append(tuple(candidate))
+        candidates = (have.shape, have.shape[::-1], squeezed, squeezed[::-1])
+        found += [c for c in candidates if len(c) == len(shape)]
         if len(shape) == 1:
             found.append((have.size,))
     return list(dict.fromkeys(found))

@@ -1,0 +1,117 @@
+"""Plugin nodes in the place of what was recognised as them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from surgery.errors import ConfigError, ConversionError
+from surgery.graph.cut import Cut, make_cut
+from surgery.graph.editor import Editor
+from surgery.graph.view import View
+from surgery.plugins.definition import PLUGIN_DOMAIN
+from surgery.plugins.recognise import Match
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What was done about a match.
+
+    Attributes:
+        match: The match.
+        removed: Names of the nodes that went.
+        made: Names of the nodes that came; none if it was left alone.
+        kept: Names of nodes of the match that stay because others read what they make.
+        refused: Why it was left alone, or nothing.
+    """
+
+    match: Match
+    removed: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    refused: str = ""
+
+
+def put_back(
+    graph: gs.Graph, matches: Sequence[Match], provenance: dict[str, dict[str, str]]
+) -> list[Placed]:
+    """Replace matches by plugin nodes, in place.
+
+    Args:
+        graph: The graph that they were found in.
+        matches: What was found; no two overlap.
+        provenance: First output name of a new node to metadata; entries are added.
+    """
+    editor = Editor(graph, provenance)
+    return [_place(editor, match, number) for number, match in enumerate(matches)]
+
+
+def _place(editor: Editor, match: Match, number: int) -> Placed:
+    view = View(editor.graph)
+    inside = {view.producer[v] for v in match.values if v in view.producer}
+    kept = _needed_outside(view, inside, set(match.outputs))
+    names = tuple(view.nodes[k].name for k in sorted(kept))
+    try:
+        cut = make_cut(view, f"{match.plugin.name}_{number}", inside - kept, "structure")
+        if not cut.outputs:
+            return Placed(
+                match, kept=names, refused="others read the values inside, so that every node would stay"
+            )
+        replacement = _node_model(editor.graph, match, cut)
+        made = editor.replace(
+            cut, replacement, rule="recognised-plugin", prefix=f"surgery/{_free_name(editor.graph, match)}"
+        )
+    except (ConfigError, ConversionError) as error:
+        return Placed(match, kept=names, refused=str(error))
+    return Placed(match, tuple(n.name for n in cut.nodes(view)), tuple(made), names)
+
+
+def _needed_outside(view: View, inside: set[int], outputs: set[str]) -> set[int]:
+    """Nodes inside whose values others read, and what these are made from."""
+    start = set()
+    for key in inside:
+        for tensor in view.nodes[key].outputs:
+            users = view.consumers.get(tensor.name, ())
+            if tensor.name not in outputs and (
+                tensor.name in view.outputs or any(u not in inside for u in users)
+            ):
+                start.add(key)
+    return inside & (start | view.ancestors(start))
+
+
+def _node_model(graph: gs.Graph, match: Match, cut: Cut) -> onnx.ModelProto:
+    """A model of the plugin node alone; outputs that the graph has no use for get names of their own."""
+    tensors: dict[str, Any] = graph.tensors()
+    outputs = [n if n in cut.outputs else f"unused_{i}" for i, n in enumerate(match.outputs)]
+    node = match.plugin.make_node(match.plugin.name, match.inputs, outputs, match.attributes)
+    given = [_declared(tensors, n) for n in dict.fromkeys(n for n in match.inputs if n)]
+    made = [_declared(tensors, n) for n in cut.outputs]
+    graph_proto = onnx.helper.make_graph([node], "recognised", given, made)
+    opsets = [onnx.helper.make_opsetid("", int(graph.opset)), onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1)]
+    return onnx.helper.make_model(graph_proto, opset_imports=opsets, ir_version=8)
+
+
+def _declared(tensors: dict[str, Any], name: str) -> onnx.ValueInfoProto:
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise ConversionError(f"{name!r} is not a value of the graph itself", code="illegal-edit")
+    if tensor.dtype is None:
+        return onnx.ValueInfoProto(name=name)
+    element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+    shape = None if tensor.shape is None else list(tensor.shape)
+    return onnx.helper.make_tensor_value_info(name, element, shape)
+
+
+def _free_name(graph: gs.Graph, match: Match) -> str:
+    names = {n.name for n in graph.nodes}
+    number = 1
+    while any(n.startswith(f"surgery/{match.plugin.name}_{number}/") for n in names):
+        number += 1
+    return f"{match.plugin.name}_{number}"
