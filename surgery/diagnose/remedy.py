@@ -134,9 +134,9 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
 @lru_cache(maxsize=256)
 def _defined(op: str) -> bool:
     """Whether the package has a definition of a plugin; only its folder's name is looked at."""
-    from surgery.plugins.registry import Registry
+    from surgery._data_dirs import shipped_dir
 
-    return op in Registry.load().names()
+    return op.isidentifier() and (shipped_dir("plugins") / op).is_dir()
 
 
 def small_inputs(place: Place, facts: Facts) -> list[str]:
