@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,17 @@ from surgery.plugins.attach import TargetVersion, ships
 from surgery.plugins.definition import TensorType
 from surgery.plugins.recognise_match import Match as Laid
 from surgery.plugins.recognise_match import find
-from surgery.plugins.recognise_solve import Bodies, Form, Pattern, Solver, Types, alternatives, frozen
+from surgery.plugins.recognise_solve import (
+    Bodies,
+    Form,
+    Pattern,
+    Reading,
+    Solver,
+    Types,
+    alternatives,
+    frozen,
+    repaired,
+)
 from surgery.plugins.recognise_terms import Op, Terms, Value, below, terms_of
 
 if TYPE_CHECKING:
@@ -146,7 +156,7 @@ class _Finder:
         self.by_name = by_name
         self.by_kind = graph.by_kind()
         self.present = frozenset(op.kind for op in below(list(graph.values.values())))
-        self.free = {v.name for v in model.graph.input}
+        self.producer = {o: p for p, n in enumerate(model.graph.node) for o in n.output if o}
 
     def matches(self, definition: PluginDefinition, form: Form) -> list[Match]:
         """All places of a plugin."""
@@ -180,9 +190,8 @@ class _Finder:
     def _places(self, template: _Template) -> Iterator[Match]:
         for root, place in self._starts(template.pattern):
             laid = find(template.pattern.results, self.graph, self.by_kind, root, place)
-            match = None if laid is None else self._solved(template, laid)
-            if match is not None:
-                yield match
+            if laid is not None:
+                yield from self._solved(template, laid)
 
     def _left(self, always: set[str], found: Sequence[Match]) -> bool:
         """Whether the graph has operators, of each kind that the bodies share, in no match yet."""
@@ -207,40 +216,73 @@ class _Finder:
             for place in self.by_kind.get(op.kind, ()):
                 yield root, place
 
-    def _solved(self, template: _Template, laid: Laid) -> Match | None:
+    def _solved(self, template: _Template, laid: Laid) -> list[Match]:
         definition = template.bodies.definition
         names = template.pattern.inputs
         inputs = [self._name(laid.inputs.get(n)) for n in names]
         while inputs and not inputs[-1]:
             inputs.pop()
         if "" in inputs or len(inputs) < sum(not i.optional for i in definition.file.inputs):
-            return None  # what the body does not read cannot be found
+            return []  # what the body does not read cannot be found
         types = tuple(self.types.get(n) for n in inputs)
         if any(t is None for t in types):
-            return None
+            return []
         solver = Solver(template.bodies, types, laid.inputs, laid.outputs)
         for start in solver.best(self._begin(template, types, laid)):
             solved = solver.solve(start)
             if solved is not None:
                 break
         else:
-            return None
+            return []
         attributes, reading = solved
-        outputs = [self._name(v) for v in reading.match.outputs]
-        places = sorted({p for op in reading.match.ops.values() for p in op.nodes})
-        nodes = [self.model.graph.node[p] for p in places]
-        return Match(
+        match = Match(
             definition,
             {k: v for k, v in attributes.items() if v is not None},
             tuple(solver.undetermined(attributes)),
             tuple(inputs),
-            tuple(outputs),
-            tuple(n.name or n.output[0] for n in nodes),
-            tuple(places),
-            tuple(next((o for o in n.output if o), "") for n in nodes),
-            f"the body built from these attributes is these {len(places)} nodes, "
+            (),
+            (),
+            (),
+            (),
+            "",
+        )
+        return [self._at(match, reading, copy) for copy in range(_copies(reading))]
+
+    def _at(self, match: Match, reading: Reading, copy: int) -> Match:
+        """The match where it lies: nodes that compute the same again are matches of their own."""
+        outputs = []
+        for value in reading.match.outputs:
+            made = (
+                "" if value is None or value.op is None else self._outputs(value.op.nodes[copy])[value.index]
+            )
+            outputs.append(made)
+        inside = self._cone(outputs, set(match.inputs))
+        known = {p for op in reading.match.ops.values() for p in op.nodes}
+        places = sorted(known & inside)
+        nodes = [self.model.graph.node[p] for p in places]
+        return replace(
+            match,
+            outputs=tuple(outputs),
+            nodes=tuple(n.name or n.output[0] for n in nodes),
+            places=tuple(places),
+            values=tuple(next((o for o in n.output if o), "") for n in nodes),
+            proof=f"the body built from these attributes is these {len(places)} nodes, "
             f"with the same {len(reading.leaves)} numbers",
         )
+
+    def _outputs(self, place: int) -> Sequence[str]:
+        return self.model.graph.node[place].output
+
+    def _cone(self, outputs: Sequence[str], inputs: set[str]) -> set[int]:
+        """The nodes between some inputs and outputs."""
+        found: set[int] = set()
+        stack = [n for n in outputs if n]
+        while stack:
+            place = self.producer.get(stack.pop())
+            if place is not None and place not in found:
+                found.add(place)
+                stack += [n for n in reads(self.model.graph.node[place]) if n not in inputs]
+        return found
 
     @staticmethod
     def _begin(template: _Template, types: Types, laid: Laid) -> Iterator[Mapping[str, Any]]:
@@ -262,27 +304,6 @@ class _Finder:
         if value.op is not None:
             return value.op.outputs[value.index] if value.op.nodes else ""
         return value.name
-
-
-def repaired(
-    definition: PluginDefinition, start: Mapping[str, Any], types: Types
-) -> Iterator[dict[str, Any]]:
-    """Attributes with one whole number changed to a dim of an input, where that takes away a problem."""
-    present = {k: v for k, v in start.items() if v is not None}
-    problems = len(definition.check(present, types))
-    if not problems:
-        return
-    dims = {d for t in types if t is not None for d in t.shape or () if isinstance(d, int)}
-    values = sorted(dims | {d - 1 for d in dims} | {d + 1 for d in dims})
-    for name, declared in definition.file.attributes.items():
-        if declared.type != "int" or start.get(name) is None:
-            continue
-        for value in values:
-            if (
-                declared.problem(value) is None
-                and len(definition.check({**present, name: value}, types)) < problems
-            ):
-                yield {**start, name: value}
 
 
 def configurations(definition: PluginDefinition, breadth: int) -> Iterator[tuple[dict[str, Any], Types, int]]:
@@ -370,6 +391,21 @@ def _enlarged(definition: PluginDefinition, types: Types) -> Types | None:
     return tuple(result)
 
 
+def _copies(reading: Reading) -> int:
+    """How often the graph computes the same."""
+    return min(len(v.op.nodes) for v in reading.match.outputs if v is not None and v.op is not None)
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of all values that a node reads, those read inside its bodies included."""
+    yield from (n for n in node.input if n)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield from (o.name for o in attribute.g.output)
+            for inner in attribute.g.node:
+                yield from reads(inner)
+
+
 def _signature(pattern: Pattern) -> Any:
     """What is the same for two bodies that differ in numbers alone."""
     numbers: dict[int, int] = {}
@@ -414,19 +450,20 @@ def _choose(found: Sequence[Match], target: TargetVersion | None) -> list[Match]
         missing = sum(not n for n in match.outputs)
         return -len(match.places), missing, old, match.plugin.name, match.plugin.version
 
-    taken: dict[int, Match] = {}
+    makers: dict[str, Match] = {}  # by every value inside, results included
+    results: dict[str, Match] = {}
     chosen: list[Match] = []
     losers: dict[int, list[str]] = {}
     for match in sorted(found, key=lambda m: (*rank(m), m.places)):
-        winner = next((taken[p] for p in match.places if p in taken), None)
+        # Two may share nodes; but what one of them makes must not lie inside the other, nor be made twice.
+        nested = [makers[n] for n in match.outputs if n in makers]
+        winner = next(iter([*nested, *(results[v] for v in match.values if v in results)]), None)
         if winner is None:
             chosen.append(match)
-            taken.update(dict.fromkeys(match.places, match))
-        else:
-            if (match.plugin.name, match.plugin.version) != (winner.plugin.name, winner.plugin.version):
-                losers.setdefault(id(winner), []).append(
-                    f"{match.plugin.name} version {match.plugin.version}"
-                )
+            makers.update(dict.fromkeys((*match.values, *(n for n in match.outputs if n)), match))
+            results.update(dict.fromkeys((n for n in match.outputs if n), match))
+        elif (match.plugin.name, match.plugin.version) != (winner.plugin.name, winner.plugin.version):
+            losers.setdefault(id(winner), []).append(f"{match.plugin.name} version {match.plugin.version}")
     result = []
     for match in sorted(chosen, key=lambda m: m.places):
         others = sorted(set(losers.get(id(match), [])))
@@ -435,8 +472,6 @@ def _choose(found: Sequence[Match], target: TargetVersion | None) -> list[Match]
 
 
 def _with_reason(match: Match, others: Sequence[str]) -> Match:
-    from dataclasses import replace
-
     return replace(
         match,
         why=f"also found here: {', '.join(others)}; taken is what covers most nodes, then what is not deprecated "

@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -225,7 +226,7 @@ def _allowed(number: float, declared: Attribute) -> bool:
 # -- solving ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """A body laid over a graph."""
 
@@ -233,6 +234,11 @@ class Reading:
     match: Match
     leaves: Leaves
     wrong: tuple[int, ...]
+
+    @cached_property
+    def distance(self) -> float:
+        """How much is wrong: 2 for each leaf of another shape, else between 1 and 2 by how many of its numbers."""
+        return sum(_distance(*self.leaves[i]) for i in self.wrong)
 
 
 class Solver:
@@ -286,11 +292,11 @@ class Solver:
 
     def best(self, starts: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         """Those attributes whose body lies over the graph, fewest wrong numbers first; not too many."""
-        laid: dict[Any, tuple[int, int, Mapping[str, Any]]] = {}
+        laid: dict[Any, tuple[float, int, Mapping[str, Any]]] = {}
         for start in starts:
             reading = self.read(start)
             if reading is not None:
-                laid.setdefault(frozen(start), (len(reading.wrong), len(laid), start))
+                laid.setdefault(frozen(start), (reading.distance, len(laid), start))
                 if not reading.wrong:
                     break
         for _, _, start in sorted(laid.values(), key=lambda v: v[:2])[:STARTS]:
@@ -304,17 +310,20 @@ class Solver:
         for _ in range(ROUNDS):
             if not reading.wrong:
                 break
-            before = (frozen(current), len(reading.wrong))
+            before = (frozen(current), reading.distance)
             current, reading = self._round(current, reading)
-            if (frozen(current), len(reading.wrong)) == before:
+            if (frozen(current), reading.distance) == before:
                 return None
         if reading.wrong:
             return None
+        if self.bodies.definition.check(_given(current), self.types):
+            allowed = [a for a in repaired(self.bodies.definition, current, self.types) if self._is_right(a)]
+            if not allowed:
+                return None
+            current = allowed[0]
         current = self._plain(current)
         final = self.read(current)
-        if final is None or final.wrong or self.bodies.definition.check(_given(current), self.types):
-            return None
-        return current, final
+        return None if final is None else (current, final)
 
     def _round(self, current: dict[str, Any], reading: Reading) -> tuple[dict[str, Any], Reading]:
         for name, declared in self.declared.items():
@@ -323,7 +332,7 @@ class Solver:
             for value in alternatives(declared) if reading.wrong else ():
                 other = {**current, name: value}
                 tried = self.read(other) if value != current.get(name) else None
-                if tried is not None and len(tried.wrong) < len(reading.wrong):
+                if tried is not None and tried.distance < reading.distance:
                     current, reading = other, tried
         for variable in variables(self.declared, current):
             if not reading.wrong:
@@ -342,7 +351,7 @@ class Solver:
             moved = self.read(variable.put(current, step))
             if moved is None:
                 continue
-            if len(moved.wrong) < len(best[1].wrong):
+            if moved.distance < best[1].distance:
                 best = (variable.put(current, step), moved)
             best = self._secant(variable, current, (here, reading), (step, moved), best)
             if best[0] is not current or _moved(reading, moved):
@@ -368,7 +377,7 @@ class Solver:
             tried.update(fresh)
             readings = [(g, self.read(variable.put(current, g))) for g in fresh]
             for number, reading in readings:
-                if reading is not None and len(reading.wrong) < len(best[1].wrong):
+                if reading is not None and reading.distance < best[1].distance:
                     best = (variable.put(current, number), reading)
             first = readings[0][1] if readings else None
             if first is None or not best[1].wrong:
@@ -400,7 +409,7 @@ class Solver:
                     found[places] = True
             attributes = {**current, name: weights.reshape(shape)}
             tried = self.read(attributes) if found.any() else None
-            if tried is not None and len(tried.wrong) < len(reading.wrong):
+            if tried is not None and tried.distance < reading.distance:
                 return attributes, tried
         return current, reading
 
@@ -426,9 +435,13 @@ class Solver:
         return attributes
 
     def _if_right(self, other: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Any]:
-        reading = self.read(other)
-        right = reading is not None and not reading.wrong
-        return other if right and not self.bodies.definition.check(_given(other), self.types) else attributes
+        return other if self._is_right(other) else attributes
+
+    def _is_right(self, attributes: Mapping[str, Any]) -> bool:
+        reading = self.read(attributes)
+        if reading is None or reading.wrong:
+            return False
+        return not self.bodies.definition.check(_given(attributes), self.types)
 
     def undetermined(self, attributes: Mapping[str, Any]) -> list[str]:
         """Attributes of which nothing in the body depends: any value is as good."""
@@ -462,8 +475,40 @@ class Solver:
                     yield variable.put(attributes, step)
 
 
+def repaired(
+    definition: PluginDefinition, start: Mapping[str, Any], types: Types
+) -> Iterator[dict[str, Any]]:
+    """Attributes with one whole number changed to a dim of an input, where that takes away a problem."""
+    present = {k: v for k, v in start.items() if v is not None}
+    problems = len(definition.check(present, types))
+    if not problems:
+        return
+    dims = {d for t in types if t is not None for d in t.shape or () if isinstance(d, int)}
+    values = sorted(dims | {d - 1 for d in dims} | {d + 1 for d in dims})
+    for name, declared in definition.file.attributes.items():
+        if declared.type != "int" or start.get(name) is None:
+            continue
+        for value in values:
+            if (
+                declared.problem(value) is None
+                and len(definition.check({**present, name: value}, types)) < problems
+            ):
+                yield {**start, name: value}
+
+
 def _given(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in attributes.items() if v is not None}
+
+
+def _distance(wanted: Array, given: Any) -> float:
+    have = content(given)
+    if have is None or have.shape != wanted.shape or not wanted.size or wanted.dtype.kind not in "fiub":
+        return 2.0
+    with np.errstate(all="ignore"):
+        near = np.isclose(
+            have.astype(np.float64), wanted.astype(np.float64), rtol=3e-7, atol=1e-30, equal_nan=True
+        )
+    return 2.0 - float(np.mean(near))
 
 
 def _moved(one: Reading, other: Reading) -> bool:
