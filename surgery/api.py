@@ -241,6 +241,11 @@ def _begin(
     report.model_info = describe(source)
     check_volumes(source)
     registry = Registry.load([*config.plugin_folders(), *(Path(p) for p in plugin_paths)])
+    if config.batch == "dynamic":
+        from surgery.stages.batch import free_batch
+
+        source, edit = free_batch(source, lambda proto: adopt_plugins(proto, registry)[0], options.seed)
+        report.edits.append(edit)
     adopted, found = adopt_plugins(source.proto, registry)
     report.warnings.extend(dict.fromkeys(a.note for a in found if a.note))
     source = replace(source, proto=adopted)

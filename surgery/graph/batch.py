@@ -1,0 +1,699 @@
+"""A fixed batch made free: sizes that exporters left as constants are taken from the input instead.
+
+Where the batch is in a tensor is followed from the inputs through the graph. What would mix samples (a Softmax along
+the batch, one list of boxes for all) is refused with the reason. Following is only a proposal: whoever calls this
+runs the result on several batches and compares each sample with the original (:mod:`surgery.stages.batch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.infer import dims_of
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    Shape = list[int | str | None]
+
+NAME = "batch"
+"""Name of the free dim."""
+
+REDUCING = frozenset(
+    {
+        "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
+        "ReduceLogSumExp", "ReduceSumSquare",
+    }
+)  # fmt: skip
+
+ALONG = frozenset(
+    {"Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin", "TopK", "CumSum", "LpNormalization"}
+)
+"""Operators that work along one axis."""
+
+FIRST = frozenset(
+    {
+        "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
+        "GlobalLpPool", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "DepthToSpace",
+        "SpaceToDepth", "GridSample", "DeformConv", "QLinearConv", "ConvInteger", "AffineGrid",
+    }
+)  # fmt: skip
+"""Operators whose batch is the first axis of what they read and make."""
+
+MIXING = {
+    "NonMaxSuppression": "it makes one list of boxes for all pictures",
+    "NonZero": "it makes one list of places for all samples",
+    "Compress": "it keeps as many entries as the values say",
+    "Unique": "it looks for equal values in all samples",
+    "RoiAlign": "its regions belong to pictures by index",
+    "MaxRoiPool": "its regions belong to pictures by index",
+    "SplitToSequence": "it makes a sequence",
+    "SequenceConstruct": "it makes a sequence",
+    "DynamicQuantizeLinear": "its scale is that of all samples together",
+    "Loop": "its body is not looked into",
+    "Scan": "its body is not looked into",
+    "If": "its branches are not looked into",
+    "Det": "it works on whole matrices",
+}
+
+
+EACH = frozenset(
+    {
+        "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs",
+        "Clip", "Max", "Min", "Pow", "Floor", "Ceil", "Round", "Where", "Equal", "Greater", "Less", "Not", "And",
+        "Or",
+    }
+)  # fmt: skip
+"""Operators that work number by number."""
+
+
+class NoBatchError(Exception):
+    """A batch makes no sense for this model, or it is not known how; the text says why."""
+
+
+def relabeled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose inputs have a free first dim, and nothing else changed.
+
+    Raises:
+        NoBatchError: no input has a fixed batch.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    size = fixed_batch(model)
+    del copy.graph.value_info[:]
+    for value in batched_inputs(copy, size):
+        dim = value.type.tensor_type.shape.dim[0]
+        dim.ClearField("dim_value")
+        dim.dim_param = NAME
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type"):
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
+    return copy
+
+
+def fixed_batch(model: onnx.ModelProto) -> int:
+    """The batch that the model is made for: the first dim that most of its inputs share.
+
+    Raises:
+        NoBatchError: the model's batch is free already, or it has no inputs of two or more axes.
+    """
+    initial = {t.name for t in model.graph.initializer}
+    shapes = [dims_of(v) or [] for v in model.graph.input if v.name not in initial]
+    if any(s and not isinstance(s[0], int) for s in shapes):
+        raise NoBatchError("the first dim of an input is free already")
+    sizes = [s[0] for s in shapes if len(s) >= 1 and isinstance(s[0], int)]
+    if not sizes:
+        raise NoBatchError("no input has an axis that could be a batch")
+    if any(len(s) == 3 and s[0] in (3, 4) and len(shapes) == 1 for s in shapes):
+        raise NoBatchError(f"the only input is one picture {shapes[0]}, without an axis for a batch")
+    return max(set(sizes), key=lambda d: (sizes.count(d), -d))
+
+
+def batched_inputs(model: onnx.ModelProto, size: int) -> list[onnx.ValueInfoProto]:
+    """Inputs whose first dim is the batch."""
+    initial = {t.name for t in model.graph.initializer}
+    found = []
+    for value in model.graph.input:
+        dims = dims_of(value) or []
+        if value.name not in initial and dims and (dims[0] == size or dims[0] == NAME):
+            found.append(value)
+    return found
+
+
+def with_free_batch(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """A copy with a free batch, whose constant sizes follow the batch of the input.
+
+    Args:
+        model: The model, with a fixed batch.
+        shapes: Shape of every tensor of the main graph when it runs at its fixed batch; dims that are free for other
+            reasons are what they were in that run.
+
+    Raises:
+        NoBatchError: why not, and at which node.
+    """
+    return _Freeing(model, shapes).run()
+
+
+class _Freeing:
+    """One model's way."""
+
+    def __init__(self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.size = fixed_batch(model)
+        self.model = relabeled(model)
+        self.shapes = shapes
+        self.static = all(isinstance(d, int) for v in model.graph.input for d in dims_of(v) or [])
+        self.constants = {t.name: t for t in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self.constants[node.output[0]] = node.attribute[0].t
+        self.axes: dict[str, int] = {}
+        self.hidden: dict[str, str] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.count = 0
+        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+    def run(self) -> onnx.ModelProto:
+        inputs = batched_inputs(self.model, self.size)
+        self.axes = {v.name: 0 for v in inputs}
+        # The number of samples, for what has to be made as long.
+        first = inputs[0].name
+        shape = self.emit("Shape", [first])
+        self.samples = self.emit("Gather", [shape, self.ints([0])], axis=0)
+        if self.size != 1:
+            self.samples = self.emit("Div", [self.samples, self.ints([self.size])])
+        for node in self.model.graph.node:
+            self.follow(node)
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(self.nodes)
+        return self.model
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def emit(self, op: str, inputs: list[str], **attributes: Any) -> str:
+        import onnx
+
+        self.count += 1
+        name = f"surgery/batch/{self.count}"
+        self.nodes.append(onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def ints(self, values: list[int]) -> str:
+        import onnx
+
+        self.count += 1
+        name = f"surgery/batch/{self.count}"
+        self.model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
+    def times(self, dim: int) -> str:
+        """[dim / fixed batch * samples at run time], where dim is that of the fixed batch."""
+        if dim % self.size:
+            raise NoBatchError(f"a size of {dim} is no multiple of the batch {self.size}")
+        factor = dim  # samples counts fixed batches
+        return self.samples if factor == 1 else self.emit("Mul", [self.samples, self.ints([factor])])
+
+    def sizes(self, dims: list[int], axis: int) -> str:
+        """A shape with the batch at an axis, the other dims as they are."""
+        parts = [
+            *([self.ints(dims[:axis])] if axis else []),
+            self.times(dims[axis]),
+            *([self.ints(dims[axis + 1 :])] if axis + 1 < len(dims) else []),
+        ]
+        return parts[0] if len(parts) == 1 else self.emit("Concat", parts, axis=0)
+
+    def value(self, name: str) -> NDArray[Any] | None:
+        import onnx
+
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return None
+        return onnx.numpy_helper.to_array(tensor)
+
+    def dims(self, name: str) -> list[int]:
+        if name in self.shapes:
+            return list(self.shapes[name])
+        if name in self.constants:
+            return list(self.constants[name].dims)
+        raise NoBatchError(f"the shape of {name!r} is not known")
+
+    def spread(self, name: str, axis: int) -> str:
+        """A tensor without a batch, as often as there are samples, along an axis of the fixed batch's size.
+
+        Where it has a row for each sample the rows are taken to be equal, which comparing will tell.
+        """
+        dims = self.dims(name)
+        if self.size > 1 and dims[axis] == self.size:
+            value = self.value(name)
+            if value is not None and any(
+                not np.array_equal(value.take(0, axis), v) for v in np.moveaxis(value, axis, 0)
+            ):
+                raise NoBatchError(f"{name!r} has values of its own for each sample")
+            name = self.row(name, axis)
+            often = self.times(self.size)
+        else:
+            often = self.samples
+        repeats = [
+            *([self.ints([1] * axis)] if axis else []), often,
+            *([self.ints([1] * (len(dims) - axis - 1))] if axis + 1 < len(dims) else []),
+        ]  # fmt: skip
+        return self.emit(
+            "Tile", [name, self.emit("Concat", repeats, axis=0) if len(repeats) > 1 else repeats[0]]
+        )
+
+    def spread_like(self, name: str, rank: int) -> str:
+        """A tensor of so many axes, the first of one entry, with an entry for each sample."""
+        repeats = [self.samples, *([self.ints([1] * (rank - 1))] if rank > 1 else [])]
+        return self.emit("Tile", [name, self.emit("Concat", repeats, axis=0) if rank > 1 else repeats[0]])
+
+    def row(self, name: str, axis: int) -> str:
+        """The first entry along an axis, which stays."""
+        return self.emit("Gather", [name, self.ints([0])], axis=axis)
+
+    # -- following -------------------------------------------------------------------------------------
+
+    def follow(self, node: onnx.NodeProto) -> None:
+        held = [i for i, n in enumerate(node.input) if n in self.axes]
+        if any(n in self.hidden for n in node.input):
+            self.alone(node)
+            return
+        if not held:
+            self.nodes.append(node)
+            return
+        if node.op_type in MIXING:
+            raise NoBatchError(f"{node.op_type} {node.name!r}: {MIXING[node.op_type]}")
+        handler = _HANDLERS.get(node.op_type)
+        try:
+            if handler is not None:
+                handler(self, node, held)
+            elif node.op_type in FIRST or _is_plugin(node):
+                self.first(node, held)
+            elif node.op_type in REDUCING or node.op_type in ALONG:
+                self.along(node, held)
+            elif node.op_type not in ("Shape", "Size"):
+                self.elementwise(node, held)
+        except NoBatchError as error:
+            text = str(error)
+            raise NoBatchError(
+                text if text.startswith(node.op_type) else f"{node.op_type} {node.name!r}: {text}"
+            ) from None
+        if not self.nodes or self.nodes[-1].output[0] != node.output[0]:
+            self.nodes.append(node)
+
+    def made(self, node: onnx.NodeProto, axis: int) -> None:
+        self.axes.update({n: axis for n in node.output if n})
+
+    def elementwise(self, node: onnx.NodeProto, held: list[int]) -> None:
+        """Operators of which each output is as long as the longest operand, axes counted from the end."""
+        rank = len(self.dims(node.output[0]))
+        places = {rank - len(self.dims(node.input[i])) + self.axes[node.input[i]] for i in held}
+        if len(places) != 1:
+            raise NoBatchError("the batches of its operands are in different axes")
+        axis = places.pop()
+        if axis < 0:
+            raise NoBatchError("it has no axis for the batch")
+        for i, name in enumerate(node.input):
+            if not name or i in held:
+                continue
+            at = len(self.dims(name)) - rank + axis
+            if self.size > 1 and at >= 0 and self.dims(name)[at] == self.size:
+                node.input[i] = self.row(name, at)
+        self.made(node, axis)
+
+    def first(self, node: onnx.NodeProto, held: list[int]) -> None:
+        if any(self.axes[node.input[i]] != 0 for i in held):
+            raise NoBatchError("the batch is not in its first axis")
+        if 0 not in held:
+            node.input[0] = self.spread(node.input[0], 0)
+        if node.op_type in ("GridSample", "DeformConv"):
+            for i in (1,) if node.op_type == "GridSample" else (2, 4):
+                if i < len(node.input) and node.input[i] and i not in held:
+                    node.input[i] = self.spread(node.input[i], 0)
+        elif held != [0] and node.op_type in ("Conv", "ConvTranspose"):
+            raise NoBatchError("its weights depend on the sample")
+        self.made(node, 0)
+
+    def along(self, node: onnx.NodeProto, held: list[int]) -> None:
+        attributes = {a.name: a for a in node.attribute}
+        axis, rank = self.axes[node.input[0]], len(self.dims(node.input[0]))
+        default = 1 if node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and self.opset < 13 else -1
+        if node.op_type in ("ArgMax", "ArgMin"):
+            default = 0
+        if node.op_type in REDUCING:
+            value = self.value(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+            if value is not None:
+                axes = [int(v) for v in value.reshape(-1)]
+            elif "axes" in attributes:
+                axes = list(attributes["axes"].ints)
+            else:
+                axes = list(range(rank))
+        elif node.op_type == "CumSum":
+            value = self.value(node.input[1])
+            axes = [int(value.reshape(-1)[0])] if value is not None else [axis]
+        else:
+            axes = [attributes["axis"].i if "axis" in attributes else default]
+            if node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and self.opset < 13:
+                axes = list(range(axes[0] % rank, rank))  # the last axes are one, then
+        axes = [a % rank for a in axes]
+        if axis in axes:
+            raise NoBatchError("it works along the batch")
+        keep = attributes["keepdims"].i if "keepdims" in attributes else 1
+        shrinks = node.op_type in REDUCING or node.op_type in ("ArgMax", "ArgMin")
+        self.made(node, axis - sum(a < axis for a in axes) if shrinks and not keep else axis)
+
+    def reshape(self, node: onnx.NodeProto, held: list[int]) -> None:
+        if 0 not in held:
+            raise NoBatchError("its shape depends on the values of samples")
+        axis, old, new = self.axes[node.input[0]], self.dims(node.input[0]), self.dims(node.output[0])
+        before = int(np.prod(old[:axis], dtype=np.int64))
+        place = next(
+            (
+                j
+                for j in range(len(new))
+                if int(np.prod(new[:j], dtype=np.int64)) == before and new[j] % self.size == 0
+            ),
+            None,
+        )
+        if place is None:
+            raise NoBatchError(f"{old} to {new}: the batch is joined with an axis in front of it")
+        target = self.value(node.input[1]) if len(node.input) > 1 else None
+        if target is not None:
+            written = [int(v) for v in target.reshape(-1)]
+            attributes = {a.name: a.i for a in node.attribute}
+            copies = written[place] == 0 and not attributes.get("allowzero", 0) and place == axis
+            if not copies and written[place] != -1:
+                if self.static or -1 not in written:
+                    full = [d if w == -1 else w for w, d in zip(written, new, strict=True)]
+                    full[place] = -1
+                    node.input[1] = self.ints(full)
+                else:
+                    node.input[1] = self.sizes([*written[:place], new[place], *written[place + 1 :]], place)
+        self.made(node, place)
+
+    def flatten(self, node: onnx.NodeProto, held: list[int]) -> None:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        if self.axes[node.input[0]] != 0 or axis == 0:
+            raise NoBatchError("the batch is joined with other axes")
+        self.made(node, 0)
+
+    def alone(self, node: onnx.NodeProto) -> None:
+        """A node on samples without the axis of the batch, of which there was one: they keep it in front."""
+        taken = next(self.hidden[n] for n in node.input if n in self.hidden)
+        refused = NoBatchError(
+            f"{node.op_type} {node.name!r}: {taken} takes the only sample out of the batch, and this is for one"
+        )
+        if any(n in self.axes for n in node.input) or node.op_type in MIXING:
+            raise refused
+        if node.op_type == "Unsqueeze" and (self.axes_of(node) or [1])[0] == 0:
+            self.nodes.append(_identity(node))
+            self.axes[node.output[0]] = 0
+            return
+        if node.op_type == "Transpose":
+            perm = next((a for a in node.attribute if a.name == "perm"), None)
+            if perm is None:
+                raise refused
+            perm.ints[:] = [0, *(p + 1 for p in perm.ints)]
+        elif node.op_type not in EACH:
+            raise refused
+        rank = len(self.dims(node.output[0]))
+        if any(n not in self.hidden and len(self.dims(n)) > rank for n in node.input if n):
+            raise refused
+        if any(n in self.hidden and len(self.dims(n)) != rank for n in node.input):
+            raise refused
+        self.hidden.update({n: taken for n in node.output if n})
+        self.nodes.append(node)
+
+    def hide(self, node: onnx.NodeProto) -> bool:
+        """Leave the batch in front where a node would take the only sample out of it."""
+        if self.size != 1 or self.axes[node.input[0]] != 0:
+            return False
+        self.hidden[node.output[0]] = f"{node.op_type} {node.name!r}"
+        self.nodes.append(_identity(node))
+        return True
+
+    def transpose(self, node: onnx.NodeProto, held: list[int]) -> None:
+        rank = len(self.dims(node.input[0]))
+        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(rank))[::-1])
+        self.made(node, perm.index(self.axes[node.input[0]]))
+
+    def axes_of(self, node: onnx.NodeProto) -> list[int] | None:
+        if len(node.input) > 1 and node.input[1]:
+            value = self.value(node.input[1])
+            return None if value is None else [int(v) for v in value.reshape(-1)]
+        return next((list(a.ints) for a in node.attribute if a.name == "axes"), None)
+
+    def squeeze(self, node: onnx.NodeProto, held: list[int]) -> None:
+        axis, dims = self.axes[node.input[0]], self.dims(node.input[0])
+        wanted = self.axes_of(node)
+        gone = (
+            [a % len(dims) for a in wanted]
+            if wanted is not None
+            else [i for i, d in enumerate(dims) if d == 1]
+        )
+        if gone == [axis] and self.hide(node):
+            return
+        if axis in gone:
+            raise NoBatchError("the axis of the batch is taken away: there is room for one sample only")
+        self.made(node, axis - sum(g < axis for g in gone))
+
+    def unsqueeze(self, node: onnx.NodeProto, held: list[int]) -> None:
+        wanted = self.axes_of(node)
+        if wanted is None:
+            raise NoBatchError("its axes are not constant")
+        rank = len(self.dims(node.input[0])) + len(wanted)
+        new = {a % rank for a in wanted}
+        old = [i for i in range(rank) if i not in new]
+        self.made(node, old[self.axes[node.input[0]]])
+
+    def concat(self, node: onnx.NodeProto, held: list[int]) -> None:
+        if len(node.input) == 1:
+            self.made(node, self.axes[node.input[0]])
+            return
+        places = {self.axes[node.input[i]] for i in held}
+        along = next(a.i for a in node.attribute if a.name == "axis") % len(self.dims(node.output[0]))
+        if len(places) != 1 or along in places:
+            raise NoBatchError("samples are joined along the batch")
+        axis = places.pop()
+        for i, name in enumerate(node.input):
+            if i not in held:
+                node.input[i] = self.spread(name, axis)
+        self.made(node, axis)
+
+    def expand(self, node: onnx.NodeProto, held: list[int]) -> None:
+        rank = len(self.dims(node.output[0]))
+        axis = self.axes[node.input[0]] + rank - len(self.dims(node.input[0]))
+        target = self.value(node.input[1])
+        if target is not None:
+            written = [int(v) for v in target.reshape(-1)]
+            at = axis - (rank - len(written))
+            if at >= 0 and written[at] != 1:
+                written[at] = 1  # stays as long as it is
+                node.input[1] = self.ints(written)
+        self.made(node, axis)
+
+    def kept(self, node: onnx.NodeProto, held: list[int]) -> None:
+        """Operators along an axis, or with sizes by axis, that must leave the batch alone."""
+        axis = self.axes[node.input[0]] if 0 in held else -1
+        along = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        if axis < 0:
+            raise NoBatchError("what it reads from is the same for all samples, and where it reads is not")
+        if along % len(self.dims(node.input[0])) == axis:
+            raise NoBatchError("samples are taken apart along the batch")
+        self.made(node, axis)
+
+    def gather(self, node: onnx.NodeProto, held: list[int]) -> None:
+        along = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(self.dims(node.input[0]))
+        if held == [1]:
+            self.made(node, along + self.axes[node.input[1]])
+            return
+        axis = self.axes[node.input[0]]
+        if len(held) > 1:
+            raise NoBatchError("both what is read and where it is read depend on the sample")
+        index = self.value(node.input[1])
+        if along == axis and index is not None and index.ndim == 0 and self.hide(node):
+            return
+        if along == axis and index is not None and self.from_each(node, index):
+            return
+        if along == axis:
+            raise NoBatchError("one sample is taken out of the batch")
+        self.made(node, axis if axis < along else axis - 1 + len(self.dims(node.input[1])))
+
+    def from_each(self, node: onnx.NodeProto, index: NDArray[Any]) -> bool:
+        """A Gather from one sample's numbers in a row, as attention masks are read: from each sample, then."""
+        dims = self.dims(node.input[0])
+        if self.size != 1 or self.axes[node.input[0]] != 0 or index.ndim == 0 or index.shape[0] != 1:
+            return False
+        data = self.emit("Reshape", [node.input[0], self.ints([-1, *dims])])
+        each = self.emit("Gather", [data, node.input[1]], axis=1)
+        shape = self.ints([-1, *index.shape[1:], *dims[1:]])
+        self.finish(node, "Reshape", [each, shape])
+        return True
+
+    def finish(self, node: onnx.NodeProto, op: str, inputs: list[str], **attributes: Any) -> None:
+        """Put another node in a node's place, with the batch in front."""
+        import onnx
+
+        self.nodes.append(onnx.helper.make_node(op, inputs, [node.output[0]], name=node.name, **attributes))
+        self.made(node, 0)
+
+    def gather_elements(self, node: onnx.NodeProto, held: list[int]) -> None:
+        along = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(self.dims(node.input[0]))
+        places = {self.axes[node.input[i]] for i in held}
+        if len(places) != 1 or along in places:
+            raise NoBatchError("it reads along the batch")
+        axis = places.pop()
+        for i, name in enumerate(node.input):
+            if i not in held:
+                node.input[i] = self.spread(name, axis)
+        self.made(node, axis)
+
+    def slice(self, node: onnx.NodeProto, held: list[int]) -> None:
+        axis, dims = self.axes[node.input[0]], self.dims(node.input[0])
+        attributes = {a.name: list(a.ints) for a in node.attribute}
+
+        def operand(place: int, name: str) -> list[int] | None:
+            if len(node.input) > place and node.input[place]:
+                value = self.value(node.input[place])
+                return None if value is None else [int(v) for v in value.reshape(-1)]
+            return attributes.get(name)
+
+        starts, ends, axes = operand(1, "starts"), operand(2, "ends"), operand(3, "axes")
+        count = len(starts or ends or [])
+        where = [a % len(dims) for a in axes] if axes is not None else list(range(count))
+        if axis in where:
+            k = where.index(axis)
+            if starts is None or ends is None or starts[k] != 0 or ends[k] < dims[axis]:
+                raise NoBatchError("samples are cut out of the batch")
+            if ends[k] < 1 << 30:
+                ends[k] = 1 << 62
+                if len(node.input) > 2:
+                    node.input[2] = self.ints(ends)
+                else:
+                    next(a for a in node.attribute if a.name == "ends").ints[:] = [
+                        min(e, (1 << 31) - 1) for e in ends
+                    ]
+        self.made(node, axis)
+
+    def matmul(self, node: onnx.NodeProto, held: list[int]) -> None:
+        ranks = [len(self.dims(n)) for n in node.input[:2]]
+        rank = len(self.dims(node.output[0]))
+        places = set()
+        for i in held:
+            axis = self.axes[node.input[i]]
+            from_end = ranks[i] - axis
+            if (i == 0 and from_end == 1) or (i == 1 and from_end == 2) or (i == 1 and ranks[1] == 1):
+                raise NoBatchError("it sums along the batch")
+            if (i == 1 and from_end == 1) or (i == 0 and from_end == 2 and ranks[1] == 1):
+                places.add(rank - 1)
+            else:
+                places.add(rank - from_end)
+        if len(places) != 1:
+            raise NoBatchError("the batches of its operands are in different axes")
+        self.made(node, places.pop())
+
+    def gemm(self, node: onnx.NodeProto, held: list[int]) -> None:
+        turned = next((a.i for a in node.attribute if a.name == "transA"), 0)
+        if held[0] != 0 or 1 in held or self.axes[node.input[0]] != (1 if turned else 0):
+            raise NoBatchError("it sums along the batch")
+        self.made(node, 0)
+
+    def resize(self, node: onnx.NodeProto, held: list[int]) -> None:
+        axis = self.axes[node.input[0]]
+        has_axes = any(a.name == "axes" for a in node.attribute)
+        if len(node.input) > 3 and node.input[3] and not has_axes:
+            dims = self.dims(node.output[0])
+            if self.value(node.input[3]) is not None:
+                node.input[3] = self.sizes(dims, axis)
+        self.made(node, axis)
+
+    def split(self, node: onnx.NodeProto, held: list[int]) -> None:
+        if len(node.output) == 1:
+            self.made(node, self.axes[node.input[0]])
+            self.nodes.append(_identity(node))
+            return
+        self.kept(node, held)
+
+    def recurrent(self, node: onnx.NodeProto, held: list[int]) -> None:
+        if any(a.name == "layout" and a.i for a in node.attribute) or self.axes.get(node.input[0]) != 1:
+            raise NoBatchError("the batch is not in its second axis")
+        for i in (5, 6):
+            if i < len(node.input) and node.input[i] and i not in held:
+                node.input[i] = self.spread(node.input[i], 1)
+        if len(node.input) > 4 and node.input[4] and 4 not in held:
+            node.input[4] = self.spread(node.input[4], 0)
+        for i, name in enumerate(node.output):
+            if name:
+                self.axes[name] = 2 if i == 0 else 1
+
+    def einsum(self, node: onnx.NodeProto, held: list[int]) -> None:
+        text = next(a.s.decode() for a in node.attribute if a.name == "equation").replace(" ", "")
+        left, arrow, right = text.partition("->")
+        terms = left.split(",")
+        if "." in text or not arrow:
+            raise NoBatchError("its equation leaves axes open")
+        letters = {terms[i][self.axes[node.input[i]]] for i in held}
+        if len(letters) != 1 or not letters <= set(right):
+            raise NoBatchError("it sums along the batch, or joins batches of different axes")
+        letter = letters.pop()
+        for i, name in enumerate(node.input):
+            if i not in held and letter in terms[i]:
+                node.input[i] = self.spread(name, terms[i].index(letter))
+        self.made(node, right.index(letter))
+
+    def gather_nd(self, node: onnx.NodeProto, held: list[int]) -> None:
+        shared = next((a.i for a in node.attribute if a.name == "batch_dims"), 0)
+        if shared == 0 and held == [1] and self.axes[node.input[1]] < len(self.dims(node.input[1])) - 1:
+            self.made(node, self.axes[node.input[1]])
+            return
+        if shared == 0 and held == [0] and self.of_the_only_sample(node):
+            # The first number of each index is that of the only sample.
+            rank = len(self.dims(node.input[1]))
+            rest = self.emit("Slice", [node.input[1], *(self.ints([v]) for v in (1, 1 << 30, -1))])
+            self.finish(node, "GatherND", [node.input[0], self.spread_like(rest, rank)], batch_dims=1)
+            return
+        if shared == 0 or any(self.axes[node.input[i]] >= shared for i in held):
+            raise NoBatchError("its indices choose samples")
+        for i in (0, 1):
+            if i not in held:
+                node.input[i] = self.spread(node.input[i], self.axes[node.input[held[0]]])
+        self.made(node, self.axes[node.input[held[0]]])
+
+    def of_the_only_sample(self, node: onnx.NodeProto) -> bool:
+        """Whether constant indices, one set of them, name sample 0 and then something in it."""
+        index = self.value(node.input[1])
+        if self.size != 1 or index is None or self.axes[node.input[0]] != 0:
+            return False
+        return index.shape[0] == 1 and index.ndim > 1 and index.shape[-1] > 1 and not np.any(index[..., 0])
+
+    def refused(self, node: onnx.NodeProto, held: list[int]) -> None:
+        raise NoBatchError("its indices choose samples")
+
+
+def _identity(node: onnx.NodeProto) -> onnx.NodeProto:
+    """What hands on the first operand under the node's own name and output."""
+    import onnx
+
+    return onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name)
+
+
+def _is_plugin(node: onnx.NodeProto) -> bool:
+    """Plugins have the batch first in everything that has one."""
+    import onnx
+
+    return node.domain not in ("", "ai.onnx", "com.microsoft") or not (
+        node.domain or onnx.defs.has(node.op_type)
+    )
+
+
+_Handler = Callable[[_Freeing, Any, list[int]], None]
+_HANDLERS: dict[str, _Handler] = {
+    "Reshape": _Freeing.reshape,
+    "Flatten": _Freeing.flatten,
+    "Transpose": _Freeing.transpose,
+    "Squeeze": _Freeing.squeeze,
+    "Unsqueeze": _Freeing.unsqueeze,
+    "Concat": _Freeing.concat,
+    "Expand": _Freeing.expand,
+    "Split": _Freeing.split,
+    "Gather": _Freeing.gather,
+    "GatherElements": _Freeing.gather_elements,
+    "ScatterElements": _Freeing.gather_elements,
+    "GatherND": _Freeing.gather_nd,
+    "ScatterND": _Freeing.refused,
+    "Slice": _Freeing.slice,
+    "MatMul": _Freeing.matmul,
+    "MatMulInteger": _Freeing.matmul,
+    "Gemm": _Freeing.gemm,
+    "Resize": _Freeing.resize,
+    "Upsample": _Freeing.resize,
+    "LSTM": _Freeing.recurrent,
+    "GRU": _Freeing.recurrent,
+    "RNN": _Freeing.recurrent,
+    "Einsum": _Freeing.einsum,
+}

@@ -1,0 +1,169 @@
+"""A pipeline file for one model: its family, its shape ranges, and what will be done to it, to be edited and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import ConfigError
+
+if TYPE_CHECKING:
+    from surgery.diagnose.family import Family
+    from surgery.report import Report
+
+WIDTH = 116
+MOST_RULES = 12
+"""Rules that are named in the file; the report has all."""
+
+
+def write_pipeline(model: Path, output: Path, *, target: str | None = None) -> tuple[Path, Report]:
+    """Write ``<model>.yaml``, a pipeline that runs as it is.
+
+    The model is rewritten and compared in ONNX Runtime once, so that the ranges in the file are ranges that the model
+    takes, and what will be rewritten can be said. No engine is built.
+
+    Args:
+        model: The model.
+        output: Folder for the file; made if it is not there.
+        target: Target to look at; None takes what is installed.
+
+    Returns:
+        The file, and the report of the trial.
+
+    Raises:
+        ConfigError: there is such a file already.
+        ModelError: the model cannot be read or is not valid ONNX.
+    """
+    from surgery import api
+    from surgery.families import family_for
+    from surgery.report.write import write_whole
+
+    path = output / f"{model.stem}.yaml"
+    if path.exists():
+        raise ConfigError(
+            "there is such a file already",
+            code="file-exists",
+            where=str(path),
+            fix="move it away, or give --output",
+        )
+    family = family_for(model)
+    report = api.run(family.pipeline, model, target=target, stages="load..substitute,verify")
+    output.mkdir(parents=True, exist_ok=True)
+    text = pipeline_text(os.path.relpath(model, output), path, family, report)
+    write_whole(path, text.encode())
+    return path, report
+
+
+def pipeline_text(model: str, path: Path, family: Family, report: Report) -> str:
+    """The text of the file.
+
+    Args:
+        model: Path of the model, relative to the file.
+        path: The file.
+        family: The model's family.
+        report: Of a run of the family's pipeline.
+    """
+    because = f": {family.because}" if family.because else ""
+    lines = [
+        *_comment(f"{Path(model).name}: {family.name}{because}."),
+        "#",
+        f"#   surgery run {path.name}",
+        "#",
+        *_comment(
+            f"Runs as it is, and is yours to edit. What it does not say comes from `{family.pipeline}`: "
+            f"`surgery show pipelines {family.pipeline}`. `surgery list stages` has everything that `set` can change."
+        ),
+        "",
+        "schema: 1",
+        f"name: {_text(path.stem)}",
+        f"title: {_text(f'{Path(model).name} ({family.name})')}",
+        f"extends: {family.pipeline}",
+        f"model: {_text(model)} # relative to this file",
+        f"# target: {report.target.get('name', 'tensorrt-rtx')} # without it: what is installed",
+        "",
+        *_profiles(report),
+        *_batch(report),
+        "",
+        *_work(report),
+        "",
+        "set:",
+        "  verify.cases: 2 # inputs for each of minimum, optimum and maximum",
+        "  verify.atol: 0.0001",
+        "  verify.rtol: 0.0001",
+        "  # build.optimization_level: 3",
+        "  # build.tf32: true # faster, and less exact",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, WIDTH - 2)]
+
+
+def _text(value: str) -> str:
+    """Text as YAML has it, in quotes where it could be read as something else."""
+    plain = value.replace("_", "").replace("-", "").replace(".", "").replace("/", "")
+    return value if plain.isalnum() and plain[:1].isalpha() and value[:1].isalpha() else json.dumps(value)
+
+
+def _profiles(report: Report) -> Iterator[str]:
+    if not report.profiles:
+        failed = report.failure is not None
+        yield from _comment(
+            "Shape ranges were not found; give those of your inputs here."
+            if failed
+            else "All shapes are fixed, so there are no ranges to give."
+        )
+        if failed:
+            for value in report.model_info.get("inputs", ()):
+                yield f"#   {value['name']}: {value['shape']}"
+        return
+    yield from _comment(
+        "Shape ranges by input: minimum, what to optimize for, maximum. Found by trying what the model takes; put "
+        "yours in their place. Dims of one name have one range."
+    )
+    yield "profiles:"
+    declared = {v["name"]: v["shape"] for v in report.model_info.get("inputs", ())}
+    for entry in report.profiles:
+        name = entry["input"]
+        dims = declared.get(name)
+        said = ", ".join(str(d) for d in dims) if dims else "as the network has it behind the cut"
+        follows = entry["source"].partition(": ")[2] if entry["source"].startswith("derived: ") else ""
+        yield f"  {_text(name)}: # {said}" + (f"; {follows}" if follows else "")
+        for key in ("min", "opt", "max"):
+            yield f"    {key}: {json.dumps(entry[key])}"
+
+
+def _batch(report: Report) -> Iterator[str]:
+    shapes: list[list[Any]] = [v["shape"] for v in report.model_info.get("inputs", ()) if v["shape"]]
+    if shapes and all(isinstance(s[0], int) for s in shapes):
+        yield "# batch: dynamic # makes the fixed batch free, and checks it at 1, 2 and 4"
+
+
+def _work(report: Report) -> Iterator[str]:
+    if report.failure is not None:
+        yield from _comment(f"The trial ended with: {report.failure.message}")
+        if report.failure.fix:
+            yield from _comment(f"What helps: {report.failure.fix}")
+    for cut in report.cuts:
+        yield from _comment(
+            f"Cut {cut.name!r}: {len(cut.nodes)} nodes, from {', '.join(cut.inputs) or 'constants'} to "
+            f"{', '.join(cut.outputs)}."
+        )
+    rules = Counter(e.rule for e in report.edits)
+    if not rules:
+        yield from _comment("Nothing has to be rewritten for this target.")
+        return
+    yield from _comment("Rewritten for this target (`surgery show rules NAME`):")
+    for name, count in rules.most_common(MOST_RULES):
+        yield f"#   {name} x {count}"
+    if len(rules) > MOST_RULES:
+        yield f"#   and {len(rules) - MOST_RULES} more"
+    for change in report.io_changes:
+        yield from _comment(f"Output or input {change.name!r}: {change.what}.")
