@@ -1,4 +1,4 @@
-"""`surgery new`: a plugin folder to start from."""
+"""`surgery new`: a plugin folder, or a pipeline file, to start from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from surgery.cli.options import TargetOption
 from surgery.cli.output import print_text
 
 
@@ -15,16 +16,28 @@ class NewNoun(str, Enum):
     """What can be made."""
 
     plugin = "plugin"
+    pipeline = "pipeline"
 
 
 def new(
-    noun: Annotated[NewNoun, typer.Argument(metavar="NOUN", help="plugin.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name: the operator type of its nodes.")],
+    noun: Annotated[NewNoun, typer.Argument(metavar="NOUN", help="plugin or pipeline.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A plugin's name, the operator type of its nodes; a pipeline's model, a file."
+        ),
+    ],
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder to make it in. [default: here]", show_default=False)
     ] = Path("."),
+    target: TargetOption = None,
 ) -> None:
-    """Make the folder of a new plugin: a definition that works, with a test that passes."""
+    """Make a plugin's folder that works, with a test; or a pipeline file for one model, which runs as it is."""
+    if noun is NewNoun.pipeline:
+        from surgery.cli.new_pipeline import new_pipeline
+
+        new_pipeline(Path(name), output, target)
+        return
     from surgery.plugins.skeleton import is_shipped, write_skeleton
 
     files = write_skeleton(name, output)
