@@ -101,7 +101,7 @@ def advise(model: onnx.ModelProto, registry: Registry, target: TargetVersion) ->
         registry: Where the definitions are.
         target: Flavour and version of TensorRT.
     """
-    unknown = {id(n) for n in unknown_plugins(model, registry)}
+    unknown = {_place(n) for n in unknown_plugins(model, registry)}
     problem: ConversionError | None = None
     if not unknown:
         try:
@@ -119,18 +119,22 @@ def advise(model: onnx.ModelProto, registry: Registry, target: TargetVersion) ->
     return list(_plain(model, registry, target, unknown, problem))
 
 
+def _place(node: onnx.NodeProto) -> str:
+    return node.name or node.output[0]
+
+
 def _plain(
     model: onnx.ModelProto,
     registry: Registry,
     target: TargetVersion,
-    unknown: set[int],
+    unknown: set[str],
     problem: ConversionError | None,
 ) -> Iterator[Advice]:
     from surgery.plugins.adopt import all_nodes
 
     for node in all_nodes(model.graph):
-        name = node.name or node.output[0]
-        if id(node) in unknown:
+        name = _place(node)
+        if name in unknown:
             near = near_plugins(node.op_type, registry)
             why = f"near names: {', '.join(near)}" if near else "no plugin has a name like it"
             yield Advice(name, node.op_type, "", "unknown", why)
