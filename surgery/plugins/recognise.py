@@ -128,10 +128,11 @@ def recognise(
     graph = terms_of(model)
     types = tensor_types(model, registry)
     finder = _Finder(model, graph, types, bool(plugins))
-    found = []
+    found: list[Match] = []
     for form in ("written", "folded") if folded else ("written",):
         for definition in definitions:
-            found += finder.matches(definition, form)
+            own = [m for m in found if m.plugin is definition]
+            found += finder.matches(definition, form, own)
     return _choose(found, target)
 
 
@@ -158,13 +159,13 @@ class _Finder:
         self.present = frozenset(op.kind for op in below(list(graph.values.values())))
         self.producer = {o: p for p, n in enumerate(model.graph.node) for o in n.output if o}
 
-    def matches(self, definition: PluginDefinition, form: Form) -> list[Match]:
+    def matches(self, definition: PluginDefinition, form: Form, before: Sequence[Match] = ()) -> list[Match]:
         """All places of a plugin."""
         bodies = Bodies(definition, self.graph.opset, form)
-        found: list[Match] = []
+        found = list(before)
         always: set[str] = set()  # operators that all bodies have so far
         known: dict[Any, _Template] = {}
-        for breadth in (0, 1, 2) if form == "written" else (0,):
+        for breadth in (0, 1, 2) if form == "written" else (0, 1):
             if breadth and not self._left(always, found):
                 break
             fresh = []
@@ -185,7 +186,7 @@ class _Finder:
                     settings.setdefault(frozen(attributes), attributes)
             for template in fresh:
                 found += self._places(template)
-        return found
+        return found[len(before) :]
 
     def _places(self, template: _Template) -> Iterator[Match]:
         for root, place in self._starts(template.pattern):

@@ -13,8 +13,6 @@ from surgery.plugins.recognise_terms import COMMUTATIVE, Array, Op, Terms, Value
 MOST_CHOICES = 256
 """Orders of commuted operands that are tried for one place."""
 
-_LOOK = 3  # how deep operands are looked at to see which order can fit
-
 
 @dataclass
 class Match:
@@ -25,12 +23,14 @@ class Match:
         inputs: Its inputs by name to the graph's values.
         outputs: The graph's value for each of its results; None for those that the graph does not compute.
         swapped: Parts whose operands the graph has in the other order.
+        likeness: How much pairs of parts are alike.
     """
 
     ops: dict[int, Op] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
     outputs: list[Value | None] = field(default_factory=list)
     swapped: set[int] = field(default_factory=set)
+    likeness: dict[tuple[int, int], float | None] = field(default_factory=dict)
 
 
 Pair = tuple[Value, Value]
@@ -97,7 +97,7 @@ def graph_value(graph: Terms, op: Op, index: int) -> Value | None:
 def _extend(match: Match, goals: list[Pair]) -> bool:
     """Add pairs and all below them to a match; without success it stays as it was."""
     trail: list[tuple[str, Any]] = []
-    choices: list[tuple[list[Pair], int, Op, Op]] = []
+    choices: list[tuple[list[Pair], int, Op]] = []
     tried = 0
     stack = list(goals)
     while True:
@@ -112,8 +112,7 @@ def _extend(match: Match, goals: list[Pair]) -> bool:
                 stack.extend(step[0])
             elif step:
                 assert wanted.op is not None
-                assert given.op is not None
-                choices.append(([*stack, *step[1]], len(trail), wanted.op, given.op))
+                choices.append(([*stack, *step[1]], len(trail), wanted.op))
                 stack.extend(step[0])
         if not failed:
             return True
@@ -121,10 +120,11 @@ def _extend(match: Match, goals: list[Pair]) -> bool:
         if not choices or tried > MOST_CHOICES:
             _undo(match, trail, 0)
             return False
-        stack, length, swapped, _ = choices.pop()
+        stack, length, op = choices.pop()
         _undo(match, trail, length)
-        match.swapped.add(id(swapped))
-        trail.append(("swapped", id(swapped)))
+        kind = "straight" if id(op) in match.swapped else "swapped"
+        (match.swapped.add if kind == "swapped" else match.swapped.discard)(id(op))
+        trail.append((kind, id(op)))
 
 
 def _undo(match: Match, trail: list[tuple[str, Any]], length: int) -> None:
@@ -134,8 +134,10 @@ def _undo(match: Match, trail: list[tuple[str, Any]], length: int) -> None:
             del match.ops[key]
         elif kind == "input":
             del match.inputs[key]
-        else:
+        elif kind == "swapped":
             match.swapped.discard(key)
+        else:
+            match.swapped.add(key)
 
 
 def _step(match: Match, trail: list[tuple[str, Any]], wanted: Value, given: Value) -> list[list[Pair]] | None:
@@ -171,30 +173,58 @@ def _below(match: Match, trail: list[tuple[str, Any]], wanted: Op, given: Op) ->
     if wanted.kind not in COMMUTATIVE or len(wanted.args) != 2:
         return [straight]
     crossed = [*inner, *zip(wanted.args, given.args[::-1], strict=True)]
-    fits = [all(_may_fit(w, g, _LOOK) for w, g in way) for way in (straight, crossed)]
-    if fits == [True, True]:
+    fits = [_likeness_of_args(wanted, way, match.likeness) for way in (given.args, given.args[::-1])]
+    if fits[1] is None:
+        return None if fits[0] is None else [straight]
+    if fits[0] is not None and fits[0] >= fits[1]:
         return [straight, crossed]
-    if fits[0]:
-        return [straight]
-    if not fits[1]:
-        return None
     match.swapped.add(id(wanted))
     trail.append(("swapped", id(wanted)))
-    return [crossed]
+    return [crossed] if fits[0] is None else [crossed, straight]
 
 
-def _may_fit(wanted: Value, given: Value, depth: int) -> bool:
+def _likeness(wanted: Value, given: Value, known: dict[tuple[int, int], float | None]) -> float | None:
+    """How much two expressions are alike, numbers included, from 0 to 1; None if their structure is not the same."""
     if wanted.kind == "input":
-        return given.kind not in ("empty", "bound")
+        return None if given.kind in ("empty", "bound") else 1.0
     if wanted.kind != given.kind:
-        return False
+        return None
     if wanted.op is None or given.op is None:
-        return _leaf_fits(wanted, given)
-    if wanted.index != given.index or not _op_fits(wanted.op, given.op):
-        return False
-    if depth == 0 or (wanted.op.kind in COMMUTATIVE and len(wanted.op.args) == 2):
-        return True
-    return all(_may_fit(w, g, depth - 1) for w, g in zip(wanted.op.args, given.op.args, strict=True))
+        if not _leaf_fits(wanted, given):
+            return None
+        return 1.0 if wanted.kind != "constant" or equal(wanted.array, given) else 0.0
+    if wanted.index != given.index:
+        return None
+    key = (id(wanted.op), id(given.op))
+    if key not in known:
+        known[key] = None
+        known[key] = _likeness_of_ops(wanted.op, given.op, known)
+    return known[key]
+
+
+def _likeness_of_ops(wanted: Op, given: Op, known: dict[tuple[int, int], float | None]) -> float | None:
+    if not _op_fits(wanted, given):
+        return None
+    found = _likeness_of_args(wanted, given.args, known)
+    if len(wanted.args) == 2 and wanted.kind in COMMUTATIVE:
+        crossed = _likeness_of_args(wanted, given.args[::-1], known)
+        found = crossed if found is None else max(found, crossed or 0.0)
+    if found is None:
+        return None
+    same = all(np.array_equal(v, given.attributes[k]) for k, v in wanted.attributes.items())
+    return (found + same) / 2
+
+
+def _likeness_of_args(
+    wanted: Op, args: Sequence[Value], known: dict[tuple[int, int], float | None]
+) -> float | None:
+    total = 0.0
+    for want, have in zip(wanted.args, args, strict=True):
+        found = _likeness(want, have, known)
+        if found is None:
+            return None
+        total += found
+    return total / len(args) if args else 1.0
 
 
 def _leaf_fits(wanted: Value, given: Value) -> bool:
