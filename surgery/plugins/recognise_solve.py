@@ -38,6 +38,7 @@ STEPS = 10
 CANDIDATES = 4
 MOVES = 3
 STARTS = 6
+FEW_WRONG = 3
 LONGEST = 64
 
 
@@ -313,7 +314,10 @@ class Solver:
             before = (frozen(current), reading.distance)
             current, reading = self._round(current, reading)
             if (frozen(current), reading.distance) == before:
-                return None
+                escaped = self._escape(current, reading)
+                if escaped is None:
+                    return None
+                current, reading = escaped
         if reading.wrong:
             return None
         if self.bodies.definition.check(_given(current), self.types):
@@ -340,6 +344,26 @@ class Solver:
             if variable.at is None or variable.at < len(current[variable.name]):
                 current, reading = self._number(variable, current, reading)
         return current, reading
+
+    def _escape(self, current: dict[str, Any], reading: Reading) -> tuple[dict[str, Any], Reading] | None:
+        """A better place by a step that is worse by itself, where two numbers have to change together."""
+        if len(reading.wrong) > FEW_WRONG:
+            return None
+        for variable in variables(self.declared, current):
+            if not variable.whole:
+                continue
+            here, declared = variable.get(current), self.declared[variable.name]
+            for step in itertools.islice(_moves(variable, here, declared), 2):
+                other = variable.put(current, step)
+                moved = self.read(other)
+                if moved is None or all(
+                    np.array_equal(moved.leaves[i][0], reading.leaves[i][0]) for i in reading.wrong
+                ):
+                    continue
+                found, better = self._round(other, moved)
+                if better.distance < reading.distance:
+                    return found, better
+        return None
 
     def _number(
         self, variable: Variable, current: dict[str, Any], reading: Reading
