@@ -344,9 +344,11 @@ def _few(declared: Attribute, value: Any) -> list[Any]:
 
 def _others(declared: Attribute, value: Any) -> list[Any]:
     """Other values of an attribute, with which the body may be made differently."""
-    found = list(_few(declared, value))
+    found = _few(declared, value)
     if declared.type == "int" and value is not None and not alternatives(declared):
-        found += [v for v in (value * 8, value // 8) if declared.problem(v) is None]
+        found = [*found, *(v for v in (value * 8, value // 8) if declared.problem(v) is None)]
+    if len(found) == 1:  # weights and lists among them
+        return []
     return [v for i, v in enumerate(found) if v != value and v not in found[:i]]
 
 
