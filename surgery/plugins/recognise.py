@@ -10,8 +10,9 @@ of nodes and of commuted operands, and unrelated nodes make no difference.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import onnx
 from surgery.plugins.attach import TargetVersion, ships
 from surgery.plugins.definition import TensorType
 from surgery.plugins.recognise_match import Match as Laid
-from surgery.plugins.recognise_match import find
+from surgery.plugins.recognise_match import content, find
 from surgery.plugins.recognise_solve import (
     Bodies,
     Form,
@@ -32,7 +33,8 @@ from surgery.plugins.recognise_solve import (
     frozen,
     repaired,
 )
-from surgery.plugins.recognise_terms import Op, Terms, Value, below, terms_of
+from surgery.plugins.recognise_terms import Array, Op, Terms, Value, below, terms_of
+from surgery.plugins.schema import version_key
 
 if TYPE_CHECKING:
     from surgery.plugins.definition import PluginDefinition
@@ -108,6 +110,7 @@ def recognise(
     plugins: Sequence[str] = (),
     per_sample: bool = False,
     folded: bool = True,
+    misses: dict[str, str] | None = None,
 ) -> list[Match]:
     """The plugins that a model computes in standard operators, in the order of its nodes; no two overlap.
 
@@ -118,13 +121,16 @@ def recognise(
         plugins: Names of plugins to look for; all of them if empty, except those that are a single operator.
         per_sample: Whether plugins whose interface declares shapes without the batch count as shipped.
         folded: Look for bodies with constants and static shapes folded too.
+        misses: Receives, by name of plugin, why the place that comes nearest to one that was not found is none.
 
     Raises:
         ConfigError: a plugin that is named is not in the registry.
     """
     from surgery.plugins.types import tensor_types
 
-    definitions = [d for d in _wanted(registry, plugins) if target is None or ships(d, target, per_sample)]
+    definitions = _newest(
+        d for d in _wanted(registry, plugins) if target is None or ships(d, target, per_sample)
+    )
     graph = terms_of(model)
     types = tensor_types(model, registry)
     finder = _Finder(model, graph, types, bool(plugins))
@@ -133,11 +139,24 @@ def recognise(
         for definition in definitions:
             own = [m for m in found if m.plugin is definition]
             found += finder.matches(definition, form, own)
+    if misses is not None:
+        names = {m.plugin.name for m in found}
+        misses.update({n: text for n, (_, text) in sorted(finder.misses.items()) if n not in names})
     return _choose(found, target)
 
 
+def _newest(definitions: Iterable[PluginDefinition]) -> list[PluginDefinition]:
+    """One of each definition: versions that compute the same have one body."""
+    best: dict[Path, PluginDefinition] = {}
+    for definition in definitions:
+        known = best.get(definition.folder)
+        if known is None or version_key(known.version) < version_key(definition.version):
+            best[definition.folder] = definition
+    return list(best.values())
+
+
 def _wanted(registry: Registry, plugins: Sequence[str]) -> list[PluginDefinition]:
-    """The newest version of each plugin first, and further versions that are defined apart."""
+    """The definitions to look for, in a fixed order."""
     if plugins:
         for name in plugins:
             registry.get(name)
@@ -157,6 +176,7 @@ class _Finder:
         self.by_name = by_name
         self.by_kind = graph.by_kind()
         self.present = frozenset(op.kind for op in below(list(graph.values.values())))
+        self.misses: dict[str, tuple[float, str]] = {}
         self.producer = {o: p for p, n in enumerate(model.graph.node) for o in n.output if o}
 
     def matches(self, definition: PluginDefinition, form: Form, before: Sequence[Match] = ()) -> list[Match]:
@@ -224,16 +244,20 @@ class _Finder:
         while inputs and not inputs[-1]:
             inputs.pop()
         if "" in inputs or len(inputs) < sum(not i.optional for i in definition.file.inputs):
-            return []  # what the body does not read cannot be found
+            unread = next((n for n in names if self._name(laid.inputs.get(n)) == ""), "?")
+            self._miss(definition, 1e9, f"its body does not read input {unread!r}, which so cannot be found")
+            return []
         types = tuple(self.types.get(n) for n in inputs)
         if any(t is None for t in types):
             return []
         solver = Solver(template.bodies, types, laid.inputs, laid.outputs)
-        for start in solver.best(self._begin(template, types, laid)):
+        starts = list(solver.best(self._begin(template, types, laid)))
+        for start in starts:
             solved = solver.solve(start)
             if solved is not None:
                 break
         else:
+            self._explain(definition, solver, starts, laid)
             return []
         attributes, reading = solved
         match = Match(
@@ -248,6 +272,34 @@ class _Finder:
             "",
         )
         return [self._at(match, reading, copy) for copy in range(_copies(reading))]
+
+    def _explain(
+        self, definition: PluginDefinition, solver: Solver, starts: Sequence[Mapping[str, Any]], laid: Laid
+    ) -> None:
+        """Remember why a place with the right structure is no match."""
+        first = next(n for op in laid.ops.values() for n in op.nodes)
+        place = self.model.graph.node[first]
+        nearest = solver.nearest
+        where = f"at {place.name or place.output[0]!r}"
+        if not starts or nearest is None:
+            self._miss(definition, 1e6, f"{where} it is like it, but made for other shapes")
+            return
+        number = nearest.wrong[0] if nearest.wrong else None
+        if number is None:
+            text = f"{where} the attributes would not be allowed: {'; '.join(solver.refused)}"
+        else:
+            wanted, given = nearest.leaves[number][0], content(nearest.leaves[number][1])
+            have = "unknown" if given is None else _shown(given)
+            text = (
+                f"{where} {len(nearest.wrong)} of {len(nearest.leaves)} numbers fit no attributes; one is {have} "
+                f"where the nearest body has {_shown(wanted)}"
+            )
+        self._miss(definition, nearest.distance, text)
+
+    def _miss(self, definition: PluginDefinition, distance: float, text: str) -> None:
+        known = self.misses.get(definition.name)
+        if known is None or distance < known[0]:
+            self.misses[definition.name] = (distance, text)
 
     def _at(self, match: Match, reading: Reading, copy: int) -> Match:
         """The match where it lies: nodes that compute the same again are matches of their own."""
@@ -392,6 +444,12 @@ def _enlarged(definition: PluginDefinition, types: Types) -> Types | None:
             return None
         result.append(TensorType(known.dtype, dims))
     return tuple(result)
+
+
+def _shown(array: Array) -> str:
+    items = [f"{v:.6g}" if array.dtype.kind == "f" else str(v) for v in array.ravel()[:4].tolist()]
+    text = ", ".join(items) + (", ..." if array.size > len(items) else "")
+    return text if array.ndim == 0 else f"[{text}]"
 
 
 def _copies(reading: Reading) -> int:

@@ -250,6 +250,10 @@ class Solver:
         types: Types of the inputs, as the graph has them.
         inputs: The graph's value of each input by name.
         outputs: The graph's value of each output, None where it has none.
+
+    Attributes:
+        nearest: Where the search without success came nearest.
+        refused: Problems that the definition had with what it found.
     """
 
     def __init__(
@@ -260,6 +264,8 @@ class Solver:
         self.inputs = dict(inputs)
         self.outputs = list(outputs)
         self.declared = bodies.definition.file.attributes
+        self.nearest: Reading | None = None
+        self.refused: list[str] = []
 
     def read(self, attributes: Mapping[str, Any]) -> Reading | None:
         """The body of some attributes laid over the graph; None if the graph is made differently."""
@@ -316,11 +322,14 @@ class Solver:
             if (frozen(current), reading.distance) == before:
                 escaped = self._escape(current, reading)
                 if escaped is None:
-                    return None
+                    break
                 current, reading = escaped
+        if self.nearest is None or reading.distance < self.nearest.distance:
+            self.nearest = reading
         if reading.wrong:
             return None
-        if self.bodies.definition.check(_given(current), self.types):
+        self.refused = self.bodies.definition.check(_given(current), self.types)
+        if self.refused:
             allowed = [a for a in repaired(self.bodies.definition, current, self.types) if self._is_right(a)]
             if not allowed:
                 return None

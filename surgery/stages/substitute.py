@@ -247,9 +247,17 @@ def _recognised(state: State, names: Sequence[str], *, everything: bool) -> list
         found = recognise(model, state.registry, state.target, per_sample=state.per_sample_plugins)
     if shipped:
         taken = {p for m in found for p in m.places}
+        misses: dict[str, str] = {}
         named = recognise(
-            model, state.registry, state.target, plugins=shipped, per_sample=state.per_sample_plugins
+            model,
+            state.registry,
+            state.target,
+            plugins=shipped,
+            per_sample=state.per_sample_plugins,
+            misses=misses,
         )
+        for name, text in misses.items():
+            state.warn(f"{name} is not put back: {text}")
         found += [m for m in named if not taken & set(m.places)]
     texts = []
     for placed in put_back(state.graph, found, state.provenance):

@@ -31,6 +31,12 @@ CASES = [
     for definition in DEFINITIONS
     for sample in definition.samples
 ]
+FIRST = [
+    pytest.param(
+        definition, definition.samples[0], id=f"{definition.folder.name}-{definition.samples[0].name}"
+    )
+    for definition in DEFINITIONS
+]
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,12 @@ def check_round_trip(definition: PluginDefinition, sample: Sample, model: onnx.M
     assert not [n.op_type for n in left if n.op_type not in ("Identity", "Constant") and live & set(n.output)]
 
 
+@pytest.mark.parametrize(("definition", "sample"), FIRST)
+def test_round_trip_of_each_plugin(definition: PluginDefinition, sample: Sample) -> None:
+    check_round_trip(definition, sample, written(definition, sample))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("definition", "sample"), CASES)
 def test_round_trip(definition: PluginDefinition, sample: Sample) -> None:
     check_round_trip(definition, sample, written(definition, sample))
@@ -295,6 +307,20 @@ def test_a_number_that_no_attribute_explains_is_no_match() -> None:
     assert changed == 1
     found = recognise(model, REGISTRY, OLD, plugins=["EfficientNMS_TRT"])
     assert all(m.attributes["iou_threshold"] != 0.5 for m in found)
+
+
+def test_a_near_miss_says_which_number_is_in_the_way() -> None:
+    """No epsilon that the plugin allows gives what the graph has."""
+    definition = REGISTRY.get("InstanceNormalization_TRT")
+    sample = next(s for s in definition.samples if not s.attributes.get("relu"))
+    model = written(definition, sample)
+    place = next(n for n in model.graph.node if n.op_type == "InstanceNormalization")
+    epsilon = next(a for a in place.attribute if a.name == "epsilon")
+    epsilon.f = -1.0
+    misses: dict[str, str] = {}
+    assert recognise(model, REGISTRY, plugins=[definition.name], misses=misses) == []
+    assert "-1" in misses[definition.name]
+    assert place.name in misses[definition.name]
 
 
 _PRINT = """
