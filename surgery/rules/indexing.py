@@ -343,7 +343,7 @@ def scatter_elements(site: Site, b: Body) -> str:
         rows = (
             b.const(known, np.int64)
             if known is not None
-            else _run_time_elements(b, index, data, indices, axis)
+            else run_time_elements(b, index, data, indices, axis)
         )
         column = b.ints(-1, 1)
         u = Updates(
@@ -407,7 +407,7 @@ def _element_positions(indices: NDArray[Any], dims: Sequence[int], axis: int) ->
     return flat_positions(np.stack([g.reshape(-1) for g in grid], 1), dims)
 
 
-def _run_time_elements(b: Body, index: str, data: Operand, indices: Operand, axis: int) -> str:
+def run_time_elements(b: Body, index: str, data: Operand, indices: Operand, axis: int) -> str:
     """Positions in the flattened data of the elements that indices mean; int64 [U]."""
     rank = data.rank
     position = wrapped(b, index, dims_tensor(b, data, axis, axis + 1))

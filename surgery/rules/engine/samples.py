@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,9 @@ ATTEMPTS = 256
 
 SPANS = ((0, 10), (0, 2), (1, 3), (0, 1), (1, 2), (-2, 0), (0, 4), (2, 5), (-3, 3), (0, 3), (0, 6))
 FLOAT_SPANS = ((0.0, 1.0), (1.0, 2.0), (0.3, 0.7), (2.0, 3.0))
+
+SAME_SHAPE = {"ScatterElements": (1, 2), "Scatter": (1, 2)}
+"""Operators of which two operands have one shape."""
 
 SMALL = 8
 """Operands of at most so many numbers may be axes, sizes, scales or thresholds."""
@@ -49,6 +53,11 @@ def sample_feeds(
     for i, operand in enumerate(site.inputs):
         if operand is not None and operand.value is None:
             operands.setdefault(operand.name, (operand, formal[min(i, len(formal) - 1)] if formal else ""))
+    if site.op in SAME_SHAPE:
+        # Names of dims differ where exporters wrote the same product in two ways.
+        like, other = (site.inputs[i] for i in SAME_SHAPE[site.op])
+        if like is not None and other is not None and other.name in operands and like.shape is not None:
+            operands[other.name] = (replace(other, shape=like.shape), operands[other.name][1])
     open_ones = [n for n, (o, _) in operands.items() if n not in (given or {}) and _open(o)]
     for attempt in range(ATTEMPTS if open_ones else 1):
         for case in range(cases):
