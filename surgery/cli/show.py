@@ -225,6 +225,8 @@ def _output_shape(dims: tuple[Any, ...], plugin: PluginDefinition) -> str:
 
 
 def _compared(how: Any) -> str:
+    if how.kind == "values" and not how.atol and not how.rtol:
+        return "element by element, exactly"
     if how.kind == "values":
         return f"element by element, within {how.atol:g} + {how.rtol:g} of the value"
     if how.kind == "rows":

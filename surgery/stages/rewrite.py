@@ -34,7 +34,7 @@ class Rewrite:
 
     Attributes:
         cut_input: Preprocessing to cut off, or nothing.
-        migrate: Write out the plugin nodes that the target lacks, as standard nodes that compute the same.
+        migrate: Make plugin nodes that the target lacks what it has in their place, or else standard nodes.
         keep_plugins: Names of plugins that a library of yours has; their nodes stay.
         rules: Apply the rewrite rules to what the target refuses or computes wrongly; see `surgery list rules`.
         rule_files: YAML or Python files with rules of your own, relative to this file; they come before the others.

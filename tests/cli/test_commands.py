@@ -87,7 +87,8 @@ OPTIONS = {
     ],
     "build": ["--target", "--output", "--shape", "--plugin-path", "--set", "--json"],
     "verify": ["DIR", "--json"],
-    "list": ["NOUN"],
+    "list": ["NOUN", "--target", "--model", "--plugin-path", "--json"],
+    "new": ["NOUN", "NAME", "--output"],
     "show": ["NOUN", "--schema"],
 }  # fmt: skip
 
@@ -108,6 +109,10 @@ def test_help_names_every_option(command: str) -> None:
         "show stages build",
         "show stages substitute",
         "show stages parse",
+        "show plugins ROIAlign_TRT",
+        "show plugins Split",
+        "show plugins EfficientNMS_Explicit_TF_TRT",
+        "list plugins --target tensorrt-11.4",
         "show rules value-of-optional",
         "show rules layer-normalization",
         "show rules transpose-of-transpose",
@@ -116,7 +121,74 @@ def test_help_names_every_option(command: str) -> None:
 def test_list_and_show(arguments: str, golden: Golden) -> None:
     done = surgery(*arguments.split())
     assert (done.returncode, done.stderr) == (0, "")
-    golden(arguments.replace(" ", "-"), plain(done.stdout))
+    golden(arguments.replace(" --", " ").replace(" ", "-"), plain(done.stdout))
+
+
+def plugin_model(path: Path, op: str = "LReLU_TRT", **attributes: object) -> Path:
+    given = attributes or {"negSlope": 0.1}
+    node = helper.make_node(op, ["x"], ["y"], name="node", plugin_version="1", **given)
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3, 4, 4]) for n in "xy"]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_the_advisor_lists_what_becomes_of_the_plugin_nodes(tmp_path: Path, model: Path) -> None:
+    path = plugin_model(tmp_path / "m.onnx")
+    done = surgery("list", "plugins", "--model", path, "--target", "tensorrt-11.4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "node  plugin     version  becomes         why",
+        "node  LReLU_TRT  1        is written out  tensorrt 11.4 does not have it; removed in 11.0",
+    ]
+    rows = json.loads(
+        surgery("list", "plugins", "--model", path, "--target", "tensorrt-rtx", "--json").stdout
+    )
+    assert [(r["node"], r["plugin"], r["becomes"]) for r in rows] == [("node", "LReLU_TRT", "is written out")]
+    assert surgery("list", "plugins", "--model", model).stdout == "no plugin nodes\n"
+    odd = surgery("list", "plugins", "--model", plugin_model(tmp_path / "odd.onnx", "LReLUU_TRT"))
+    assert odd.returncode == 0
+    assert "unknown" in odd.stdout
+    assert "LReLU_TRT" in odd.stdout.splitlines()[1].partition("near names")[2]
+
+
+def test_a_new_plugin_works_as_it_is_made(tmp_path: Path) -> None:
+    """The folder's own test, the listing, the check of a wrong attribute, and a run, with nothing changed in it."""
+    made = surgery("new", "plugin", "Scaled", "--output", "mine", folder=tmp_path)
+    assert (made.returncode, made.stderr) == (0, "")
+    folder = tmp_path / "mine" / "Scaled"
+    assert {p.name for p in folder.iterdir()} == {
+        "plugin.yaml", "body.py", "samples.yaml", "README.md", "test_Scaled.py"
+    }  # fmt: skip
+    own = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert own.returncode == 0, own.stdout
+    assert "5 passed" in own.stdout
+    listed = surgery("list", "plugins", "--plugin-path", tmp_path / "mine").stdout
+    assert re.search(r"^Scaled +1 +Multiplies by a number", listed, re.MULTILINE)
+    good = plugin_model(tmp_path / "good.onnx", "Scaled", scale=2.0)
+    run = surgery(
+        "run", "migrate", good, "--plugin-path", folder, "--stages", "load..substitute,verify",
+        "--target", "tensorrt-10.16", "--json", folder=tmp_path,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    report = json.loads(run.stdout)
+    assert [e["rule"] for e in report["edits"]] == ["write-out-plugin"]
+    assert report["verification"]["graph"]["status"] == "passed"
+    pipeline(tmp_path, "schema: 1\nplugin_path: mine\nstages: [rewrite: {migrate: true}, substitute]\n")
+    by_file = surgery("run", "mine.yaml", good, "--target", "tensorrt-10.16", "--json", folder=tmp_path)
+    assert [e["rule"] for e in json.loads(by_file.stdout)["edits"]] == ["write-out-plugin"]
+    bad = plugin_model(tmp_path / "bad.onnx", "Scaled", scal=2.0)
+    refused = surgery("run", "migrate", bad, "--plugin-path", folder, folder=tmp_path)
+    assert refused.returncode == 4
+    assert "unknown attribute 'scal'; did you mean 'scale'?" in refused.stderr
+    unknown = surgery("run", "migrate", good, folder=tmp_path)
+    assert unknown.returncode == 4
+    assert "error[unknown-plugin]" in unknown.stderr
+    assert "surgery new plugin Scaled, then --plugin-path" in unknown.stderr
 
 
 def test_list_pipelines_has_all_that_are_shipped() -> None:
@@ -234,6 +306,9 @@ WRONG = {
     "unknown-pipeline-shown": ("show pipelines sdd", 2),
     "unknown-stage-shown": ("show stages biuld", 2),
     "unknown-plugin-shown": ("show plugins EfficientNMS", 2),
+    "target-of-stages": ("list stages --target tensorrt-11.4", 2),
+    "plugin-name": ("new plugin 9lives", 2),
+    "plugin-folder": ("new plugin deep", 2),
     "unknown-rule-shown": ("show rules value-of-optionals", 2),
     "no-name": ("show stages", 2),
     "no-model": ("run MINE", 2),
@@ -262,6 +337,7 @@ WRONG = {
 @pytest.fixture
 def workplace(tmp_path: Path, model: Path) -> Path:
     pipeline(tmp_path)
+    (tmp_path / "deep").mkdir()
     (tmp_path / "text.onnx").write_text("This is not a model.\n" * 20)
     (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:-20])
     (tmp_path / "unknown-key.yaml").write_text("stages:\n  - fold:\n      max_byte: 3\n")
