@@ -85,6 +85,8 @@ def resolve(graph: gs.Graph, node: gs.Node, form: LoopForm, needed: Sequence[int
         for tensor in child.outputs:
             if tensor.name:
                 tensor.name = f"{node.name}/{tensor.name}"
+            if form != "once":
+                tensor.shape = None  # what is known of one image does not hold for a batch
     new = list(keep)
     for i, end in ends.items():
         outer = node.outputs[i]
