@@ -95,6 +95,7 @@ def _with_successors(
     opset = next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
     constants = constants_of(model.graph, {i for k in moving for i in nodes[k].input})
     result = list(plain)
+    known: dict[tuple[object, ...], tuple[Proven | None, list[str]]] = {}
     for k in moving:
         node, fate = nodes[k], plain[k]
         given = [types.get(i) if i else None for i in node.input]
@@ -104,9 +105,19 @@ def _with_successors(
         elif any(i and t is None for i, t in zip(node.input, given, strict=True)):
             continue
         else:
-            found, refused = find_successor(
-                node, fate.definition, given, registry, target, opset=opset, constants=constants
+            key = (
+                node.op_type,
+                *sorted(a.SerializeToString() for a in node.attribute),
+                *given,
+                len(node.output),
             )
+            if key in known:
+                found, refused = known[key]
+                found = replace(found, sampled=bool(found.cases)) if found is not None else None
+            else:
+                found, refused = known[key] = find_successor(
+                    node, fate.definition, given, registry, target, opset=opset, constants=constants
+                )
         result[k] = replace(
             fate, successor=found, kept=fate.kept and found is None, refused=tuple(refused),
             deprecated=fate.deprecated and found is None,

@@ -83,8 +83,10 @@ def _edit(fate: Fate, made: list[str]) -> Edit:
     details["successor"] = proven.successor.name
     if proven.cases:
         details["proof_cases"] = str(proven.cases)
+    verified = "sampled" if proven.sampled else "passed"
+    if not proven.cases:
+        verified = "skipped: both versions have the same definition"
     return Edit(
-        _rule(fate), "plugin", (fate.node,), tuple(made),
-        "passed" if proven.cases else "skipped: both versions have the same definition", proven.max_abs_error,
+        _rule(fate), "plugin", (fate.node,), tuple(made), verified, proven.max_abs_error,
         proven.successor.assumptions, details,
     )  # fmt: skip

@@ -376,6 +376,20 @@ def test_a_run_reports_what_was_chosen_and_why(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, want)
 
 
+def test_equal_nodes_are_proven_once(tmp_path: Path) -> None:
+    model = two_suppressions(large=40)
+    for node in model.graph.node[1:]:
+        del node.attribute[:]
+        node.attribute.extend(model.graph.node[0].attribute)
+    onnx.save(model, tmp_path / "m.onnx")
+    report = surgery.run(
+        "migrate", tmp_path / "m.onnx", target="tensorrt-11.4", stages="load..substitute,verify"
+    )
+    assert report.failure is None, report.failure
+    assert [e.verified for e in report.edits] == ["passed", "sampled"]
+    assert report.verification["graph"]["status"] == "passed"
+
+
 def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
     onnx.save(crop("1"), tmp_path / "m.onnx")
     surgery.run("migrate", tmp_path / "m.onnx", target="tensorrt-11.4", output=tmp_path / "one")
