@@ -12,7 +12,7 @@ whether taking it out is allowed. A match that fails says at which node, and why
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -48,22 +48,6 @@ class Tensor:
     def name(self) -> str:
         """Its name."""
         return str(self._tensor.name)
-
-    def made_by(self, op: str, through: Collection[str] = (), steps: int = 4) -> bool:
-        """Whether an operator makes it, or what it is computed from by others.
-
-        Args:
-            op: The operator.
-            through: Operators that may lie between; every operand of theirs is looked at.
-            steps: How many of these at most.
-        """
-        tensors = [self._tensor]
-        for _ in range(steps + 1):
-            makers = [t.inputs[0] for t in tensors if t.inputs]
-            if any(n.op == op for n in makers):
-                return True
-            tensors = [t for n in makers if n.op in through for t in n.inputs]
-        return False
 
     @property
     def dtype(self) -> np.dtype[Any] | None:

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.graph.pattern import Tensor, op, value
-from surgery.rules.engine.cut_site import CutSite
-from surgery.rules.engine.pair import pattern_rule
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 
@@ -574,43 +571,3 @@ def reduce_mean(b: Body, x: str, axes: range) -> str:
     if b.opset >= 18:
         return b.op("ReduceMean", x, b.ints(*axes), keepdims=1)
     return b.op("ReduceMean", x, axes=list(axes), keepdims=1)
-
-
-SMALL_SCORES = 2**15
-"""Scores up to which an attention in float16 is computed in float32: more exact, and nothing to lose in time."""
-
-BETWEEN = frozenset({"Cast", "Where", "Identity", "Dropout"})
-"""Operators that exporters write between softmax and product."""
-
-
-def _shares(tensor: Tensor) -> bool:
-    return tensor.dtype == np.float16 and tensor.made_by("Softmax", BETWEEN)
-
-
-@pattern_rule(
-    "small-attention-in-halves",
-    op("MatMul", value("shares", where=_shares), value("values"), name="product"),
-    when="always",
-    why="TensorRT fuses softmax and product into a kernel whose results in float16 are up to two units in the last "
-    "place off (measured on an H200). Where there are few scores, float32 costs nothing and rounds once.",
-    samples=[
-        "(float16[2, 3, 4, 4] s, float16[2, 3, 4, 8] v) => (float16[2, 3, 4, 8] y) "
-        "{ p = Softmax <axis = -1> (s) y = MatMul (p, v) }",
-        "(float16[4, 4] s, float16[4, 8] v, bool[4, 1] m, float16 z) => (float16[4, 8] y) "
-        "{ p = Softmax (s) q = Where (m, z, p) y = MatMul (q, v) }",
-    ],
-    near_misses=[
-        "(float[2, 4, 4] s, float[2, 4, 8] v) => (float[2, 4, 8] y) "
-        "{ p = Softmax <axis = -1> (s) y = MatMul (p, v) }",
-        "(float16[12, 256, 256] s, float16[12, 256, 64] v) => (float16[12, 256, 64] y) "
-        "{ p = Softmax <axis = -1> (s) y = MatMul (p, v) }",
-        "(float16[4, 4] s, float16[4, 8] v) => (float16[4, 8] y) { p = Sigmoid (s) y = MatMul (p, v) }",
-    ],
-)
-def small_attention_in_halves(site: CutSite, b: Body) -> str:
-    """The product in float32."""
-    shares, values = site.tensor("shares"), site.tensor("values")
-    if not shares.static or int(np.prod(shares.dims, dtype=np.int64)) > SMALL_SCORES:
-        raise NoMatch("many scores, or a free number of them: the fused kernel is worth its rounding")
-    product = b.op("MatMul", b.cast(shares.name, np.float32), b.cast(values.name, np.float32))
-    return b.cast(product, np.float16)

@@ -83,6 +83,8 @@ def apply_rules(
         _until_settled(state, engine, sizes, counts)
     if _retype(state, engine):
         outcome = _until_settled(state, engine, sizes, counts)
+    if shipped:
+        _widen(state, counts)
     sizes.release()
     _report_misses(state, outcome)
     for rule in own:
@@ -93,6 +95,22 @@ def apply_rules(
             )
     fold_constants(state.graph)
     return ", ".join(f"{n} x {rule}" for rule, n in sorted(counts.items())) or "no rule applies"
+
+
+def _widen(state: State, counts: dict[str, int]) -> None:
+    """Compute small attentions of float16 in float32; the report gets an edit for each."""
+    from surgery.graph.halves import widen_attention
+
+    for entry in widen_attention(state.graph):
+        counts["small-attention-in-halves"] = counts.get("small-attention-in-halves", 0) + 1
+        for name in entry.made:
+            state.provenance[name] = {"surgery.rule": "small-attention-in-halves"}
+        state.report.edits.append(
+            Edit(
+                "small-attention-in-halves", "rewrite", entry.nodes, entry.made,
+                "skipped: fewer roundings than the original; compared as a whole by verify",
+            )
+        )  # fmt: skip
 
 
 def _unroll(state: State, oracle: Oracle) -> bool:
