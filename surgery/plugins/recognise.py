@@ -177,24 +177,37 @@ class _Finder:
         self.by_kind = graph.by_kind()
         self.present = frozenset(op.kind for op in below(list(graph.values.values())))
         self.misses: dict[str, tuple[float, str]] = {}
+        self.plain: dict[Path, Bodies] = {}
         self.producer = {o: p for p, n in enumerate(model.graph.node) for o in n.output if o}
 
     def matches(self, definition: PluginDefinition, form: Form, before: Sequence[Match] = ()) -> list[Match]:
         """All places of a plugin."""
         bodies = Bodies(definition, self.graph.opset, form)
+        self.plain.setdefault(definition.folder, Bodies(definition, self.graph.opset, "written"))
+        if form == "written":
+            bodies = self.plain[definition.folder]
         found = list(before)
-        always: set[str] = set()  # operators that all bodies have so far
+        always: set[str] | None = None  # operators that all bodies have so far
         known: dict[Any, _Template] = {}
         for breadth in (0, 1, 2) if form == "written" else (0, 1):
-            if breadth and not self._left(always, found):
+            if breadth and not self._left(always or set(), found):
                 break
             fresh = []
             for attributes, types, outputs in configurations(definition, breadth):
+                plain = self.plain[definition.folder].build(attributes, types, outputs)
+                if plain is None:
+                    continue
+                # What computes with data stays when a body is folded, which takes long.
+                kinds = sorted(
+                    _from_data(plain) if form == "folded" else {op.kind for op in below(plain.results)}
+                )
+                always = set(kinds) if always is None else always & set(kinds)
+                if not self.present.issuperset(kinds):
+                    continue
                 pattern = bodies.build(attributes, types, outputs)
                 if pattern is None:
                     continue
                 kinds = [op.kind for op in below(pattern.results)]
-                always = always & set(kinds) if always else set(kinds)
                 if not self._can_have(kinds):
                     continue
                 signature = _signature(pattern)
@@ -485,6 +498,19 @@ def _signature(pattern: Pattern) -> Any:
         bodies = tuple((n, c, tuple(map(of, r))) for n, c, r in op.bodies)
         lines.append((op.kind, texts, tuple(map(of, op.args)), bodies))
     return tuple(lines), tuple(map(of, pattern.results))
+
+
+def _from_data(pattern: Pattern) -> set[str]:
+    """The operators that compute with the values of inputs, not with their shapes alone."""
+    data: set[int] = set()
+    kinds = set()
+    for op in _bottom_up(pattern.results):
+        values = [*op.args, *(v for _, _, results in op.bodies for v in results)]
+        reads_data = any(v.kind == "input" or (v.op is not None and id(v.op) in data) for v in values)
+        if reads_data and op.kind not in ("Shape", "Size"):
+            data.add(id(op))
+            kinds.add(op.kind)
+    return kinds
 
 
 def _bottom_up(values: Sequence[Value]) -> list[Op]:
