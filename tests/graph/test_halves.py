@@ -49,7 +49,8 @@ def test_a_small_attention_is_computed_in_float32() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "(float16[12, 256, 8] q, float16[12, 8, 256] k, float16[256] m, float16 c, float16[12, 256, 6] v) => (float16 y) "
+        "(float16[12, 256, 8] q, float16[12, 8, 256] k, float16[256] m, float16 c, "
+        "float16[12, 256, 6] v) => (float16 y) "
         + ATTENTION,
         "(float16[n, 4, 8] q, float16[n, 8, 4] k, float16[4, 4] m, float16 c, float16[n, 4, 6] v) => (float16 y) "
         + ATTENTION,
