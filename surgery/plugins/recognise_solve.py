@@ -39,6 +39,7 @@ CANDIDATES = 4
 MOVES = 3
 STARTS = 6
 FEW_WRONG = 3
+ESCAPES = 2
 LONGEST = 64
 
 
@@ -266,6 +267,7 @@ class Solver:
         self.declared = bodies.definition.file.attributes
         self.nearest: Reading | None = None
         self.refused: list[str] = []
+        self._escapes = 0
 
     def read(self, attributes: Mapping[str, Any]) -> Reading | None:
         """The body of some attributes laid over the graph; None if the graph is made differently."""
@@ -356,8 +358,9 @@ class Solver:
 
     def _escape(self, current: dict[str, Any], reading: Reading) -> tuple[dict[str, Any], Reading] | None:
         """A better place by a step that is worse by itself, where two numbers have to change together."""
-        if len(reading.wrong) > FEW_WRONG:
+        if len(reading.wrong) > FEW_WRONG or self._escapes >= ESCAPES:
             return None
+        self._escapes += 1
         for variable in variables(self.declared, current):
             if not variable.whole:
                 continue

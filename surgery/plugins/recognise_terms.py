@@ -72,6 +72,7 @@ class Value:
     index: int = 0
     depth: int = 0
     tensor: onnx.TensorProto | None = None
+    _array: Array | None = None
 
     @property
     def array(self) -> Array:
@@ -83,7 +84,9 @@ class Value:
         assert self.tensor is not None
         if self.tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ValueError(f"the data of {self.name!r} is in another file")
-        return onnx.numpy_helper.to_array(self.tensor)
+        if self._array is None:
+            self._array = onnx.numpy_helper.to_array(self.tensor)
+        return self._array
 
 
 EMPTY = Value("empty")
