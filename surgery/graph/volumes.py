@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from surgery.errors import ConversionError
@@ -28,7 +29,7 @@ def check_volumes(source: LoadedModel) -> None:
     import onnx
 
     try:
-        typed = onnx.shape_inference.infer_shapes(_skeleton(source.proto), data_prop=True)
+        typed = onnx.shape_inference.infer_shapes(skeleton(source.proto), data_prop=True)
     except Exception:  # onnx raises many types, none documented; what cannot be inferred is not refused
         return
     graph = typed.graph
@@ -48,7 +49,40 @@ def check_volumes(source: LoadedModel) -> None:
             )
 
 
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+def largest(skeletal: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Elements of the largest tensor whose shape follows from the shapes of inputs; 0 if none does.
+
+    Args:
+        skeletal: The model without large weights, as :func:`skeleton` makes it; not changed.
+        shapes: Shapes of inputs.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(skeletal)
+    del copy.graph.value_info[:]
+    for value in copy.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims, shapes.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        typed = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+    except Exception:  # onnx raises many types, none documented
+        return 0
+    found = 0
+    for value in (*typed.graph.value_info, *typed.graph.output):
+        dims_here = dims_of(value)
+        if dims_here and all(isinstance(d, int) for d in dims_here):
+            size = 1
+            for d in dims_here:
+                size *= int(d or 0)
+            found = max(found, size)
+    return found
+
+
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with large constants declared as inputs, so that their data is not copied."""
     import onnx
 

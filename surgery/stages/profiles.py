@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgery.trt.types import ShapeProfile
-    from surgery.verify.sizes import Fit, NoFitError
+    from surgery.verify.sizes import Fit, FreeDim, NoFitError
 
 DERIVED_SIZE = (224, 320, 640)
 """Minimum, optimum and maximum of heights and widths that are proposed first."""
@@ -24,6 +24,12 @@ DERIVED_OTHER = (1, 16, 128)
 
 MOST_REASON = 200
 """Characters of what ONNX Runtime says that go into a warning."""
+
+MOST_ELEMENTS = 1 << 28
+"""Elements of the largest tensor at derived sizes."""
+
+MOST_PAIRS = 1 << 26
+"""Pairs of pixels or tokens at derived sizes: attention over every pixel of a large picture fills any memory."""
 
 PROBES = 4
 """Draws of values at sizes that are not the most usual ones."""
@@ -65,7 +71,7 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
     if not shapes:
         return []
     free = free_dims(list(inputs.values()))
-    with _judge(state, model, shapes) as judge:
+    with _judge(state, model, shapes, free) as judge:
         try:
             hints = Hints(new_tokens(list(inputs.values())), baked_sizes(state.source.proto))
             found = fit(free, judge, known, hints)
@@ -132,23 +138,47 @@ def _given(
 
 @contextlib.contextmanager
 def _judge(
-    state: State, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]]
+    state: State,
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int | str]],
+    free: Sequence[FreeDim],
 ) -> Iterator[Callable[[Mapping[str, int]], str | None]]:
     """What runs the original with sizes of free dims, and says why it does not."""
+    from surgery.graph.volumes import largest, skeleton
     from surgery.stages.trt_model import on_disk
-    from surgery.verify.cases import probe
+    from surgery.verify.cases import first_draw, probe
+    from surgery.verify.growth import Growth
     from surgery.verify.search import Search
 
     with on_disk(state.source.proto, state.source) as original:
         search = Search(state.source.proto, original)
+        bare = skeleton(model)
+
+        def draw(sizes: Mapping[str, int]) -> dict[str, Any]:
+            chosen = {n: [d if isinstance(d, int) else sizes[d] for d in dims] for n, dims in shapes.items()}
+            entries = [{"input": n, "min": shape, "opt": shape, "max": shape} for n, shape in chosen.items()]
+            return first_draw(
+                state.source.proto, model, entries,
+                seed=state.options.seed, constants=state.options.constants, search=search,
+            )  # fmt: skip
+
+        growth = Growth(state.source.proto, draw, free)
+        images = [d.key for d in free if d.role == "image"]
+        asked = bool(state.config.profiles or state.options.shapes)
         most = search.attempts
 
         def judge(sizes: Mapping[str, int]) -> str | None:
             nonlocal most
-            entries = []
-            for name, dims in shapes.items():
-                shape = [d if isinstance(d, int) else sizes[d] for d in dims]
-                entries.append({"input": name, "min": shape, "opt": shape, "max": shape})
+            chosen = {n: [d if isinstance(d, int) else sizes[d] for d in dims] for n, dims in shapes.items()}
+            entries = [{"input": n, "min": shape, "opt": shape, "max": shape} for n, shape in chosen.items()]
+            elements = largest(bare, chosen) if not asked else 0
+            if not asked and images:
+                batch = max((sizes[d.key] for d in free if d.role == "batch"), default=1)
+                pairs = growth.at({k: sizes[k] for k in images}) * batch
+                if pairs > MOST_PAIRS:
+                    return f"attention would have {pairs:.3g} pairs"
+            if elements > MOST_ELEMENTS:
+                return f"a tensor would have {elements:.3g} elements"
             error, draws = probe(
                 state.source.proto, model, entries,
                 seed=state.options.seed, constants=state.options.constants, search=search, most=most,

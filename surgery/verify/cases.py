@@ -101,14 +101,35 @@ def probe(
     Returns:
         Why not, in ONNX Runtime's words, or None; and the draws it took.
     """
-    specs = _specs(original)
-    _, known, placed = _points(result, profiles, {name: dims for name, (_, dims) in specs.items()})[0]
-    shapes = {n: _shape(placed.get(n, dims), known, 0) for n, (_, dims) in specs.items()}
-    kinds = {n: dtype for n, (dtype, _) in specs.items()}
+    kinds, shapes = _place(original, result, profiles)
     for attempt in range(min(search.attempts, most)):
         if search.judge(_values(kinds, shapes, constants, search, [seed, 0], attempt)):
             return search.error, attempt + 1
     return search.error or "ONNX Runtime gives no reason", min(search.attempts, most)
+
+
+def first_draw(
+    original: onnx.ModelProto,
+    result: onnx.ModelProto,
+    profiles: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    constants: Mapping[str, Any],
+    search: Search,
+) -> dict[str, NDArray[Any]]:
+    """The first values that :func:`probe` tries."""
+    kinds, shapes = _place(original, result, profiles)
+    return _values(kinds, shapes, constants, search, [seed, 0], 0)
+
+
+def _place(
+    original: onnx.ModelProto, result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Dtypes and shapes of the original's inputs at the first point of the profiles."""
+    specs = _specs(original)
+    _, known, placed = _points(result, profiles, {name: dims for name, (_, dims) in specs.items()})[0]
+    shapes = {n: _shape(placed.get(n, dims), known, 0) for n, (_, dims) in specs.items()}
+    return {n: dtype for n, (dtype, _) in specs.items()}, shapes
 
 
 def _specs(original: onnx.ModelProto) -> dict[str, tuple[Any, Dims | None]]:
