@@ -464,6 +464,8 @@ def _slice(bounds: Bounds, node: gs.Node) -> bool:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         if axis not in after and start.exact and end.exact:
             if start.number is None:
+                if not bounds.padded.get(data.name):
+                    return False  # nothing is padded: an ordinary Slice
                 raise No("a Slice that starts at a free dim")
             first.append(start.factor)
             last.append(end)
