@@ -59,6 +59,15 @@ TOO_MUCH = 1 << 24
 COMBINATIONS = 48
 """Combinations of values of attributes that have few, for one sample."""
 
+SEARCHES: tuple[tuple[int, Form], ...] = (
+    (0, "written"),
+    (0, "folded"),
+    (1, "written"),
+    (1, "folded"),
+    (2, "written"),
+)
+"""How bodies are looked for, one way after the other: see `configurations`."""
+
 SETTINGS = 12
 """Configurations of one structure that the search for attributes begins at."""
 
@@ -135,10 +144,10 @@ def recognise(
     types = tensor_types(model, registry)
     finder = _Finder(model, graph, types, bool(plugins))
     found: list[Match] = []
-    for form in ("written", "folded") if folded else ("written",):
-        for definition in definitions:
+    for breadth, form in SEARCHES:
+        for definition in definitions if folded or form == "written" else ():
             own = [m for m in found if m.plugin is definition]
-            found += finder.matches(definition, form, own)
+            found += finder.matches(definition, form, breadth, own)
     if misses is not None:
         names = {m.plugin.name for m in found}
         misses.update({n: text for n, (_, text) in sorted(finder.misses.items()) if n not in names})
@@ -178,48 +187,49 @@ class _Finder:
         self.present = frozenset(op.kind for op in below(list(graph.values.values())))
         self.misses: dict[str, tuple[float, str]] = {}
         self.plain: dict[Path, Bodies] = {}
+        self.known: dict[tuple[Path, Form], dict[Any, _Template]] = {}
+        self.always: dict[tuple[Path, Form], set[str]] = {}  # operators that all bodies have so far
         self.producer = {o: p for p, n in enumerate(model.graph.node) for o in n.output if o}
 
-    def matches(self, definition: PluginDefinition, form: Form, before: Sequence[Match] = ()) -> list[Match]:
-        """All places of a plugin."""
-        bodies = Bodies(definition, self.graph.opset, form)
-        self.plain.setdefault(definition.folder, Bodies(definition, self.graph.opset, "written"))
-        if form == "written":
-            bodies = self.plain[definition.folder]
-        found = list(before)
-        always: set[str] | None = None  # operators that all bodies have so far
-        known: dict[Any, _Template] = {}
-        for breadth in (0, 1, 2) if form == "written" else (0, 1):
-            if breadth and not self._left(always or set(), found):
-                break
-            fresh = []
-            for attributes, types, outputs in configurations(definition, breadth):
-                plain = self.plain[definition.folder].build(attributes, types, outputs)
-                if plain is None:
-                    continue
-                # What computes with data stays when a body is folded, which takes long.
-                kinds = sorted(
-                    _from_data(plain) if form == "folded" else {op.kind for op in below(plain.results)}
-                )
-                always = set(kinds) if always is None else always & set(kinds)
-                if not self.present.issuperset(kinds):
-                    continue
-                pattern = bodies.build(attributes, types, outputs)
-                if pattern is None:
-                    continue
-                kinds = [op.kind for op in below(pattern.results)]
-                if not self._can_have(kinds):
-                    continue
-                signature = _signature(pattern)
-                if signature not in known:
-                    known[signature] = _Template(bodies, types, pattern, {})
-                    fresh.append(known[signature])
-                settings = known[signature].settings
-                if len(settings) < SETTINGS:
-                    settings.setdefault(frozen(attributes), attributes)
-            for template in fresh:
-                found += self._places(template)
-        return found[len(before) :]
+    def matches(
+        self, definition: PluginDefinition, form: Form, breadth: int, before: Sequence[Match] = ()
+    ) -> list[Match]:
+        """The places of a plugin that bodies of some breadth add to those found before."""
+        key = (definition.folder, form)
+        if breadth and not self._left(self.always.get(key, set()), before):
+            return []
+        plain_bodies = self.plain.setdefault(
+            definition.folder, Bodies(definition, self.graph.opset, "written")
+        )
+        bodies = plain_bodies if form == "written" else Bodies(definition, self.graph.opset, form)
+        known = self.known.setdefault(key, {})
+        fresh = []
+        for attributes, types, outputs in configurations(definition, breadth):
+            plain = plain_bodies.build(attributes, types, outputs)
+            if plain is None:
+                continue
+            # What computes with data stays when a body is folded, which takes long.
+            kinds = sorted(
+                _from_data(plain) if form == "folded" else {op.kind for op in below(plain.results)}
+            )
+            shared = self.always.get(key)
+            self.always[key] = set(kinds) if shared is None else shared & set(kinds)
+            if not self.present.issuperset(kinds):
+                continue
+            pattern = bodies.build(attributes, types, outputs)
+            if pattern is None:
+                continue
+            kinds = [op.kind for op in below(pattern.results)]
+            if not self._can_have(kinds):
+                continue
+            signature = _signature(pattern)
+            if signature not in known:
+                known[signature] = _Template(bodies, types, pattern, {})
+                fresh.append(known[signature])
+            settings = known[signature].settings
+            if len(settings) < SETTINGS:
+                settings.setdefault(frozen(attributes), attributes)
+        return [m for template in fresh for m in self._places(template)]
 
     def _places(self, template: _Template) -> Iterator[Match]:
         for root, place in self._starts(template.pattern):
