@@ -4,6 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that does other things too.
+settings.register_profile("surgery", deadline=None)
+settings.load_profile("surgery")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
