@@ -218,6 +218,8 @@ def _reshape(bounds: Bounds, node: gs.Node) -> bool:
     if None in after:
         rest = product([d for d in after if d is not None])
         missing = total(dims).over(rest)
+        if missing is None and node.inputs[0].name not in bounds.padded and all(d.exact for d in wanted.flat):
+            return False  # nothing is padded: an ordinary Reshape
         if missing is None:
             raise No(f"{total(dims)} elements are not a multiple of {rest}")
         after[after.index(None)] = missing
