@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from surgery.config import PipelineConfig, apply_overrides, list_pipelines, load_pipeline
+from surgery.config import PipelineConfig, apply_overrides, based_on, list_pipelines, load_pipeline
 from surgery.config_schema import pipeline_schema, stage_schema
 from surgery.errors import ConfigError
 from surgery.stages import STAGES
@@ -302,3 +302,59 @@ def test_the_schema_names_nothing_it_does_not_define() -> None:
     refs = set(_values(schema, "$ref"))
     assert refs
     assert {r.removeprefix("#/$defs/") for r in refs} <= set(schema["$defs"])
+
+
+def test_extends_takes_over_and_overrides_by_key(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text(
+        "schema: 1\nprofiles:\n  a: {min: [1], opt: [2], max: [3]}\n  b: {min: [1], opt: [2], max: [3]}\n"
+        "stages:\n  - parse\n  - build: {seconds: 5}\n  - verify\n"
+    )
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "schema: 1\nextends: base.yaml\nprofiles:\n  b: {min: [4], opt: [4], max: [4]}\nset:\n"
+        "  build.optimization_level: 2\n"
+    )
+    config = load_pipeline(own)
+    assert config.name == "own"
+    assert config.profiles["a"].opt == (2,)
+    assert config.profiles["b"].opt == (4,)
+    build = config.stages[1]
+    assert (build.seconds, build.optimization_level) == (5, 2)  # type: ignore[attr-defined]
+    assert config.sha256 != load_pipeline(base).sha256
+
+
+def test_extends_points_at_the_file_that_is_wrong(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text("schema: 1\nstages:\n  - parse\n  - build: {seconds: -1}\n")
+    own = tmp_path / "own.yaml"
+    own.write_text("schema: 1\nextends: base.yaml\n")
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(own)
+    assert str(caught.value.where).startswith(f"{base}:4:")
+    own.write_text("schema: 1\nextends: own.yaml\n")
+    with pytest.raises(ConfigError, match="in turn"):
+        load_pipeline(own)
+    own.write_text("schema: 1\nextends: genric\n")
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(own)
+    assert caught.value.where == f"{own}:2:10"
+    own.write_text("schema: 1\nextends: generic\nset:\n  bild.seconds: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(own)
+    assert caught.value.where == f"{own}:4:3"
+
+
+def test_the_choice_of_a_base_can_be_left_open() -> None:
+    config = PipelineConfig.model_validate(
+        {
+            "schema": 1,
+            "choose": True,
+            "profiles": {"x": {"min": [1], "opt": [1], "max": [1]}},
+            "stages": ["parse"],
+        }
+    )
+    made = based_on(config, "detr")
+    assert made.name == "detr"
+    assert made.profiles["x"].opt == (1,)
+    assert [s.name for s in made.stages] == [s.name for s in load_pipeline("detr").stages]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from surgery.graph.infer import dims_of
@@ -33,6 +33,9 @@ SPREAD = (1.0, 1.5, 0.75, 1.25, 1.75, 2.0)
 
 MOST_TRIES, MOST_END_TRIES = 160, 60
 """Sets of sizes tried for the optimum, and for the minimum and maximum each."""
+
+SHORTEST = 8
+"""Pixels along an axis of a picture, at least."""
 
 SHARED_BY_IMAGES = 3
 """A dim that more inputs share is no height or width: caches share theirs."""
@@ -124,39 +127,30 @@ def free_dims(inputs: Sequence[onnx.ValueInfoProto]) -> list[FreeDim]:
         for axis, dim in enumerate(dims):
             if not isinstance(dim, int):
                 places.setdefault(dim_key(name, axis, dim), []).append((name, axis))
-    floats = {v.name for v in inputs if _pixels(v)}
-    return [FreeDim(key, _role(at, shapes, floats), tuple(at)) for key, at in places.items()]
+    spatial = {v.name: _spatial(shapes[v.name], v.type.tensor_type.elem_type) for v in inputs}
+    return [FreeDim(key, _role(at, spatial), tuple(at)) for key, at in places.items()]
 
 
-def _pixels(value: onnx.ValueInfoProto) -> bool:
-    import onnx
-
-    kinds = onnx.TensorProto
-    return value.type.tensor_type.elem_type in (
-        kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BFLOAT16, kinds.UINT8
-    )  # fmt: skip
-
-
-def _role(
-    places: Sequence[tuple[str, int]], shapes: Mapping[str, Sequence[int | str | None]], floats: set[str]
-) -> Role:
-    if len(places) < SHARED_BY_IMAGES and any(
-        n in floats and axis in _spatial(shapes[n]) for n, axis in places
-    ):
+def _role(places: Sequence[tuple[str, int]], spatial: Mapping[str, Sequence[int]]) -> Role:
+    if len(places) < SHARED_BY_IMAGES and any(axis in spatial[name] for name, axis in places):
         return "image"
     return "batch" if any(axis == 0 for _, axis in places) else "length"
 
 
-def _spatial(dims: Sequence[int | str | None]) -> tuple[int, ...]:
-    """The axes of height and width, where a tensor of these dims can be a picture."""
-    if len(dims) not in (3, 4):
+def _spatial(dims: Sequence[int | str | None], kind: int) -> tuple[int, ...]:
+    """The axes of height and width, where a tensor of these dims and this dtype can be a picture."""
+    import onnx
+
+    kinds = onnx.TensorProto
+    floats = (kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BFLOAT16)
+    if len(dims) not in (3, 4) or kind not in (*floats, kinds.UINT8):
         return ()
     last, first = dims[-1], dims[-3]
     if isinstance(last, int) and last in CHANNELS and not isinstance(dims[-2], int):
-        # [batch, length, features]: one more free dim is needed for an area, unless there are four dims.
-        return (len(dims) - 3, len(dims) - 2) if len(dims) == 4 or not isinstance(first, int) else ()
+        # [batch, points, 3] are coordinates, unless they are bytes.
+        return _if_large(dims, len(dims) - 3) if len(dims) == 4 or kind == kinds.UINT8 else ()
     if isinstance(first, int) and (first in CHANNELS if len(dims) == 4 else first in CHANNELS[1:]):
-        return (len(dims) - 2, len(dims) - 1)
+        return _if_large(dims, len(dims) - 2)
     if len(dims) == 4 and not isinstance(dims[2], int) and not isinstance(last, int):
         return (2, 3)
     return ()
@@ -176,7 +170,14 @@ def fit(dims: Sequence[FreeDim], judge: Judge, fixed: Mapping[str, Range], hints
     """
     open_dims = [d for d in dims if d.key not in fixed]
     at = {k: r[1] for k, r in fixed.items()}
-    relations, sizes, tries = _optimum(open_dims, judge, at, hints or Hints())
+    try:
+        relations, sizes, tries = _optimum(open_dims, judge, at, hints or Hints())
+    except NoFitError:
+        # Masks of scores [batch, 1, queries, keys] look like pictures of one channel.
+        if all(d.role != "image" for d in open_dims):
+            raise
+        open_dims = [replace(d, role="length") if d.role == "image" else d for d in open_dims]
+        relations, sizes, tries = _optimum(open_dims, judge, at, hints or Hints())
     found = Fit({}, relations, tries=tries)
     roots = [d for d in open_dims if d.key not in relations]
     ends = [

@@ -1,0 +1,114 @@
+"""A fixed batch made free: what is made, and what is refused with which reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+import surgery
+from surgery.errors import ConversionError
+from surgery.graph.evaluate import Evaluator
+from surgery.graph.load import load_model
+from surgery.stages.batch import free_batch
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+
+
+WORKS = {
+    "reshape": """g (float[1,4,6] x) => (float[1,24] y) {
+        s = Constant <value = int64[2] {1, 24}> () y = Reshape (x, s) }""",
+    "token": """g (float[1,3,2] x) => (float[1,4,2] y) <float[1,1,2] t = {1, 2}> {
+        y = Concat <axis = 1> (t, x) }""",
+    "lstm": """g (float[1,3,2] x) => (float[3,1,1,4] y) <float[1,16,2] w, float[1,16,4] r, float[1,1,4] h> {
+        s = Transpose <perm = [1, 0, 2]> (x) y = LSTM <hidden_size = 4> (s, w, r, , , h, h) }""",
+    "mask": """g (int64[1,4] mask) => (float[1,1,2,4] y) {
+        s = Constant <value = int64[1] {-1}> () f = Reshape (mask, s)
+        i = Constant <value = int64[1,1,2,4] {0,1,2,3,0,1,2,3}> () g = Gather (f, i) y = Cast <to = 1> (g) }""",
+    "loose": "g (float[2,3] x) => (float[2,3] y) { y = Relu (x) }",
+    "two": "g (float[2,3] x) => (float[6] y) { s = Constant <value = int64[1] {6}> () y = Reshape (x, s) }",
+}  # fmt: skip
+
+
+def model_of(name: str) -> onnx.ModelProto:
+    model = parsed(WORKS[name])
+    rng = np.random.default_rng(0)
+    for value in model.graph.value_info:  # weights without numbers in the text
+        array = rng.normal(0, 1, [d.dim_value for d in value.type.tensor_type.shape.dim]).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize("name", ["reshape", "token", "loose", "two"])
+def test_samples_stay_apart(name: str) -> None:
+    given = model_of(name)
+    source, edit = free_batch(load_model(given), lambda m: m)
+    assert edit.rule == "dynamic-batch"
+    assert edit.verified == "passed"
+    first = source.proto.graph.input[0].type.tensor_type.shape.dim
+    assert first[0].dim_param == "batch"
+    size = given.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    shape = [d.dim_value for d in given.graph.input[0].type.tensor_type.shape.dim]
+    rows = np.random.default_rng(1).normal(0, 1, (3, *shape[1:])).astype(np.float32)
+    together = Evaluator(source.proto).run({"x": rows})["y"].reshape(3, -1)
+    for row, made in zip(rows, together, strict=True):
+        alone = Evaluator(given).run({"x": np.repeat(row[None], size, 0)})["y"].reshape(size, -1)[0]
+        np.testing.assert_allclose(made, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_axes_that_move() -> None:
+    source, _ = free_batch(load_model(model_of("lstm")), lambda m: m)
+    x = np.zeros((3, 3, 2), np.float32)
+    assert Evaluator(source.proto).run({"x": x})["y"].shape == (3, 1, 3, 4)
+
+
+def test_attention_masks_read_number_by_number() -> None:
+    source, _ = free_batch(load_model(model_of("mask")), lambda m: m)
+    mask = np.array([[1, 0, 1, 0], [0, 1, 1, 1]])
+    got = Evaluator(source.proto).run({"mask": mask})["y"]
+    np.testing.assert_array_equal(got[:, 0, 0], mask.astype(np.float32))
+
+
+REFUSED = {
+    "softmax": ("g (float[1,3] x) => (float[1,3] y) { y = Softmax <axis = 0> (x) }", "along the batch"),
+    "mean": ("g (float[1,3] x) => (float[] y) { y = ReduceMean <keepdims = 0> (x) }", "along the batch"),
+    "boxes": (
+        "g (float[1,4,4] b, float[1,2,4] s) => (int64[n,3] y) "
+        "{ k = Constant <value = int64 {3}> () y = NonMaxSuppression (b, s, k) }",
+        "one list of boxes",
+    ),
+    "free": ("g (float[n,3] x) => (float[n,3] y) { y = Relu (x) }", "free already"),
+    "picture": ("g (float[3,8,8] x) => (float[3,8,8] y) { y = Relu (x) }", "one picture"),
+    "heads without a batch": (
+        """g (float[1,5,8] x) => (float[1,5,8] y) {
+        s = Constant <value = int64[3] {5, 2, 4}> () h = Reshape (x, s) t = Transpose <perm = [1, 0, 2]> (h)
+        u = Transpose <perm = [0, 2, 1]> (t) m = MatMul (t, u) p = Softmax (m) o = MatMul (p, t)
+        b = Transpose <perm = [1, 0, 2]> (o) f = Constant <value = int64[3] {1, 5, 8}> () y = Reshape (b, f) }""",
+        "different axes",
+    ),
+    "pairs": ("g (float[1,3] x) => (float[1,1] y) { t = Transpose (x) y = MatMul (x, t) }", "different axes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_mixes_samples_is_refused(name: str) -> None:
+    text, reason = REFUSED[name]
+    with pytest.raises(ConversionError, match=reason) as caught:
+        free_batch(load_model(parsed(text)), lambda m: m)
+    assert caught.value.code == "no-batch"
+
+
+def test_a_run_says_what_it_did_and_what_it_refused() -> None:
+    report = surgery.run(
+        "generic", model_of("reshape"), overrides={"batch": "dynamic"}, stages="load..substitute,verify"
+    )
+    assert report.failure is None, report.failure
+    assert [e.rule for e in report.edits] == ["dynamic-batch"]
+    assert report.profiles[0]["max"][0] == 4
+    report = surgery.run("generic", parsed(REFUSED["softmax"][0]), overrides={"batch": "dynamic"})
+    assert report.exit_code == 4
+    assert report.failure is not None
+    assert report.failure.code == "no-batch"

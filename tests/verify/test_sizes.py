@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from surgery.verify.sizes import (
+    Hints,
+    NoFitError,
+    Relation,
+    baked_sizes,
+    best_first,
+    fit,
+    free_dims,
+    new_tokens,
+)
+
+
+def value(name: str, *dims: int | str | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, list(dims))
+
+
+def roles(*values: onnx.ValueInfoProto) -> dict[str, str]:
+    return {d.key: d.role for d in free_dims(values)}
+
+
+def test_what_dims_count() -> None:
+    assert roles(value("image", "n", 3, "h", "w")) == {"n": "batch", "h": "image", "w": "image"}
+    assert roles(value("frame", None, None, None, 3)) == {
+        "frame[0]": "batch", "frame[1]": "image", "frame[2]": "image"
+    }  # fmt: skip
+    assert roles(value("ids", "n", "s", kind=TensorProto.INT64)) == {"n": "batch", "s": "length"}
+    assert roles(value("sequence", "n", "s", 3)) == {"n": "batch", "s": "length"}
+    assert roles(value("points", "n", "s", 16)) == {"n": "batch", "s": "length"}
+
+
+def test_caches_are_no_pictures() -> None:
+    caches = [value(f"past.{i}", "n", 4, "past", 8) for i in range(4)]
+    assert roles(*caches) == {"n": "batch", "past": "length"}
+
+
+def decoder() -> list[onnx.ValueInfoProto]:
+    caches = [value(f"past.{i}", "n", 4, "past", 8) for i in range(4)]
+    return [
+        value("ids", "n", 1, kind=TensorProto.INT64),
+        value("mask", "n", "total", kind=TensorProto.INT64),
+        *caches,
+    ]
+
+
+def test_a_mask_as_long_as_the_cache_and_the_new_token() -> None:
+    inputs = decoder()
+
+    def judge(sizes: Mapping[str, int]) -> str | None:
+        return None if sizes["total"] == sizes["past"] + 1 else "mask and scores do not fit"
+
+    found = fit(free_dims(inputs), judge, {}, Hints(new_tokens(inputs)))
+    assert found.relations == {"total": Relation(("past",), 1)}
+    assert [found.ranges["total"][i] - found.ranges["past"][i] for i in range(3)] == [1, 1, 1]
+    assert found.ranges["past"][0] < found.ranges["past"][1] < found.ranges["past"][2]
+    assert str(found.relations["total"]) == "past + 1"
+
+
+def test_masks_that_look_like_pictures() -> None:
+    assert roles(value("mask", "n", 1, 1, "total")) == {"n": "batch", "total": "length"}
+    dims = free_dims([value("mask", "n", 1, "q", "k"), value("x", "n", "s", 16)])
+    found = fit(dims, lambda sizes: None if sizes["q"] == sizes["k"] == sizes["s"] < 50 else "differ", {})
+    assert found.ranges["q"] == found.ranges["s"] == (1, 16, 32)
+
+
+def test_independent_lengths_are_told_apart() -> None:
+    dims = free_dims([value("a", "n", "s", 16), value("b", "n", "t", 16)])
+    found = fit(dims, lambda sizes: None, {})
+    assert found.ranges["s"][1] != found.ranges["t"][1]
+    assert found.relations == {}
+    assert found.tries == 3  # nothing is tried in vain
+
+
+def test_lengths_that_have_to_be_the_same() -> None:
+    dims = free_dims([value("a", "n", "s", 16), value("b", "n", "t", 16)])
+    found = fit(dims, lambda sizes: None if sizes["s"] == sizes["t"] else "differ", {})
+    assert found.ranges["s"] == found.ranges["t"]
+
+
+def test_an_image_of_another_size() -> None:
+    dims = free_dims([value("image", "n", 3, "h", "w")])
+    found = fit(dims, lambda sizes: None if sizes["h"] == sizes["w"] == 64 else "only 64", {})
+    assert found.ranges["h"] == (64, 64, 64)
+    assert found.ranges["n"] == (1, 1, 4)
+    assert found.stuck["h"] == "only 64"
+
+
+def test_a_table_of_positions_ends_somewhere() -> None:
+    dims = free_dims([value("ids", "n", "s", kind=TensorProto.INT64)])
+    found = fit(dims, lambda sizes: None if sizes["s"] <= 40 else "no such position", {})
+    assert found.ranges["s"] == (1, 16, 32)
+
+
+def test_sizes_that_the_export_baked_in() -> None:
+    dims = free_dims([value("a", "n", "s", 16), value("b", "n", "t", 16)])
+    wanted = {"s": 5, "t": 7}
+
+    def judge(sizes: Mapping[str, int]) -> str | None:
+        return None if {k: sizes[k] for k in wanted} == wanted else "baked"
+
+    with pytest.raises(NoFitError, match="baked"):
+        fit(dims, judge, {})
+    found = fit(dims, judge, {}, Hints(baked=[4, 5, 7]))
+    assert found.ranges["s"] == (5, 5, 5)
+    assert found.ranges["t"] == (7, 7, 7)
+
+
+def test_given_ranges_stay_and_have_to_be_possible() -> None:
+    dims = free_dims([value("ids", "n", "s", kind=TensorProto.INT64)])
+    found = fit(dims, lambda sizes: None, {"s": (3, 5, 9)})
+    assert found.ranges["s"] == (3, 5, 9)
+    with pytest.raises(NoFitError) as caught:
+        fit(dims, lambda sizes: "too long" if sizes["s"] > 8 else None, {"s": (3, 5, 9)})
+    assert caught.value.end == 2
+
+
+def test_numbers_in_target_shapes() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 6] x) => (float[a, b, c] y) <int64[1] five = {5}, int64[1] rest = {-1}>
+        { s = Constant <value = int64[2] {5, 12}> () r = Reshape (x, s)
+          t = Concat <axis = 0> (rest, five, five) y = Reshape (r, t) }
+    """)
+    assert baked_sizes(model) == [5, 12]
+
+
+def test_the_first_choices_come_first() -> None:
+    assert list(best_first([2, 3])) == [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (1, 2)]
+    assert list(best_first([])) == [()]
