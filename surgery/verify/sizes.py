@@ -156,6 +156,12 @@ def _spatial(dims: Sequence[int | str | None], kind: int) -> tuple[int, ...]:
     return ()
 
 
+def _if_large(dims: Sequence[int | str | None], first: int) -> tuple[int, ...]:
+    """Two axes from a first one, unless one of them is too short for a picture."""
+    axes = (first, first + 1)
+    return () if any(isinstance(d, int) and d < SHORTEST for d in (dims[a] for a in axes)) else axes
+
+
 def fit(dims: Sequence[FreeDim], judge: Judge, fixed: Mapping[str, Range], hints: Hints | None = None) -> Fit:
     """Ranges of free dims at whose minimum, optimum and maximum a model runs.
 
