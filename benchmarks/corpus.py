@@ -124,6 +124,78 @@ def run_apart(path: Path, options: argparse.Namespace) -> Result:
     return {"model": path.name, "status": f"ended with {process.returncode}", "seconds": seconds, "log": tail}
 
 
+WHY = {
+    "control-flow": "A Loop that a condition ends, with a tensor that grows: TensorRT's loops keep shapes. A "
+    "largest number of rounds, given by the user, would let it be padded.",
+    "data-dependent-shape": "Sizes that follow from data, in front of an operator that padding does not go through. "
+    "Each such operator needs a rule for padded tensors of its own.",
+    "needs-constant": "A shape that is computed from data. As above.",
+    "head-not-recognised": "A suppression that is none of those that surgery can prove equal (soft suppression). It "
+    "needs a form in standard operators.",
+    "plugin-configuration": "The plugin node contradicts itself (ONNX Runtime cannot run the model either): inputs or "
+    "attributes that the kernel refuses.",
+    "parser-refused": "An operator for which there is no rule at a free size.",
+    "not-convertible": "TensorRT takes every node and fails on the whole: an error of its compiler, or branches of "
+    "different ranks.",
+    "profile-impossible": "ONNX Runtime refuses the model at every size: the file is not valid.",
+    "verification-failed": "ONNX Runtime has no kernel for the original, so there is nothing to compare with.",
+}
+"""What lies behind a code, and what it would take."""
+
+
+def page(results: Sequence[Result]) -> str:
+    """docs/corpus.md."""
+    runs = [r for r in results if r.get("ort") is None]
+    good = [r for r in results if str(r["status"]).startswith("ok")]
+    reached = [r for r in runs if str(r["status"]).startswith("ok")]
+    lines = [
+        "# Real exported models",
+        "",
+        "What `surgery run auto MODEL --target tensorrt-rtx` makes of real exports with random weights.",
+        "Written by `python benchmarks/corpus.py FOLDER... --json results.json`, then `--page docs/corpus.md`.",
+        "Shapes and inputs are derived; the engine is built, and the graph that it is built from is compared",
+        "with the original in ONNX Runtime. No GPU has run these engines here.",
+        "",
+        f"{len(results)} models; ONNX Runtime loads {len(runs)} of them, and {len(reached)} of those "
+        f"({100 * len(reached) / max(1, len(runs)):.1f} %) end with an engine; {len(good)} of all.",
+        "",
+        "## Not reached",
+        "",
+        "| model | ends with | where | cause |",
+        "| --- | --- | --- | --- |",
+    ]
+    for r in results:
+        if r in good:
+            continue
+        failure = r.get("failure") or {}
+        said = str(failure.get("message") or r["status"]).replace("|", "/").partition(": ")
+        text = (said[2] or said[0])[:160]
+        lines.append(
+            f"| {_stem(r)} | {failure.get('code') or r['status']} | `{failure.get('node') or ''}` | {text} |"
+        )
+    codes = {(r.get("failure") or {}).get("code") for r in results if r not in good}
+    lines += ["", "What is behind them, and what it would take:", ""]
+    lines += [f"- `{code}`: {WHY[code]}" for code in WHY if code in codes]
+    lines += [
+        "",
+        "## Reached",
+        "",
+        "| model | pipeline | nodes | after | largest difference | engine | build |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in good:
+        difference = "" if r["max_abs"] is None else f"{r['max_abs']:.1e}"
+        lines.append(
+            f"| {_stem(r)} | {r['pipeline']} | {r['nodes']} | {r['nodes_after']} | {difference} | "
+            f"{r['bytes'] / 2**20:.1f} MiB | {r['build_seconds']:.1f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _stem(result: Result) -> str:
+    return str(result["model"]).removesuffix(".onnx")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,10 +206,16 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="also build each model as it is")
     parser.add_argument("--json", type=Path, help="where results are kept; models in it are not run again")
     parser.add_argument("--again", default="", help="run models of these names (parts, by comma) again")
+    parser.add_argument(
+        "--page", type=Path, help="write the page from the results of --json, and run nothing"
+    )
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
         print(json.dumps(run_model(options.one, options.pipeline, options.target, options.raw)), flush=True)
+        return
+    if options.page is not None:
+        options.page.write_text(page(json.loads(options.json.read_text())))
         return
     models = [m for p in options.paths for m in (sorted(p.glob("*.onnx")) if p.is_dir() else [p])]
     known: dict[str, Result] = {}
