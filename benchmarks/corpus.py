@@ -132,7 +132,7 @@ WHY = {
     "needs-constant": "A shape that is computed from data. As above.",
     "head-not-recognised": "A suppression that is none of those that surgery can prove equal (soft suppression). It "
     "needs a form in standard operators.",
-    "plugin-configuration": "The plugin node contradicts itself (ONNX Runtime cannot run the model either): inputs or "
+    "plugin-configuration": "The plugin node contradicts itself (ONNX Runtime cannot run it either): inputs or "
     "attributes that the kernel refuses.",
     "parser-refused": "An operator for which there is no rule at a free size.",
     "not-convertible": "TensorRT takes every node and fails on the whole: an error of its compiler, or branches of "

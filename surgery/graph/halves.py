@@ -61,7 +61,11 @@ def widen_attention(graph: gs.Graph, *, prefix: str = "surgery/widened") -> list
 
 
 def _half(tensor: Any) -> bool:
-    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float16
+    return (
+        not isinstance(tensor.dtype, int)
+        and tensor.dtype is not None
+        and np.dtype(tensor.dtype) == np.float16
+    )
 
 
 def _region(product: gs.Node, outputs: set[str]) -> list[gs.Node] | None:
