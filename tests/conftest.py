@@ -31,3 +31,21 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+PARTS = 3
+"""Of the slow tests of plugins, one in so many runs at a time: another one each day."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the parts of the slow tests of plugins that are not today's."""
+    from tests.rotation import part
+
+    slow = [i for i in items if "plugins" in i.path.parts and i.get_closest_marker("slow")]
+    if len(slow) < PARTS * PARTS:
+        return
+    kept = set(map(id, part(slow, PARTS)))
+    left = [i for i in slow if id(i) not in kept]
+    gone = set(map(id, left))
+    config.hook.pytest_deselected(items=left)
+    items[:] = [i for i in items if id(i) not in gone]

@@ -239,7 +239,18 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
     Raises:
         ConversionError: always.
     """
-    inputs = {t.name: t for t in state.graph.inputs}
+    inputs = {t.name: t for t in state.graph.inputs if getattr(t, "type", "tensor_type") == "tensor_type"}
+    others = {t.name for t in state.graph.inputs} - set(inputs)
+    for stuck in unresolved:
+        if stuck.tensor in others:
+            raise ConversionError(
+                f"the input {stuck.tensor!r} is a sequence or an optional, and {stuck.op} reads it",
+                code="input-type",
+                where=state.source.name,
+                node=stuck.node,
+                cause=f"{state.target.name} takes tensors alone",
+                fix="export the model with one input for each tensor",
+            )
     producers = {t.name: n for n in state.graph.nodes for t in n.outputs if t.name}
     found: list[tuple[Any, list[str], str]] = []
     for entry in wanted:

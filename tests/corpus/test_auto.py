@@ -9,7 +9,7 @@ import pytest
 
 import surgery
 from surgery.families import family_for
-from tests.diagnose.rotation import part
+from tests.rotation import part
 from tests.heads.ssd_models import CORPUS
 
 pytestmark = [

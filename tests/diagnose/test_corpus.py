@@ -12,7 +12,7 @@ import pytest
 from surgery.diagnose.explain import Explanation, explain
 from surgery.trt.session import installed_flavours
 from tests.diagnose.models import CORPUS, renamed
-from tests.diagnose.rotation import part
+from tests.rotation import part
 
 pytestmark = [
     pytest.mark.corpus,

@@ -12,7 +12,7 @@ import pytest
 
 from surgery.trt.session import installed_flavours
 from tests.diagnose.mutations import mutated
-from tests.diagnose.rotation import part
+from tests.rotation import part
 
 ROOT = Path(__file__).parents[2]
 CODES = (0, 3, 4, 5, 6)

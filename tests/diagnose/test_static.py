@@ -16,7 +16,7 @@ from surgery.trt.session import Worker, installed_flavours
 from tests.conformance.suite import suite
 from tests.diagnose.agreement import PAGE, verdicts
 from tests.diagnose.models import parsed
-from tests.diagnose.rotation import part
+from tests.rotation import part
 
 RTX = "tensorrt-rtx-1.7"
 
