@@ -9,8 +9,8 @@ import pytest
 
 import surgery
 from surgery.families import family_for
-from tests.rotation import part
 from tests.heads.ssd_models import CORPUS
+from tests.rotation import part
 
 pytestmark = [
     pytest.mark.corpus,
