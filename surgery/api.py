@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.errors import ConfigError, MissingEnvironmentError, SurgeryError
+from surgery.errors import ConfigError, ConversionError, MissingEnvironmentError, SurgeryError
 from surgery.graph.collection import no_collection
 from surgery.pipeline import Event, Listener, Require, RunOptions, Stage, State, run_stages
 from surgery.report import Edit, Failure, Report
@@ -239,6 +239,7 @@ def _begin(
         )
     source = load_model(given)
     report.model_info = describe(source)
+    _tensors_alone(source.proto, chosen, source.name)
     check_volumes(source)
     registry = Registry.load([*config.plugin_folders(), *(Path(p) for p in plugin_paths)])
     if config.batch == "dynamic":
@@ -273,6 +274,24 @@ def _begin(
 
         bind_constants(state)
     return state
+
+
+KINDS = {"sequence_type": "a sequence", "optional_type": "an optional", "map_type": "a map"}
+
+
+def _tensors_alone(model: onnx.ModelProto, target: Target, name: str) -> None:
+    """Refuse inputs and outputs that are no tensors: no TensorRT has any."""
+    for title, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            kind = KINDS.get(value.type.WhichOneof("value") or "")
+            if kind is not None:
+                raise ConversionError(
+                    f"the {title} {value.name!r} is {kind}",
+                    code=f"{title}-type",
+                    where=name,
+                    cause=f"{target.name} takes and gives tensors alone [sequence-optional-ops]",
+                    fix=f"export the model with one {title} for each tensor",
+                )
 
 
 def describe(source: Any) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def new(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A plugin's name, the operator type of its nodes; a pipeline's model, a file."
+            metavar="NAME",
+            help="A plugin's name, the operator type of its nodes; a pipeline's model, a file.",
         ),
     ],
     output: Annotated[

@@ -50,8 +50,7 @@ def test_a_small_attention_is_computed_in_float32() -> None:
     "text",
     [
         "(float16[12, 256, 8] q, float16[12, 8, 256] k, float16[256] m, float16 c, "
-        "float16[12, 256, 6] v) => (float16 y) "
-        + ATTENTION,
+        "float16[12, 256, 6] v) => (float16 y) " + ATTENTION,
         "(float16[n, 4, 8] q, float16[n, 8, 4] k, float16[4, 4] m, float16 c, float16[n, 4, 6] v) => (float16 y) "
         + ATTENTION,
         "(float[2, 4, 8] q, float[2, 8, 4] k, float[2, 4, 6] v) => (float y) "
