@@ -77,13 +77,14 @@ def read_manifest(path: Path, registry: Registry) -> list[Entry]:
     Raises:
         ConfigError: the file cannot be read, an entry lacks something, or its plugin has no definition.
     """
-    import yaml
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        documents = list(YAML(typ="safe", pure=True).load_all(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(str(error.strerror), code="bad-manifest", where=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"is not YAML: {text}", code="bad-manifest", where=str(path)) from error
     entries: list[Entry] = []
