@@ -55,6 +55,13 @@ def _is_empty(tensor: Any) -> bool:
     return isinstance(tensor, gs.Constant) and 0 in tuple(tensor.shape)
 
 
+def _open_slice(node: Any) -> bool:
+    """Whether the bounds of a Slice may come from data."""
+    import onnx_graphsurgeon as gs
+
+    return node.op == "Slice" and any(t.name and not isinstance(t, gs.Constant) for t in node.inputs[1:3])
+
+
 def _size(tensor: Any, axis: int) -> Any:
     return tensor.shape[axis] if tensor.shape is not None and axis < len(tensor.shape) else None
 
@@ -82,7 +89,7 @@ class Sizes:
             ConversionError: a node behind one of these cannot work on padded tensors.
         """
         state = self.state
-        if not any(n.op in SELECTING or n.op == "Slice" for n in state.graph.nodes):
+        if not any(n.op in SELECTING or _open_slice(n) for n in state.graph.nodes):
             return None
         whole: Outcome | None = None
         merge_equal(state.graph)  # what is chosen twice by the same condition is of the same size
