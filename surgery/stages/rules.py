@@ -60,7 +60,10 @@ def apply_rules(
     from surgery.stages.oracle import Oracle
     from surgery.stages.sizes import Sizes
     from surgery.stages.structure import resolve_structure
+    from surgery.stages.trt_model import worker_for
 
+    if state.target.installed:
+        worker_for(state).begin()
     oracle = Oracle(state)
     rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
     engine = Engine(rules, oracle.takes, target=state.target.name, seed=state.options.seed, optional=names)

@@ -176,6 +176,7 @@ class Worker:
         self._on_log = on_log
         self._python = tuple(python)
         self._child: _Child | None = None
+        self._starting: _Child | None = None
         self._runner: Worker | None = None
 
     def __enter__(self) -> Worker:
@@ -189,6 +190,9 @@ class Worker:
         if self._runner is not None:
             self._runner.close()
             self._runner = None
+        if self._starting is not None:
+            self._starting.close()
+            self._starting = None
         self._end_child()
 
     def _end_child(self) -> None:
@@ -240,12 +244,18 @@ class Worker:
             return result
         return WorkerEnvironment(self.version or "unknown", None, "the TensorRT process ended unexpectedly")
 
+    def begin(self) -> None:
+        """Start the process without waiting for it: loading TensorRT takes as long as a graph takes to fold."""
+        if self._child is None and self._starting is None:
+            self._starting = _Child(self.flavour, self._python, self.tf32)
+
     def _started(self) -> _Child:
         child = self._child
         if child is not None and child.process.poll() is None and child.jobs < MAX_JOBS:
             return child
         self._end_child()
-        child = _Child(self.flavour, self._python, self.tf32)
+        child = self._starting or _Child(self.flavour, self._python, self.tf32)
+        self._starting = None
         try:
             message = child.messages.get(timeout=START_SECONDS)
             while message is not None and message[0] == "log":
