@@ -38,6 +38,11 @@ from surgery.rules.indexing import computing_dtype
             { y = AveragePool <kernel_shape = [400, 400], strides = [400, 400], ceil_mode = 1> (x) }""",
             feeds={"x": np.random.default_rng(0).normal(0, 1, (2, 2, 5, 7)).astype(np.float16)},
         ),
+        Sample(
+            """(double[n, 2, h, w] x) => (double[n, 2, p, q] y)
+            { y = AveragePool <kernel_shape = [400, 400], strides = [400, 400], ceil_mode = 1> (x) }""",
+            feeds={"x": np.random.default_rng(0).normal(0, 1, (2, 2, 5, 7))},
+        ),
     ],
     near_misses=[
         """(float[n, 2, h, w] x) => (float[n, 2, p, q] y)

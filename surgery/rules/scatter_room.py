@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample, lowering
+from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 from surgery.rules.indexing import dims_tensor, run_time_elements
 
@@ -37,6 +37,11 @@ from surgery.rules.indexing import dims_tensor, run_time_elements
                 "x": np.ones((2, 3), np.float16), "i": np.array([[0, 1], [-1, -2], [0, 1]]),
                 "u": np.array([[7, 8], [9, 10], [7, 8]], np.float16),
             },
+        ),
+        *samples_in(
+            "double int8 int16 int32 uint8 uint16 uint32 uint64 bool",
+            "(T[n] x, int64[k] i, T[k] u) => (T[n] y) { y = ScatterElements (x, i, u) }",
+            feeds={"x": [0, 0, 0], "i": np.array([2, -3, 2, 0, 0]), "u": [5, 1, 5, 1, 1]},
         ),
     ],
     near_misses=[
