@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.bounded.by_entry import PER_ENTRY, PER_SAMPLE
 from surgery.graph.bounded.dims import ONE, Dim, product, regrouped
 from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
 from surgery.graph.bounded.work import No, sized, total
-from surgery.graph.padded import PER_ENTRY, PER_SAMPLE
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
