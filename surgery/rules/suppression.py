@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from surgery.graph.body import SMALLEST, Body
-from surgery.plugins.nms_forms import Corners, Selected, corners, fixpoint_form, select_form
+from surgery.plugins.nms_forms import Corners, corners, fixpoint_form, select_form
 from surgery.plugins.nms_spec import TOPK_LIMIT, NmsSpec, choose_form
 from surgery.rules.data_dependent import Length, compacted
 from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
@@ -133,23 +133,22 @@ def non_max_suppression(site: Site, b: Body) -> Bounded:
         passes = b.greater(candidates, b.reshape(site.x(4), 1, 1, 1))
         candidates = b.where(passes, candidates, b.scalar(SMALLEST))
     wanted = b.reshape(site.x(2), -1) if most is None else ""
-    found = _selected(b, problem, candidates, site.x(3) if site.has(3) else "", wanted)
-    valid = b.greater(found.scores, b.scalar(SMALLEST))
+    valid, positions = _selected(b, problem, candidates, site.x(3) if site.has(3) else "", wanted)
     if wanted:
         valid = b.logical_and(valid, b.less(_slots(b, problem), wanted))
-    return _listed(b, problem, valid, found.positions)
+    return _listed(b, problem, valid, positions)
 
 
-def _selected(b: Body, problem: Problem, candidates: str, threshold: str, wanted: str) -> Selected:
-    """What is selected of each class, by the form that suits; it may be more than what is wanted."""
+def _selected(b: Body, problem: Problem, candidates: str, threshold: str, wanted: str) -> tuple[str, str]:
+    """Whether each slot [B, C, M] is taken, and by which box; it may be more than what is wanted."""
     spec = problem.spec()
     if spec is not None:
         images = (problem.boxes.shape or (None,))[0]
         form = choose_form(spec, images if isinstance(images, int) else None)
-        if form == "fixpoint":
-            return fixpoint_form(b, spec, problem.boxes.name, candidates, shared=True)
-        if spec.rounds <= MOST_ROUNDS:
-            return select_form(b, spec, problem.boxes.name, candidates, shared=True)
+        if form == "fixpoint" or spec.rounds <= MOST_ROUNDS:
+            write = fixpoint_form if form == "fixpoint" else select_form
+            found = write(b, spec, problem.boxes.name, candidates, shared=True)
+            return b.greater(found.scores, b.scalar(SMALLEST)), found.positions
     limit = b.scalar(problem.threshold) if problem.threshold is not None else b.reshape(threshold, 1, 1, 1)
     return _until_none_left(b, problem, candidates, limit, wanted)
 
@@ -179,11 +178,11 @@ def _listed(b: Body, problem: Problem, valid: str, positions: str) -> Bounded:
     return Bounded(b.gather(rows, kept.order, 0), 0, kept.count)
 
 
-def _until_none_left(b: Body, problem: Problem, scores: str, threshold: str, wanted: str) -> Selected:
+def _until_none_left(b: Body, problem: Problem, scores: str, threshold: str, wanted: str) -> tuple[str, str]:
     """One round per detection, all images and classes at once, as long as one of them has a candidate left.
 
-    What is carried is of the size of the scores, so nothing depends on how many rounds there are: each box that is
-    selected is marked with the round; afterwards it goes to the slot of that number.
+    What is carried does not depend on how many rounds there are: the candidates that are left, and a table with a
+    slot for the detection of each round.
 
     Args:
         b: Where the nodes go.
@@ -191,6 +190,9 @@ def _until_none_left(b: Body, problem: Problem, scores: str, threshold: str, wan
         scores: [B, C, N]; candidates that do not take part are `SMALLEST`.
         threshold: IoU above which a box is suppressed; float of rank 0 or [1, 1, 1].
         wanted: Most detections of a class, int64 [1]; "" if that is no tensor.
+
+    Returns:
+        Whether each slot [B, C, M] is taken, and by which box (int32).
     """
     spec = NmsSpec(
         1, 1, 1, 1, 0.0, 0.0, center_point_box=problem.center
@@ -201,55 +203,37 @@ def _until_none_left(b: Body, problem: Problem, scores: str, threshold: str, wan
     size = _boxes(b, problem)
     iota = b.reshape(b.cast(count_up(b, size), np.int32), 1, 1, -1)
     beyond = b.reshape(b.cast(size, np.int32), 1, 1, 1)
-    never = b.op("Expand", b.const(-1, np.int32), b.op("Shape", scores))
+    slots = size if problem.slots is None else b.ints(problem.slots)
+    room = b.concat([b.slice(b.op("Shape", scores), 0, 0, 2), slots], 0)
+    places = b.reshape(count_up(b, slots), 1, 1, -1)
     dead = b.scalar(SMALLEST)
 
     inner = b.nested()
     step, go, alive = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("alive")
-    marks = inner.fresh("marks")
+    before = inner.fresh("found")
     best = inner.reduce("ReduceMax", alive, 2)  # [B, C, 1]
     winner = inner.reduce("ReduceMin", inner.where(inner.equal(alive, best), iota, beyond), 2)
     rows = inner.expand(winner, 1, 1, 5)
     chosen = Corners(*inner.split(inner.gather_elements(packed, rows, 1), 2, 5))  # each [B, C, 1]
-    taken = inner.equal(iota, winner)
-    left = inner.where(inner.logical_or(_exceeds(inner, chosen, everyone, threshold), taken), dead, alive)
-    real = inner.logical_and(taken, inner.greater(best, dead))
-    marked = inner.where(real, inner.cast(step, np.int32), marks)
+    gone = inner.logical_or(_exceeds(inner, chosen, everyone, threshold), inner.equal(iota, winner))
+    left = inner.where(gone, dead, alive)
+    here = inner.logical_and(inner.equal(places, step), inner.greater(best, dead))
+    after = inner.where(here, winner, before)
     go_on = inner.greater(inner.reduce("ReduceMax", left, 0, 1, 2, keepdims=False), dead)
     if wanted:
         following = inner.add(step, b.const(1, np.int64))
         go_on = inner.logical_and(go_on, inner.less(following, b.squeeze(wanted, 0)))
     graph = inner.subgraph(
         "one_detection_per_class_while_any_is_left",
-        [(step, np.int64), (go, np.bool_), (alive, np.float32), (marks, np.int32)],
-        [(go_on, np.bool_), (left, np.float32), (marked, np.int32)],
+        [(step, np.int64), (go, np.bool_), (alive, np.float32), (before, np.int32)],
+        [(go_on, np.bool_), (left, np.float32), (after, np.int32)],
     )
-    slots = size if problem.slots is None else b.ints(problem.slots)
     trips = b.squeeze(size, 0) if problem.slots is None else b.const(problem.slots, np.int64)
-    start = b.const(True, np.bool_)
-    _, order = b.node("Loop", [trips, start, scores, never], outputs=2, attributes={"body": graph})
-    return _in_order(b, scores, order, iota, slots)
-
-
-def _in_order(b: Body, scores: str, order: str, iota: str, slots: str) -> Selected:
-    """What is marked with a number, at the place of that number; slot M is for the rest, and cut off.
-
-    Args:
-        b: Where the nodes go.
-        scores: [B, C, N].
-        order: int32 [B, C, N], -1 for the rest.
-        iota: int32 [1, 1, N].
-        slots: M, int64 [1].
-    """
-    marked = b.less(b.const(-1, np.int32), order)
-    place = b.where(marked, b.cast(order, np.int64), slots)
-    shape = b.op("Shape", scores)
-    room = b.concat([b.slice(shape, 0, 0, 2), b.add(slots, b.ints(1))], 0)
-    none, dead = b.op("Expand", b.const(0, np.int32), room), b.op("Expand", b.scalar(SMALLEST), room)
-    all_positions = b.op("ScatterElements", none, place, b.op("Expand", iota, shape), axis=2)
-    all_scores = b.op("ScatterElements", dead, place, scores, axis=2)
-    ends = [b.op("Slice", v, b.ints(0), slots, b.ints(2)) for v in (all_scores, all_positions)]
-    return Selected(ends[0], ends[1])
+    nothing = b.op("Expand", b.const(-1, np.int32), room)
+    carried = [trips, b.const(True, np.bool_), scores, nothing]
+    _, found = b.node("Loop", carried, outputs=2, attributes={"body": graph})
+    valid = b.less(b.const(-1, np.int32), found)
+    return valid, b.where(valid, found, b.const(0, np.int32))
 
 
 def _exceeds(b: Body, one: Corners, two: Corners, threshold: str) -> str:
