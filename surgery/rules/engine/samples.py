@@ -28,6 +28,9 @@ FLOAT_SPANS = ((0.0, 1.0), (1.0, 2.0), (0.3, 0.7), (2.0, 3.0))
 SAME_SHAPE = {"ScatterElements": (1, 2), "Scatter": (1, 2)}
 """Operators of which two operands have one shape."""
 
+SAME_DIMS = {"NonMaxSuppression": (0, 1, {0: 0, 2: 1})}
+"""Operators of which dims of an operand are dims of another: the operand, the other, and axis to axis."""
+
 SMALL = 8
 """Operands of at most so many numbers may be axes, sizes, scales or thresholds."""
 
@@ -58,6 +61,15 @@ def sample_feeds(
         like, other = (site.inputs[i] for i in SAME_SHAPE[site.op])
         if like is not None and other is not None and other.name in operands and like.shape is not None:
             operands[other.name] = (replace(other, shape=like.shape), operands[other.name][1])
+    if site.op in SAME_DIMS:
+        first, second, axes = SAME_DIMS[site.op]
+        like, other = site.inputs[first], site.inputs[second]
+        if like is not None and other is not None and other.name in operands and like.shape and other.shape:
+            shape = tuple(
+                like.shape[axes[a]] if a in axes and not isinstance(d, int) else d
+                for a, d in enumerate(other.shape)
+            )
+            operands[other.name] = (replace(other, shape=shape), operands[other.name][1])
     open_ones = [n for n, (o, _) in operands.items() if n not in (given or {}) and _open(o)]
     for attempt in range(ATTEMPTS if open_ones else 1):
         for case in range(cases):
