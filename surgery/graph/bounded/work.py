@@ -435,7 +435,7 @@ class Bounds:
     def pad(self, tensor: Any, axes: Mapping[int, Dim]) -> None:
         """Take note of the padded axes of a tensor; exact ones are left out."""
         found = {a: d for a, d in axes.items() if not d.exact}
-        free = {a: d for a, d in axes.items() if d.exact and d.atoms}
+        free = {a: d for a, d in axes.items() if d.exact}  # numbers too: inference may not know them
         if free:
             self._exact[tensor.name] = free
         if found:
