@@ -208,6 +208,7 @@ class Sizes:
 
         name = self._full_branch(node)
         assert name is not None
+        self.bounds.renewed(t.name for t in node.outputs)
         made = inline_branch(self.state.graph, node, name)
         for new in made:
             output = next(t.name for t in new.outputs if t.name)

@@ -147,6 +147,10 @@ class Bounds:
         """Take note of nodes that were written to work on rooms as they are."""
         self._done.update(t.name for n in nodes for t in n.outputs)
 
+    def renewed(self, names: Iterable[str]) -> None:
+        """Take note of tensors that other nodes make now, which have yet to be followed."""
+        self._done.difference_update(names)
+
     def values(self) -> list[Any]:
         """Tensors that later calls may read: nothing may drop what makes them until all is done."""
         import onnx_graphsurgeon as gs
