@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.graph.collection import no_collection
 from surgery.graph.convert import declare, write_attributes
 from surgery.graph.load import _MAX_IR_VERSION
+from surgery.graph.newer import write_newer
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +54,7 @@ def infer_types(graph: gs.Graph) -> int:
     if not unknown and not any(_unknown(body) for node in graph.nodes for body in _inside(node)):
         return 0
     model = _skeleton(graph)
+    write_newer(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # onnx raises many types, none documented
