@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SIZE_OPS = frozenset(
     {
         "Add", "Cast", "Concat", "Div", "Gather", "Identity", "Max", "Min", "Mul", "ReduceProd", "Reshape", "Slice",
-        "Squeeze", "Sub", "Unsqueeze", "Where", "Flatten", "ReduceMin", "ReduceMax", "ReduceSum",
+        "Squeeze", "Sub", "Unsqueeze", "Where", "Flatten", "ReduceMin", "ReduceMax", "ReduceSum", "Transpose",
     }
 )  # fmt: skip
 """Operators whose results on sizes are sizes."""
@@ -39,6 +39,8 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
         return first if node.op == "Identity" or int(node.attrs.get("to", 0)) in (6, 7) else None
     if node.op in ("Add", "Sub", "Mul", "Div", "Min", "Max"):
         return _arithmetic(bounds, node, operands)
+    if node.op == "Where":
+        return _chosen(bounds, node, operands)
     if first is None:
         return None
     if node.op in ("Squeeze", "Unsqueeze", "Reshape", "Flatten"):
@@ -53,6 +55,8 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
         return None if index is None else _array(np.take(first, index.astype(np.int64), axis))
     if node.op == "Slice":
         return _slice(bounds, node, first)
+    if node.op == "Transpose":
+        return np.transpose(first, node.attrs.get("perm"))
     if node.op == "ReduceProd":
         result = Dim(1)
         for dim in first.reshape(-1):
@@ -61,6 +65,35 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
     if node.op in ("ReduceMin", "ReduceMax", "ReduceSum") and first.ndim == 1:
         return _reduced(bounds, node, first)
     return None
+
+
+def _chosen(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> Elements | None:
+    """One of two sizes, where it is known which: a size is not -1."""
+    one, two = operands[1:]
+    test = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+    if one is None or two is None or test is None or test.op != "Equal":
+        return None
+    left, right = (bounds.elements(t) for t in test.inputs)
+    if left is None or right is None:
+        return None
+    arrays = np.broadcast_arrays(left, right, one, two)
+    result = np.empty(arrays[0].shape, object)
+    for index in np.ndindex(result.shape):
+        a, b, yes, no = (x[index] for x in arrays)
+        if a == b or yes == no:
+            result[index] = yes
+        elif _differ(a, b):
+            result[index] = no
+        else:
+            return None
+    return result
+
+
+def _differ(a: Dim, b: Dim) -> bool:
+    """Whether two sizes are known to be different."""
+    if a.number is not None and b.number is not None:
+        return a.number != b.number
+    return any(one.factor < 0 and not one.atoms and other.not_negative for one, other in ((a, b), (b, a)))
 
 
 def _reduced(bounds: Bounds, node: gs.Node, first: Elements) -> Elements | None:
@@ -104,18 +137,22 @@ def _layout(bounds: Bounds, node: gs.Node, first: Elements) -> Elements | None:
 
 
 def _slice(bounds: Bounds, node: gs.Node, first: Elements) -> Elements | None:
-    if first.ndim != 1:
-        return None
+    parts: list[list[int] | None] = []  # starts, ends, axes, steps
     if "starts" in node.attrs:
-        start, end, step = int(node.attrs["starts"][0]), int(node.attrs["ends"][0]), 1
+        parts = [[int(v) for v in node.attrs[n]] for n in ("starts", "ends", "axes") if n in node.attrs]
     else:
-        values = [bounds.number(t) for t in node.inputs[1:] if t.name]
-        if any(v is None for v in values):
-            return None
-        numbers = [int(v.reshape(-1)[0]) for v in values if v is not None]
-        start, end = numbers[0], numbers[1]
-        step = numbers[3] if len(numbers) > 3 else 1
-    return first[start:end:step]
+        for tensor in node.inputs[1:]:
+            value = bounds.number(tensor) if tensor.name else None
+            if tensor.name and value is None:
+                return None
+            parts.append(None if value is None else [int(v) for v in value.reshape(-1)])
+    starts, ends, axes, steps = (*parts, None, None)[:4]
+    if starts is None or ends is None:
+        return None
+    places = [slice(None)] * first.ndim
+    for i, axis in enumerate(axes or range(len(starts))):
+        places[axis] = slice(starts[i], ends[i], steps[i] if steps else 1)
+    return first[tuple(places)]
 
 
 def _arithmetic(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> Elements | None:
@@ -148,6 +185,8 @@ def _two(bounds: Bounds, node: gs.Node, a: Dim, b: Dim, flat: int, *, last: bool
         return a.over(b)
     if (op in ("Add", "Sub") and b.number == 0) or (op == "Div" and b.number == 1):
         return a
+    if op == "Add" and a.number == 0:
+        return b
     if op == "Min":
         return bounds.smaller(a, b)
     if a.exact and b.exact:
