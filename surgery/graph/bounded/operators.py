@@ -348,11 +348,13 @@ def _constant_of_shape(bounds: Bounds, node: gs.Node) -> bool:
 def _range(bounds: Bounds, node: gs.Node) -> bool:
     limit = bounds.elements(node.inputs[1])
     start, step = bounds.number(node.inputs[0]), bounds.number(node.inputs[2])
-    if limit is None or limit.reshape(-1)[0].exact:
+    if limit is None:
         return False
-    if start is None or step is None or int(start) != 0 or int(step) != 1:
-        raise No("a Range to a size that depends on data, not from 0 in steps of 1")
     (dim,) = limit.reshape(-1)
+    if start is None or step is None or start.reshape(-1)[0] != 0 or step.reshape(-1)[0] != 1:
+        if dim.exact:
+            return False
+        raise No("a Range to a size that depends on data, not from 0 in steps of 1")
     places = bounds.places(bounds.room(dim))
     if start.dtype != np.int64:
         import onnx

@@ -120,6 +120,7 @@ class Bounds:
         self._opaque.clear()
         found = []
         blocked: set[str] = set()
+        typed: set[str] = set()
         for node in list(graph.nodes):
             name = next((t.name for t in node.outputs if t.name), "")
             reads = {t.name for t in node.inputs if t.name}
@@ -137,6 +138,8 @@ class Bounds:
                 self._done.add(name)
                 self._step(node, reads)
                 continue
+            elif any(r in self._done or r in typed for r in reads):
+                typed.update(self._sharpen(node))
             self._out.append(node)
         graph.nodes.clear()
         graph.nodes.extend(self._out)
@@ -196,6 +199,23 @@ class Bounds:
             self._out.append(node)
             self.infer(node)
         self._done.update(names)
+
+    def _sharpen(self, node: gs.Node) -> list[str]:
+        """Types behind what has been written anew: names of the outputs whose sizes are better known now."""
+        before = [(t, t.shape) for t in node.outputs if t.name]
+        if all(shape is None or is_static(shape) for _, shape in before):
+            return []
+        self.infer(node)
+        found = []
+        for tensor, old in before:
+            new = tensor.shape
+            if old is None or new is None or len(new) != len(old):
+                tensor.shape = old
+                continue
+            tensor.shape = [n if isinstance(n, int) else o for n, o in zip(new, old, strict=True)]
+            if tensor.shape != list(old):
+                found.append(tensor.name)
+        return found
 
     # -- writing ------------------------------------------------------------------------------------
 
