@@ -9,6 +9,7 @@ import numpy as np
 
 from surgery.graph.bounded.by_entry import PER_ENTRY, PER_SAMPLE
 from surgery.graph.bounded.dims import ONE, Dim, product, regrouped
+from surgery.graph.bounded.pads import pad_by_sizes
 from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
 from surgery.graph.bounded.work import No, sized, total
 
@@ -189,10 +190,24 @@ def _squeeze(bounds: Bounds, node: gs.Node) -> bool:
     axes = _numbers(bounds, node, 1, "axes")
     gone = {a % len(dims) for a in axes} if axes is not None else {a for a, d in enumerate(dims) if d == ONE}
     own = _only_first(bounds, node)
-    if gone & set(own):
-        raise No("a padded axis is squeezed")
-    bounds.pad(node.outputs[0], {a - sum(g < a for g in gone): d for a, d in own.items()})
+    for axis in sorted(gone & set(own)):  # only a size of 1 can be squeezed, so that is what it is
+        node.inputs[0] = _narrowed(bounds, node.inputs[0], axis, 1)
+        bounds.told(f"{node.name!r} squeezes a size that depends on data: it has to be 1, as in the model")
+    left = {a: d for a, d in own.items() if a not in gone}
+    bounds.pad(node.outputs[0], {a - sum(g < a for g in gone): d for a, d in left.items()})
     return False
+
+
+def _narrowed(bounds: Bounds, tensor: Any, axis: int, size: int) -> Any:
+    """The first entries along a padded axis, of which so many are known to be real."""
+    left = {a: d for a, d in bounds.padded[tensor.name].items() if a != axis}
+    start, stop, where = (np.asarray([v], np.int64) for v in (0, size, axis))
+    if bounds.room(bounds.dims(tensor)[axis]).number != size:
+        tensor = bounds.emit("Slice", tensor, start, stop, where)
+    else:
+        tensor = bounds.emit("Identity", tensor)  # the operand itself stays padded for others
+    bounds.pad(tensor, left)
+    return tensor
 
 
 @_on("Flatten")
@@ -368,25 +383,33 @@ def _range(bounds: Bounds, node: gs.Node) -> bool:
 
 @_on("Pad")
 def _pad(bounds: Bounds, node: gs.Node) -> bool:
-    own = _only_first(bounds, node)
-    rank = len(bounds.dims(node.inputs[0]))
-    pads = _numbers(bounds, node, 1, "pads") or []
-    given = _numbers(bounds, node, 3)
-    axes = [a % rank for a in given] if given is not None else list(range(rank))
-    for i, axis in enumerate(axes):
-        if axis in own and (pads[i] or pads[i + len(axes)]):
-            raise No("a Pad along a padded axis")
-    bounds.pad(node.outputs[0], own)
-    return False
+    return pad_by_sizes(bounds, node)
 
 
 @_on("Split")
 def _split(bounds: Bounds, node: gs.Node) -> bool:
     own = _only_first(bounds, node)
-    if int(node.attrs.get("axis", 0)) % len(bounds.dims(node.inputs[0])) in own:
-        raise No("a Split of a padded axis")
+    data = node.inputs[0]
+    along = int(node.attrs.get("axis", 0)) % len(bounds.dims(data))
+    if along in own:
+        sizes = bounds.elements(node.inputs[1]) if _given(node, 1) else None
+        if "split" in node.attrs:
+            sizes = sized(Dim(int(v)) for v in node.attrs["split"])
+        if sizes is None:
+            raise No("a Split of a padded axis into equal parts")
+        total = sum(d.factor for d in sizes.reshape(-1))
+        room = bounds.room(own[along]).number
+        if any(d.number is None for d in sizes.reshape(-1)) or (room is not None and room < total):
+            raise No("a Split of a padded axis into sizes that depend on data")
+        # The model fails unless the sizes are those of the whole.
+        node.inputs[0] = _narrowed(bounds, data, along, total)
+        bounds.told(
+            f"{node.name!r} splits a size that depends on data into parts of fixed size: it has to be {total}, as in "
+            "the model, which fails on other inputs"
+        )
+    rest = {a: d for a, d in own.items() if a != along}
     for tensor in node.outputs:
-        bounds.pad(tensor, own)
+        bounds.pad(tensor, rest)
     return False
 
 
@@ -765,7 +788,64 @@ def _scatter_nd(bounds: Bounds, node: gs.Node) -> bool:
     return True
 
 
-def _then_slice(bounds: Bounds, node: gs.Node, start: Any, end: Any) -> None:
+NEUTRAL: dict[str, Callable[[Any], Any]] = {
+    "add": lambda t: 0,
+    "mul": lambda t: 1,
+    "max": lambda t: -np.inf if np.dtype(t.dtype).kind == "f" else _lowest(t),
+    "min": lambda t: np.inf if np.dtype(t.dtype).kind == "f" else _highest(t),
+}
+"""What changes nothing where it is scattered."""
+
+
+@_on("ScatterElements", "Scatter")
+def _scatter_elements(bounds: Bounds, node: gs.Node) -> bool:
+    """What is padding changes nothing, or goes to a place behind the others, which is cut off."""
+    data, indices, updates = node.inputs
+    dims, inner = bounds.dims(data), bounds.dims(indices)
+    along = int(node.attrs.get("axis", 0)) % len(dims)
+    if bounds.dims(updates) != inner:
+        raise No(f"indices and updates of {node.op} of different sizes")
+    if any(a != along and not d.exact and d != dims[a] for a, d in enumerate(inner)):
+        raise No(f"{node.op} of a padded axis into another")
+    reduction = str(node.attrs.get("reduction", "none"))
+    padded = [a for a, d in enumerate(inner) if not d.exact]
+    size = bounds.room(dims[along])
+    if not padded:
+        node.inputs[1] = _positions(bounds, indices, dims[along])
+        bounds.pad(node.outputs[0], dict(enumerate(dims)))
+        return False
+    spread: Any = bounds.scalar(size)
+    if reduction != "none":
+        # Spread out: many updates of one place are slow.
+        place = bounds.places(bounds.room(inner[padded[0]]))
+        rest = bounds.emit("Mul", bounds.emit("Div", place, spread), spread)
+        shape = [-1] + [1] * (len(inner) - 1 - padded[0])
+        spread = bounds.emit("Reshape", bounds.emit("Sub", place, rest), np.asarray(shape, np.int64))
+    where = indices
+    if np.dtype(where.dtype) != np.int64:
+        where = bounds.emit("Cast", where, dtype=np.int64, to=7)
+    zero = np.asarray(0, np.int64)
+    behind = bounds.emit("Less", where, zero, dtype=np.bool_)
+    forward = bounds.emit("Add", where, bounds.scalar(dims[along]))
+    where = bounds.emit("Where", behind, forward, where, dtype=np.int64)
+    for axis in padded:
+        real = bounds.mask(inner[axis], len(inner) - 1 - axis)
+        where = bounds.emit("Where", real, where, spread, dtype=np.int64)
+    node.inputs[1] = where
+    if reduction != "none":
+        node.inputs[2] = bounds.masked(updates, NEUTRAL[reduction](updates))
+        bounds.pad(node.outputs[0], dict(enumerate(dims)))
+        return False
+    spare = np.zeros([1] * len(dims), np.dtype(data.dtype))
+    shape = bounds.value([ONE if a == along else d for a, d in enumerate(dims)], rooms=True)
+    spare = bounds.emit("Expand", spare, shape, dtype=data.dtype)
+    node.inputs[0] = bounds.emit("Concat", data, spare, axis=along)
+    _then_slice(bounds, node, np.asarray([0], np.int64), bounds.value([size]), along)
+    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(dims)))
+    return True
+
+
+def _then_slice(bounds: Bounds, node: gs.Node, start: Any, end: Any, axis: int = 0) -> None:
     import onnx_graphsurgeon as gs
 
     output = node.outputs[0]
@@ -775,7 +855,7 @@ def _then_slice(bounds: Bounds, node: gs.Node, start: Any, end: Any) -> None:
     node.outputs.append(between)
     bounds.write(node)
     bounds._done.add(between.name)
-    operands = [between, bounds.const(start), end, bounds.const(np.asarray([0], np.int64))]
+    operands = [between, bounds.const(start), end, bounds.const(np.asarray([axis], np.int64))]
     bounds.provenance[output.name] = {"surgery.rule": "keep-sizes"}
     bounds.write(gs.Node("Slice", between.name + "/then", {}, operands, [output]))
 
