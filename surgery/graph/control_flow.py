@@ -615,10 +615,19 @@ class _Resolver:
     # -- If -----------------------------------------------------------------------------------------
 
     def _if(self, node: gs.Node, scope: Scope) -> list[gs.Node] | Unresolved | None:
+        from surgery.graph.conditions import implied, same_branches
+
         condition = known_value(node.inputs[0], scope)
+        if condition is None and (value := implied(node.inputs[0], scope)) is not None:
+            condition = np.asarray(value)
         if condition is not None and condition.size == 1:
             branch = node.attrs["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"]
             return self._inlined(branch, {}, list(node.outputs), scope, Once(self._prefix(node)))
+        same = same_branches(node, scope)
+        if same is not None:
+            prefix = self._prefix(node)
+            pairs = [(a, b) for a, b in zip(same, node.outputs, strict=False) if b.name]
+            return [make_node("Identity", f"{prefix}{b.name}", [a], [b]) for a, b in pairs]
         branches = [node.attrs["then_branch"], node.attrs["else_branch"]]
         types = [body_types(b, scope) for b in branches]
         for output, left, right in zip(node.outputs, *types, strict=False):
