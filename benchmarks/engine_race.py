@@ -112,7 +112,7 @@ class Loaded:
             size = self._engine.get_tensor_dtype(name).itemsize * value.size
             if size != value.nbytes:
                 raise NotTimedError(f"{name} is {value.dtype}, which the engine does not take")
-            if self._engine.get_tensor_location(name) == trt.TensorLocation.HOST:
+            if self._on_host(trt, name):
                 self._kept.append(value)
                 self._context.set_tensor_address(name, value.ctypes.data)
                 continue
@@ -126,7 +126,16 @@ class Loaded:
                 raise NotTimedError(f"the size of {name} depends on the data")
             size = self._engine.get_tensor_dtype(name).itemsize * int(np.prod(shape, dtype=np.int64))
             self.outputs[name] = shape
+            if self._on_host(trt, name):
+                self._kept.append(np.zeros(max(size, 1), np.uint8))
+                self._context.set_tensor_address(name, self._kept[-1].ctypes.data)
+                continue
             self._set(name, cuda.DeviceArray((max(size, 1),), np.uint8))
+
+    def _on_host(self, trt: Any, name: str) -> bool:
+        """Whether the engine reads or writes it on the host, as it does with shapes."""
+        on_host = self._engine.get_tensor_location(name) == trt.TensorLocation.HOST
+        return bool(on_host or self._engine.is_shape_inference_io(name))
 
     def _set(self, name: str, array: Any) -> None:
         self._kept.append(array)

@@ -23,7 +23,7 @@ def build(
     Args:
         worker: The TensorRT process.
         model: The model, or where it is.
-        profiles: Entries of a report: input, min, opt, max; those that are not for an input of the model are left out.
+        profiles: Entries of a report: input, min, opt, max; those for other inputs than the model has are left out.
     """
     proto = onnx.load(model, load_external_data=False) if isinstance(model, Path) else model
     names = {i.name for i in proto.graph.input}
