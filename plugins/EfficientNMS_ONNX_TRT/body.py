@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.efficient_nms import EfficientNms, emit_indices
+from surgery.plugins.fitting import Fitted
 from surgery.plugins.nms_successors import onnx_nms_successors
 
 if TYPE_CHECKING:
@@ -34,6 +36,26 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
         box_coding=a["center_point_box"],
     )
     return node.function(b, [emit_indices(b, node, parameters)])
+
+
+def fit(
+    b: Body, names: Sequence[str], attributes: Mapping[str, Any], types: Sequence[TensorType | None]
+) -> Fitted | None:
+    """Scores in the layout of ONNX NonMaxSuppression, [B, C, N], which TensorRT's parser turned round."""
+    boxes, scores = (t.shape if t else None for t in (*types, None, None)[:2])
+    if len(types) != 2 or boxes is None or scores is None or len(scores) != 3 or len(boxes) < 3:
+        return None
+    number, rows, columns = boxes[1], scores[1], scores[2]
+    if not all(isinstance(n, int) for n in (number, rows, columns)) or number == rows or number != columns:
+        return None
+    kind = types[1]
+    assert kind is not None
+    turned = TensorType(kind.dtype, (scores[0], columns, rows))
+    return Fitted(
+        ((names[0], types[0]), (b.transpose(names[1], 0, 2, 1), turned)),
+        f"EfficientNMS_ONNX_TRT: scores {list(scores)} are in the layout of ONNX NonMaxSuppression, with {number} "
+        "boxes in the last axis; the plugin takes [batch, boxes, classes], so they are transposed in front of it",
+    )
 
 
 def successor(node: ConfiguredNode, target: TargetVersion) -> list[Successor | str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.graph.body import Body
 from surgery.plugins import grid_anchor
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.fitting import Fitted
 
 if TYPE_CHECKING:
     import onnx
@@ -27,3 +28,10 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     """The function of a configured node."""
     b = Body(node.opset)
     return node.function(b, grid_anchor.emit(b, node, rectangular=True))
+
+
+def fit(
+    b: Body, names: Sequence[str], attributes: Mapping[str, Any], types: Sequence[TensorType | None]
+) -> Fitted | None:
+    """No inputs: converters wire feature maps in, which the plugin does not read."""
+    return grid_anchor.without_inputs("GridAnchorRect_TRT", types)

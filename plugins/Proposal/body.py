@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.fitting import Fitted
 from surgery.plugins.nms_successors import given_attributes
-from surgery.plugins.rpn_proposals import emit_proposals, proposal_problems
+from surgery.plugins.rpn_proposals import emit_proposals, fit_channels, proposal_problems
 from surgery.plugins.successor import Successor, renamed
 
 if TYPE_CHECKING:
@@ -31,3 +32,10 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
 def successor(node: ConfiguredNode, target: TargetVersion) -> list[Successor]:
     """ProposalDynamic."""
     return [renamed(node, "ProposalDynamic", "1", given_attributes(node))]
+
+
+def fit(
+    b: Body, names: Sequence[str], attributes: Mapping[str, Any], types: Sequence[TensorType | None]
+) -> Fitted | None:
+    """More channels of an image than there are anchors."""
+    return fit_channels(b, "Proposal", names, attributes, types)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
-from surgery.plugins.rpn_proposals import emit_proposals, proposal_problems
+from surgery.plugins.fitting import Fitted
+from surgery.plugins.rpn_proposals import emit_proposals, fit_channels, proposal_problems
 
 if TYPE_CHECKING:
     import onnx
@@ -22,3 +23,10 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     """The function of a configured node."""
     b = Body(node.opset)
     return node.function(b, [emit_proposals(b, node)])
+
+
+def fit(
+    b: Body, names: Sequence[str], attributes: Mapping[str, Any], types: Sequence[TensorType | None]
+) -> Fitted | None:
+    """More channels of an image than there are anchors."""
+    return fit_channels(b, "ProposalDynamic", names, attributes, types)

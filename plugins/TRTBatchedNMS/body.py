@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.graph.body import Body
 from surgery.plugins import mmdeploy_nms
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.fitting import Fitted
 
 if TYPE_CHECKING:
     import onnx
@@ -33,3 +34,10 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     """The function of a configured node."""
     b = Body(node.opset)
     return node.function(b, mmdeploy_nms.emit_upright(b, node))
+
+
+def fit(
+    b: Body, names: Sequence[str], attributes: Mapping[str, Any], types: Sequence[TensorType | None]
+) -> Fitted | None:
+    """Boxes of rank 3, which all classes share."""
+    return mmdeploy_nms.fit_boxes(b, "TRTBatchedNMS", names, types, 4)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.graph.body import Body
 from surgery.plugins import mmdeploy_nms
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.fitting import Fitted
 from surgery.plugins.rotated_nms import select_rotated
 
 if TYPE_CHECKING:
@@ -35,3 +36,10 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     select = partial(select_rotated, angles=angles)
     found = mmdeploy_nms.emit_suppression(b, node, upright, select)
     return node.function(b, [mmdeploy_nms.emit_dets(b, node, boxes, found, 5), found.classes])
+
+
+def fit(
+    b: Body, names: Sequence[str], attributes: Mapping[str, Any], types: Sequence[TensorType | None]
+) -> Fitted | None:
+    """Boxes of rank 3, which all classes share."""
+    return mmdeploy_nms.fit_boxes(b, "TRTBatchedRotatedNMS", names, types, 5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class Adopted:
         op: Its op_type in the model.
         domain: Its domain in the model.
         definition: What it is.
-        note: What was put right in its attributes, "" if nothing was.
+        note: What was put right in its attributes and inputs, "" if nothing was.
     """
 
     node: str
@@ -99,7 +99,8 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
                 node=node.name or node.output[0],
                 fix=f"surgery show plugins {definition.name} lists its attributes",
             )
-    _declare_operands(result, registry)
+    notes = _declare_operands(result, registry)
+    found = [replace(a, note=" ".join(filter(None, (a.note, notes.get(a.node))))) for a in found]
     return attach_bodies(result, registry), found
 
 
@@ -167,22 +168,29 @@ def _drop_unknown(node: onnx.NodeProto, definition: PluginDefinition) -> None:
     node.attribute.extend(kept)
 
 
-def _declare_operands(model: onnx.ModelProto, registry: Registry) -> None:
-    """Write down what is known of the shapes of plugin nodes' operands, in place.
+def _declare_operands(model: onnx.ModelProto, registry: Registry) -> dict[str, str]:
+    """Put the inputs of plugin nodes right where their definitions can, and write down their shapes; in place.
 
     Bodies need numbers where exporters compute shapes; folding finds them. Plugins behind plugins are reached once
     the types of what comes out of the first are known.
+
+    Returns:
+        What was put right, by node.
     """
     from surgery.graph.convert import import_graph
     from surgery.graph.fold import fold_constants
     from surgery.graph.infer import infer_types
     from surgery.graph.measure import measure
+    from surgery.plugins.fitting import fit_inputs, put_in_front, put_into
 
     graph, _ = import_graph(model)
     _forget_behind(graph)
     protos = {n.output[0]: n for n in plugin_nodes(model.graph)}
     pending = [n for n in graph.nodes if n.domain == PLUGIN_DOMAIN and n.outputs[0].name in protos]
     known: dict[str, TensorType] = {}
+    opset = next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    front: dict[str, list[onnx.NodeProto]] = {}
+    notes: dict[str, str] = {}
     while pending:
         fold_constants(graph)
         infer_types(graph)
@@ -192,11 +200,17 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> None:
         pending = [p for p in pending if p is not node]
         measure(graph, [t for t in node.inputs if t.name], lambda m: attach_bodies(m, registry))
         types = [_type(t) if t.name else None for t in node.inputs]
-        if any(t.name and f is None for t, f in zip(node.inputs, types, strict=True)):
-            continue
-        known.update({t.name: f for t, f in zip(node.inputs, types, strict=True) if f is not None})
         proto = protos[node.outputs[0].name]
-        outputs = definition_of(proto, registry).output_types(proto, types)
+        definition = definition_of(proto, registry)
+        fitting = fit_inputs(proto, definition, types, opset)
+        if fitting is not None:
+            types, front[proto.output[0]] = fitting.types, fitting.nodes
+            notes[proto.name or proto.output[0]] = fitting.note
+            put_into(graph, node, fitting, proto.input)
+        if any(name and t is None for name, t in zip(proto.input, types, strict=True)):
+            continue
+        known.update({name: t for name, t in zip(proto.input, types, strict=True) if t is not None})
+        outputs = definition.output_types(proto, types)
         for tensor, made in zip(node.outputs, outputs, strict=False):
             tensor.dtype = np.dtype(made.dtype)
             tensor.shape = None if made.shape is None else list(made.shape)
@@ -209,6 +223,8 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> None:
             kept.append(onnx.helper.make_tensor_value_info(name, element, found.shape))
     del model.graph.value_info[:]
     model.graph.value_info.extend(kept)
+    put_in_front(model, front)
+    return notes
 
 
 def _forget_behind(graph: gs.Graph) -> None:

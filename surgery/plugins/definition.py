@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from surgery.graph.body import Body
     from surgery.plugins.attach import TargetVersion
+    from surgery.plugins.fitting import Fitted
     from surgery.plugins.successor import Successor
 
 PLUGIN_DOMAIN = "trt.plugins"
@@ -121,6 +122,8 @@ class PluginDefinition:
             nodes that compute the same, best first, or why there are none.
         repair: Function `repair(attributes) -> (changes, note)` of body.py, if it has one: attributes that models in
             the wild write otherwise, with the value they mean, and what to say about it.
+        fit: Function `fit(body, names, attributes, types) -> Fitted | None` of body.py, if it has one: inputs that
+            models in the wild give otherwise, brought by standard nodes to what the plugin takes.
         samples: Configurations the tests run.
     """
 
@@ -134,6 +137,7 @@ class PluginDefinition:
         output_types: Callable[[ConfiguredNode], list[TensorType]] | None = None,
         successor: Callable[[ConfiguredNode, TargetVersion], Sequence[Successor | str]] | None = None,
         repair: Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]] | None = None,
+        fit: Callable[..., Fitted | None] | None = None,
         samples: tuple[Sample, ...] = (),
     ) -> None:
         self.file = file
@@ -144,6 +148,7 @@ class PluginDefinition:
         self._output_types = output_types
         self.successor = successor
         self.repair = repair
+        self.fit = fit
         if file.outputs[-1].repeated and output_types is None:
             raise ConfigError(
                 "an output is repeated, but body.py does not define output_types(node)",
@@ -190,6 +195,7 @@ class PluginDefinition:
                     output_types=self._output_types,
                     successor=self.successor,
                     repair=self.repair,
+                    fit=self.fit,
                     samples=self.samples,
                 )
             )

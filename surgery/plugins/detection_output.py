@@ -137,7 +137,9 @@ def detection_problems(a: Mapping[str, Any], types: Sequence[TensorType | None])
             problems.append(f"prior holds {values} coordinates, which is no multiple of 4")
         for name, shape, expected in (("loc", loc, values * sets), ("conf", conf, values // 4 * c)):
             if isinstance(shape[1], int) and shape[1] != expected:
-                problems.append(f"{name} holds {shape[1]} values per image; expected {expected}")
+                problems.append(
+                    f"{name} holds {shape[1]} values per image; expected {expected} for the {values // 4} boxes of prior"
+                )
     return problems
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.fitting import Fitted
 
 
 def grids(a: Mapping[str, Any], *, rectangular: bool) -> list[tuple[int, int]]:
@@ -78,3 +79,17 @@ def output_types(node: ConfiguredNode, *, rectangular: bool) -> list[TensorType]
         TensorType("float32", (2, h * w * len(prior_shapes(a, i)) * 4, 1))
         for i, (h, w) in enumerate(grids(a, rectangular=rectangular))
     ]
+
+
+def without_inputs(name: str, types: Sequence[TensorType | None]) -> Fitted | None:
+    """What a node that was given inputs is to be given: nothing.
+
+    TensorRT's own class neither counts nor reads its inputs (gridAnchorPlugin.cpp, configurePlugin and enqueue); the
+    UFF converter left what the collapsed scope had read on it.
+    """
+    if not types:
+        return None
+    return Fitted(
+        (),
+        f"{name}: its {len(types)} inputs are dropped: the plugin reads none, sizes come from featureMapShapes",
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.fitting import Fitted
 from surgery.plugins.native_nms import NmsOutputs, NmsSpec, choose_form, emit_nms
 from surgery.plugins.nms_forms import Selected
 from surgery.plugins.region_proposals import without_inverted
@@ -31,6 +32,24 @@ def problems(a: Mapping[str, Any], types: Sequence[TensorType | None], width: in
         if shapes[0][3] != width and isinstance(shapes[0][3], int):
             found.append(f"boxes have {shapes[0][3]} numbers; expected {width}")
     return found
+
+
+def fit_boxes(
+    b: Body, plugin: str, names: Sequence[str], types: Sequence[TensorType | None], width: int
+) -> Fitted | None:
+    """Boxes [B, N, width] that all classes share, as mmdetection's heads have them: [B, N, 1, width].
+
+    The kernel takes rank 4 alone; mmdeploy's own exporter (mmcv/ops/nms.py, multiclass_nms_static) adds this dim.
+    """
+    given = types[0] if len(types) == 2 else None
+    if given is None or given.shape is None or len(given.shape) != 3 or given.shape[2] != width:
+        return None
+    wide = TensorType(given.dtype, (*given.shape[:2], 1, width))
+    return Fitted(
+        ((b.unsqueeze(names[0], 2), wide), (names[1], types[1])),
+        f"{plugin}: boxes have rank 3; the plugin takes [batch, boxes, 1, {width}] for boxes that all classes share, "
+        "so a dim of 1 is added in front of it",
+    )
 
 
 def is_shared(node: ConfiguredNode) -> bool:

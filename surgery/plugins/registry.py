@@ -144,7 +144,7 @@ def load_plugin(folder: Path) -> PluginDefinition:
         if not (folder / needed).is_file():
             raise ConfigError(f"the folder has no {needed}", code="bad-definition", where=str(folder))
     samples = _read(SampleFile, folder / "samples.yaml")
-    module = _load_module(folder / "body.py")
+    module = load_module(folder / "body.py")
     body: Any = getattr(module, "body", None)
     if not callable(body):
         raise ConfigError(
@@ -158,6 +158,7 @@ def load_plugin(folder: Path) -> PluginDefinition:
         output_types=getattr(module, "output_types", None),
         successor=getattr(module, "successor", None),
         repair=getattr(module, "repair", None),
+        fit=getattr(module, "fit", None),
         samples=tuple(_with_weights(file, sample) for sample in samples.samples),
     )
     for sample in definition.samples:
@@ -194,7 +195,12 @@ def _read(model: type[M], path: Path) -> M:
     return result
 
 
-def _load_module(path: Path) -> ModuleType:
+def load_module(path: Path) -> ModuleType:
+    """A Python file of a plugin's folder as a module.
+
+    Raises:
+        ConfigError: it raised an error.
+    """
     name = f"surgery_plugin_{path.parent.name}_{zlib.crc32(str(path.resolve()).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

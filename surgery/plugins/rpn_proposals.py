@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from surgery.graph.body import Body
 from surgery.plugins import region_proposals as proposals
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.fitting import Fitted
 
 LAST = -3.0e38
 """Score of boxes that are too small: behind all others, but still in the list."""
@@ -33,6 +34,50 @@ def proposal_problems(attributes: Mapping[str, Any], types: Sequence[TensorType 
                 f"{len(attributes['anchor_ratios'])} anchor_ratios make {anchors * each}"
             )
     return problems
+
+
+def fit_channels(
+    b: Body,
+    plugin: str,
+    names: Sequence[str],
+    attributes: Mapping[str, Any],
+    types: Sequence[TensorType | None],
+) -> Fitted | None:
+    """More channels than anchors, for one image: the kernel copies the first ones (extractFgScores_gpu).
+
+    For more images it would take the others of one image for the next one's, so these stay a mistake.
+    """
+    sizes, ratios = attributes.get("anchor_sizes"), attributes.get("anchor_ratios")
+    if len(types) != 2 or not isinstance(sizes, list) or not isinstance(ratios, list):
+        return None
+    anchors = len(sizes) * len(ratios)
+    inputs: list[tuple[str, TensorType | None]] = []
+    notes = []
+    for name, given, title, wanted in zip(
+        names, types, ("scores", "deltas"), (anchors, 4 * anchors), strict=True
+    ):
+        shape = given.shape if given is not None else None
+        if given is None or shape is None or len(shape) != 4 or shape[0] != 1:
+            return None
+        if isinstance(shape[1], int) and shape[1] > wanted > 0:
+            notes.append(f"{title} has {shape[1]} channels, of which its kernel reads the first {wanted}")
+            inputs.append((b.slice(name, 1, 0, wanted), TensorType(given.dtype, (1, wanted, *shape[2:]))))
+        else:
+            inputs.append((name, given))
+    if not notes:
+        return None
+    text = (
+        f"{plugin}: {' and '.join(notes)} ({len(sizes)} anchor_sizes, {len(ratios)} anchor_ratios); only these are "
+        "given to it"
+    )
+    doubled = types[0] is not None and types[0].shape is not None and types[0].shape[1] == 2 * anchors
+    # Where scores hold both classes, the order of Caffe (and of RPROI_TRT) has background first.
+    hint = (
+        ". Two scores for each anchor are usually background first: take the object's in front of the node"
+        if doubled
+        else ""
+    )
+    return Fitted(tuple(inputs), text + hint)
 
 
 def _grid(a: Mapping[str, Any], height: int, width: int) -> NDArray[np.float32]:
