@@ -224,6 +224,8 @@ class Sizes:
     def tell(self) -> None:
         """Make the counts of padded outputs outputs too, and say how to get the true sizes back."""
         state = self.state
+        for assumption in self.bounds.assumptions:
+            state.warn(assumption)
         told = {c.name for c in state.report.io_changes if (c.inverse or {}).get("op") == "slice_by_count"}
         counts: dict[str, str] = {}
         for output in list(state.graph.outputs):

@@ -9,7 +9,7 @@ import numpy as np
 
 from surgery.graph.bounded.by_entry import PER_ENTRY, PER_SAMPLE
 from surgery.graph.bounded.dims import ONE, Dim, product, regrouped
-from surgery.graph.bounded.pads import pad_by_sizes
+from surgery.graph.bounded.pads import completed, pad_by_sizes
 from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
 from surgery.graph.bounded.work import No, sized, total
 
@@ -432,19 +432,24 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
         bounds.pad(node.outputs[0], found)
         return False
     rooms = [bounds.room(d) for d in lengths]
-    whole = rooms[0]
+    space = rooms[0]
     for room in rooms[1:]:
-        whole = bounds.exact("Add", whole, room)
+        space = bounds.exact("Add", space, room)
+    whole: Dim | None = lengths[0]
+    for length in lengths[1:]:
+        whole = completed(bounds, whole, length) if whole is not None else None
     scalars = [bounds.scalar(d) for d in lengths]
     ends = [scalars[0]]
     for scalar in scalars[1:]:
         ends.append(bounds.emit("Add", ends[-1], scalar))
-    name = "+".join(map(str, lengths))
-    dim = bounds.atom(name, ends[-1], 0, whole)
-    found[along] = dim
-    if all(d.exact for d in lengths[:-1]):
-        bounds.pad(node.outputs[0], found)
-        return False
+    if whole is None:
+        found[along] = bounds.atom("+".join(map(str, lengths)), ends[-1], 0, space)
+        whole = space
+        if all(d.exact for d in lengths[:-1]):
+            bounds.pad(node.outputs[0], found)
+            return False
+    else:
+        found[along] = whole
     together = bounds.emit("Concat", *node.inputs, axis=along)
     places = bounds.places(whole)
     zero = np.asarray(0, np.int64)
@@ -455,7 +460,7 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
         behind = bounds.emit("Not", bounds.emit("Less", base, end, dtype=np.bool_))
         gap = bounds.emit("Sub", bounds.scalar(room), scalar)
         places = bounds.emit("Add", places, bounds.emit("Where", behind, gap, zero, dtype=np.int64))
-    last = bounds.scalar(bounds.exact("Sub", whole, ONE))
+    last = bounds.scalar(bounds.exact("Sub", space, ONE))
     inside = bounds.emit("Less", places, last, dtype=np.bool_)
     places = bounds.emit("Where", inside, places, last, dtype=np.int64)
     bounds.instead(node, "Gather", together, places, axis=along)

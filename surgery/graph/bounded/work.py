@@ -60,13 +60,20 @@ class Bounds:
         padded: Tensor name to its padded axes and their true sizes.
         sizes: Tensor name to the sizes that its elements stand for.
         sources: Count to where its value is.
+        assumptions: What has to hold, as it has to in the model, in words.
+        named: Names of the free sizes of the graph's inputs.
+        frees: Free size to a tensor and an axis that have it.
+        depth: Tensors that are being looked at to tell the sizes of one.
     """
 
     provenance: dict[str, dict[str, str]]
     padded: dict[str, dict[int, Dim]] = field(default_factory=dict)
     sizes: dict[str, Elements] = field(default_factory=dict)
     sources: dict[str, Source] = field(default_factory=dict)
-    _free: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    assumptions: list[str] = field(default_factory=list)
+    named: frozenset[str] = frozenset()
+    depth: int = 0
+    frees: dict[str, tuple[Any, int]] = field(default_factory=dict)
     _scalars: dict[str, Any] = field(default_factory=dict)
     _masks: dict[tuple[str, int], Any] = field(default_factory=dict)
     _exact: dict[str, dict[int, Dim]] = field(default_factory=dict)
@@ -116,6 +123,7 @@ class Bounds:
         from surgery.graph.bounded.operators import prepare
 
         self._opset = int(graph.opset)
+        self.named = frozenset(d for t in graph.inputs for d in t.shape or () if isinstance(d, str))
         self._out = []
         self._opaque.clear()
         found = []
@@ -174,6 +182,11 @@ class Bounds:
         graph.nodes.extend(self._out)
         self._out = []
         return out
+
+    def told(self, assumption: str) -> None:
+        """Take note of something that has to hold."""
+        if assumption not in self.assumptions:
+            self.assumptions.append(assumption)
 
     def _guard(self, node: gs.Node, handler: Any) -> bool:
         try:
@@ -364,25 +377,27 @@ class Bounds:
             elif isinstance(dim, int):
                 found.append(Dim(dim))
             else:
-                known = self._exact_dims(tensor).get(axis)
+                known = self.exact_dims(tensor).get(axis)
                 found.append(known if known is not None else self.free(tensor, axis, dim))
         return found
 
-    def _exact_dims(self, tensor: Any) -> dict[int, Dim]:
+    def exact_dims(self, tensor: Any) -> dict[int, Dim]:
         """Free sizes of a tensor by what they are computed from, as far as that is known."""
         if tensor.name not in self._exact:
-            node = tensor.inputs[0] if tensor.inputs else None
-            self._exact[tensor.name] = {}
-            if node is not None and node.op == "ConstantOfShape":
-                shape = self.elements(node.inputs[0])
-                if shape is not None:
-                    self._exact[tensor.name] = {a: d for a, d in enumerate(shape.reshape(-1)) if d.exact}
+            from surgery.graph.bounded.exact import exact_dims
+
+            self._exact[tensor.name] = {}  # until it is known; ends circles too
+            self._exact[tensor.name] = exact_dims(self, tensor)
         return self._exact[tensor.name]
+
+    def known_dims(self, tensor: Any) -> dict[int, Dim]:
+        """Free sizes of a tensor that have been looked at, by what they are computed from."""
+        return self._exact.get(tensor.name, {})
 
     def free(self, tensor: Any, axis: int, dim: Any) -> Dim:
         """A free dim of the inputs, known by its name, or as that of one tensor."""
         atom = f"{FREE}{dim}" if isinstance(dim, str) else f"{FREE}{tensor.name}:{axis}"
-        self._free.setdefault(atom, (tensor, axis))
+        self.frees.setdefault(atom, (tensor, axis))
         return Dim(1, (atom,))
 
     def room(self, dim: Dim) -> Dim:
@@ -435,7 +450,7 @@ class Bounds:
                     self._scalars[atom] = self.emit(op, left, right)
                 return self._scalars[atom]
             if atom.startswith(FREE):
-                tensor, axis = self._free[atom]
+                tensor, axis = self.frees[atom]
                 shape = self.emit("Shape", tensor, dtype=np.int64)
                 index = axis
             else:
