@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.bounded.choices import choose_sizes
 from surgery.graph.bounded.dims import Dim
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
         return _arithmetic(bounds, node, operands)
     if node.op == "Where":
         return _chosen(bounds, node, operands)
+    if node.op == "Where":
+        return choose_sizes(bounds, node, operands)
     if first is None:
         return None
     if node.op in ("Squeeze", "Unsqueeze", "Reshape", "Flatten"):
