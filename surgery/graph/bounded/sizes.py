@@ -30,7 +30,7 @@ def compute_sizes(bounds: Bounds, node: gs.Node) -> Elements | None:
     operands = [bounds.elements(t) if t.name else None for t in node.inputs]
     if operands[0] is None and node.op != "Where":
         return None
-    found = _compute(bounds, node, operands)
+    found = (choose_sizes if node.op == "Where" else _compute)(bounds, node, operands)
     return found if found is not None and all(isinstance(d, Dim) for d in found.reshape(-1)) else None
 
 
@@ -42,8 +42,6 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
         return _arithmetic(bounds, node, operands)
     if node.op == "Where":
         return _chosen(bounds, node, operands)
-    if node.op == "Where":
-        return choose_sizes(bounds, node, operands)
     if first is None:
         return None
     if node.op in ("Squeeze", "Unsqueeze", "Reshape", "Flatten"):
