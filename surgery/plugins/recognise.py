@@ -20,8 +20,10 @@ import onnx
 
 from surgery.plugins.attach import TargetVersion, ships
 from surgery.plugins.definition import TensorType
+from surgery.plugins.recognise_forms import Place, forms_of, loose_graph, places
 from surgery.plugins.recognise_match import Match as Laid
 from surgery.plugins.recognise_match import content, find
+from surgery.plugins.recognise_prove import Feeds, NotProvenError, Prover
 from surgery.plugins.recognise_solve import (
     Bodies,
     Form,
@@ -87,6 +89,10 @@ class Match:
         values: The first value that each of them makes.
         proof: How it is known that both compute the same.
         why: Why this plugin, where several were found for a node of it.
+        form: Name of the form that it is written in; "" for the plugin's body.
+        replacement: Nodes to put in its place, where that is not the plugin's node alone.
+        taps: Values inside that these read.
+        error: Largest difference of the proof by numbers.
     """
 
     plugin: PluginDefinition
@@ -99,6 +105,10 @@ class Match:
     values: tuple[str, ...]
     proof: str
     why: str = ""
+    form: str = ""
+    replacement: tuple[onnx.NodeProto, ...] = ()
+    taps: tuple[str, ...] = ()
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,7 @@ def recognise(
     per_sample: bool = False,
     folded: bool = True,
     misses: dict[str, str] | None = None,
+    feeds: Feeds | None = None,
 ) -> list[Match]:
     """The plugins that a model computes in standard operators, in the order of its nodes; no two overlap.
 
@@ -131,6 +142,7 @@ def recognise(
         per_sample: Whether plugins whose interface declares shapes without the batch count as shipped.
         folded: Look for bodies with constants and static shapes folded too.
         misses: Receives, by name of plugin, why the place that comes nearest to one that was not found is none.
+        feeds: Gives inputs of the model, to prove forms with whose sizes the graph does not fix.
 
     Raises:
         ConfigError: a plugin that is named is not in the registry.
@@ -148,10 +160,62 @@ def recognise(
         for definition in definitions if folded or form == "written" else ():
             own = [m for m in found if m.plugin is definition]
             found += finder.matches(definition, form, breadth, own)
+    found += _in_forms(model, registry, definitions, types, feeds, finder)
     if misses is not None:
         names = {m.plugin.name for m in found}
         misses.update({n: text for n, (_, text) in sorted(finder.misses.items()) if n not in names})
     return _choose(found, target)
+
+
+def _in_forms(
+    model: onnx.ModelProto,
+    registry: Registry,
+    definitions: Sequence[PluginDefinition],
+    types: Mapping[str, TensorType],
+    feeds: Feeds | None,
+    finder: _Finder,
+) -> Iterator[Match]:
+    """The plugins that the graph computes in one of their forms."""
+    forms = [(d, forms_of(d)) for d in definitions]
+    if not any(f for _, f in forms):
+        return
+    terms = terms_of(model)
+    loose = loose_graph(terms)
+    prover = Prover(model, types, registry, terms.opset, feeds)
+    for definition, own in forms:
+        for place in places(terms, loose, own):
+            inside = finder.between(place.inputs.values(), [place.result])
+            if not finder.by_name and len(inside) < 2:
+                continue  # a single operator, which the target takes as it is
+            node = model.graph.node[inside[-1]]
+            where = f"at {node.name or node.output[0]!r}, in form {place.form.name!r}"
+            try:
+                yield _in_form(model, definition, place, inside, prover)
+            except NotProvenError as error:
+                finder.miss(definition, 0.0, f"{where}: {error}")
+
+
+def _in_form(
+    model: onnx.ModelProto, definition: PluginDefinition, place: Place, inside: Sequence[int], prover: Prover
+) -> Match:
+    written = prover.write(definition, place, inside)
+    nodes = [model.graph.node[p] for p in inside]
+    return Match(
+        definition,
+        written.attributes,
+        (),
+        tuple(place.inputs.values()),
+        (place.result,),
+        tuple(n.name or n.output[0] for n in nodes),
+        tuple(inside),
+        tuple(next((o for o in n.output if o), "") for n in nodes),
+        f"these {len(inside)} nodes and the plugin's body were run on {written.cases} inputs; their results differ "
+        f"by up to {written.error:.2g}",
+        form=place.form.name,
+        replacement=written.nodes,
+        taps=written.taps,
+        error=written.error,
+    )
 
 
 def _newest(definitions: Iterable[PluginDefinition]) -> list[PluginDefinition]:
@@ -167,9 +231,9 @@ def _newest(definitions: Iterable[PluginDefinition]) -> list[PluginDefinition]:
 def _wanted(registry: Registry, plugins: Sequence[str]) -> list[PluginDefinition]:
     """The definitions to look for, in a fixed order."""
     if plugins:
-        for name in plugins:
-            registry.get(name)
-    found = [d for d in registry.definitions() if not plugins or d.name in plugins]
+        found = [d for name in dict.fromkeys(plugins) for d in registry.versions_of(name)]
+    else:
+        found = registry.definitions()
     return sorted(found, key=lambda d: (d.name, d.version))
 
 
@@ -268,7 +332,7 @@ class _Finder:
             inputs.pop()
         if "" in inputs or len(inputs) < sum(not i.optional for i in definition.file.inputs):
             unread = next((n for n in names if self._name(laid.inputs.get(n)) == ""), "?")
-            self._miss(definition, 1e9, f"its body does not read input {unread!r}, which so cannot be found")
+            self.miss(definition, 1e9, f"its body does not read input {unread!r}, which so cannot be found")
             return []
         types = tuple(self.types.get(n) for n in inputs)
         if any(t is None for t in types):
@@ -305,7 +369,7 @@ class _Finder:
         nearest = solver.nearest
         where = f"at {place.name or place.output[0]!r}"
         if not starts or nearest is None:
-            self._miss(definition, 1e6, f"{where} it is like it, but made for other shapes")
+            self.miss(definition, 1e6, f"{where} it is like it, but made for other shapes")
             return
         number = nearest.wrong[0] if nearest.wrong else None
         if number is None:
@@ -317,9 +381,10 @@ class _Finder:
                 f"{where} {len(nearest.wrong)} of {len(nearest.leaves)} numbers fit no attributes; one is {have} "
                 f"where the nearest body has {_shown(wanted)}"
             )
-        self._miss(definition, nearest.distance, text)
+        self.miss(definition, nearest.distance, text)
 
-    def _miss(self, definition: PluginDefinition, distance: float, text: str) -> None:
+    def miss(self, definition: PluginDefinition, distance: float, text: str) -> None:
+        """Remember why a place is none; the nearest counts."""
         known = self.misses.get(definition.name)
         if known is None or distance < known[0]:
             self.misses[definition.name] = (distance, text)
@@ -358,6 +423,18 @@ class _Finder:
             if place is not None and place not in found:
                 found.add(place)
                 stack += [n for n in reads(self.model.graph.node[place]) if n not in inputs]
+        return found
+
+    def between(self, inputs: Iterable[str], outputs: Sequence[str]) -> list[int]:
+        """The nodes that compute the outputs from the inputs; those that no input reaches are left out."""
+        known = set(inputs)
+        reached = set(known)
+        found = []
+        for place in sorted(self._cone(outputs, known)):
+            node = self.model.graph.node[place]
+            if not reached.isdisjoint(reads(node)):
+                reached.update(o for o in node.output if o)
+                found.append(place)
         return found
 
     @staticmethod

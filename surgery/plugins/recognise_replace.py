@@ -56,7 +56,7 @@ def put_back(
 def _place(editor: Editor, match: Match, number: int) -> Placed:
     view = View(editor.graph)
     inside = {view.producer[v] for v in match.values if v in view.producer}
-    kept = _needed_outside(view, inside, set(match.outputs))
+    kept = _needed_outside(view, inside, set(match.outputs), match.taps)
     names = tuple(view.nodes[k].name for k in sorted(kept))
     try:
         cut = make_cut(view, f"{match.plugin.name}_{number}", inside - kept, "structure")
@@ -73,9 +73,11 @@ def _place(editor: Editor, match: Match, number: int) -> Placed:
     return Placed(match, tuple(n.name for n in cut.nodes(view)), tuple(made), names)
 
 
-def _needed_outside(view: View, inside: set[int], outputs: set[str]) -> set[int]:
-    """Nodes inside whose values others read, and what these are made from."""
-    start = set()
+def _needed_outside(
+    view: View, inside: set[int], outputs: set[str], taps: Sequence[str] = ()
+) -> set[int]:
+    """Nodes inside whose values others or the plugin's part read, and what these are made from."""
+    start = {view.producer[t] for t in taps if view.producer.get(t) in inside}
     for key in inside:
         for tensor in view.nodes[key].outputs:
             users = view.consumers.get(tensor.name, ())
@@ -87,13 +89,31 @@ def _needed_outside(view: View, inside: set[int], outputs: set[str]) -> set[int]
 
 
 def _node_model(graph: gs.Graph, match: Match, cut: Cut) -> onnx.ModelProto:
-    """A model of the plugin node alone; outputs that the graph has no use for get names of their own."""
+    """A model of the plugin node, and of what has to stand around it.
+
+    Outputs that the graph has no use for get names of their own.
+    """
     tensors: dict[str, Any] = graph.tensors()
+    if match.replacement:
+        return _form_model(graph, match, cut, tensors)
     outputs = [n if n in cut.outputs else f"unused_{i}" for i, n in enumerate(match.outputs)]
     node = match.plugin.make_node(match.plugin.name, match.inputs, outputs, match.attributes)
     given = [_declared(tensors, n) for n in dict.fromkeys(n for n in match.inputs if n)]
     made = [_declared(tensors, n) for n in cut.outputs]
     graph_proto = onnx.helper.make_graph([node], "recognised", given, made)
+    opsets = [onnx.helper.make_opsetid("", int(graph.opset)), onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1)]
+    return onnx.helper.make_model(graph_proto, opset_imports=opsets, ir_version=8)
+
+
+def _form_model(graph: gs.Graph, match: Match, cut: Cut, tensors: dict[str, Any]) -> onnx.ModelProto:
+    made = {o for n in match.replacement for o in n.output}
+    read = dict.fromkeys(r for n in match.replacement for r in n.input if r and r not in made)
+    graph_proto = onnx.helper.make_graph(
+        list(match.replacement),
+        "recognised",
+        [_declared(tensors, n) for n in read],
+        [_declared(tensors, n) for n in cut.outputs],
+    )
     opsets = [onnx.helper.make_opsetid("", int(graph.opset)), onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1)]
     return onnx.helper.make_model(graph_proto, opset_imports=opsets, ir_version=8)
 

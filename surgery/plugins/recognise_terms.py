@@ -178,7 +178,7 @@ class Terms:
         while args and args[-1].kind == "empty":
             args.pop()
         own = node.domain in ("", "ai.onnx")
-        attributes = dict(_defaults(node.op_type, self.opset)) if own else {}
+        attributes = dict(defaults_of(node.op_type, self.opset)) if own else {}
         bodies = []
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
@@ -257,7 +257,7 @@ def _frozen(value: Any) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _defaults(op_type: str, opset: int) -> tuple[tuple[str, Any], ...]:
+def defaults_of(op_type: str, opset: int) -> tuple[tuple[str, Any], ...]:
     """Attributes that an operator has when a node does not say so."""
     try:
         schema = onnx.defs.get_schema(op_type, opset, "")

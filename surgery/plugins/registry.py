@@ -98,6 +98,15 @@ class Registry:
             for v in sorted(versions, key=version_key)
         ]
 
+    def versions_of(self, name: str) -> list[PluginDefinition]:
+        """The definitions of one plugin, sorted by version.
+
+        Raises:
+            ConfigError: there is none; near names are suggested.
+        """
+        self.get(name)
+        return [d for _, d in sorted(self._by_name[name].items(), key=lambda v: version_key(v[0]))]
+
     def find(self, name: str, version: str | None = None) -> PluginDefinition | None:
         """The definition, the newest version if none is named; None if there is none."""
         self._read(name)

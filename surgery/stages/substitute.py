@@ -242,9 +242,20 @@ def _recognised(state: State, names: Sequence[str], *, everything: bool) -> list
     lift_constants(state.graph)
     infer_types(state.graph)
     model = export_graph(state.graph, state.header)
+
+    def feeds() -> list[dict[str, Any]]:
+        from surgery.stages.cases import cases_for
+        from surgery.stages.profiles import checked_profiles
+
+        if not state.report.profiles:
+            checked_profiles(state, model)
+        return [case.feeds for case in cases_for(state, model, state.report.profiles, 1)]
+
     found = []
     if everything:
-        found = recognise(model, state.registry, state.target, per_sample=state.per_sample_plugins)
+        found = recognise(
+            model, state.registry, state.target, per_sample=state.per_sample_plugins, feeds=feeds
+        )
     if shipped:
         taken = {p for m in found for p in m.places}
         misses: dict[str, str] = {}
@@ -255,6 +266,7 @@ def _recognised(state: State, names: Sequence[str], *, everything: bool) -> list
             plugins=shipped,
             per_sample=state.per_sample_plugins,
             misses=misses,
+            feeds=feeds,
         )
         for name, text in misses.items():
             state.warn(f"{name} is not put back: {text}")
@@ -278,9 +290,12 @@ def _recognised(state: State, names: Sequence[str], *, everything: bool) -> list
             "kept": list(placed.kept),
             "proof": match.proof,
             "why": match.why,
+            **({"form": match.form} if match.form else {}),
         }
         state.report.edits.append(
-            Edit("recognised-plugin", "plugin", placed.removed, placed.made, "passed", 0.0, (), details)
+            Edit(
+                "recognised-plugin", "plugin", placed.removed, placed.made, "passed", match.error, (), details
+            )
         )
     return texts
 
