@@ -38,6 +38,7 @@ def resolve_structure(
 
     if not _structured(state.graph):
         return []
+    _resolve_pastes(state)
     before = {id(n): n for n in state.graph.nodes}
     total, first = 0, sorted(n.name for n in _structured(state.graph))
     while True:
@@ -62,6 +63,19 @@ def resolve_structure(
             )
         )  # fmt: skip
     return left
+
+
+def _resolve_pastes(state: State) -> None:
+    """Loops that paste masks, at once; the report gets an edit for each."""
+    from surgery.graph.paste_masks import RULE, resolve_pastes
+
+    if not any(n.op == "Loop" for n in state.graph.nodes):
+        return
+    fold_constants(state.graph)
+    for entry in resolve_pastes(state.graph, state.provenance):
+        state.report.edits.append(
+            Edit(RULE, "rewrite", (entry.node,), entry.made, "passed", entry.error),
+        )
 
 
 def _structured(graph: gs.Graph) -> list[gs.Node]:
