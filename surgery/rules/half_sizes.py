@@ -33,7 +33,8 @@ INFINITE = 65520
     since=11,
     samples=[
         Sample("(int64 x) => (float y) { h = Cast <to = 10> (x) y = Cast <to = 1> (h) }", feeds={"x": (2000, 5000)}),
-        Sample("(int64[1] x) => (float[1] y) { h = Cast <to = 10> (x) y = Cast <to = 1> (h) }", feeds={"x": (0, 70000)}),
+        Sample("(int64[1] x) => (float[1] y) { h = Cast <to = 10> (x) y = Cast <to = 1> (h) }",
+               feeds={"x": (0, 70000)}),
         Sample("(int32[4] x) => (double[4] y) { h = Cast <to = 10> (x) y = Cast <to = 11> (h) }",
                feeds={"x": np.array([2049, 2051, -4098, -4102], np.int32)}),
         Sample("(int64[8] x) => (int64[8] y) { h = Cast <to = 10> (x) y = Cast <to = 7> (h) }",

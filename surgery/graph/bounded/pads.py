@@ -71,29 +71,37 @@ def pad_by_sizes(bounds: Bounds, node: gs.Node) -> bool:
 
 
 def added(bounds: Bounds, a: Dim, b: Dim) -> Dim:
-    """The sum of two sizes; what is missing to a whole, and what is there, make the whole."""
+    """The sum of two sizes."""
     if b == NONE:
         return a
     if a == NONE:
         return b
-    for one, other in ((a, b), (b, a)):
-        for atom in other.atoms:
-            rest = other.over(Dim(1, (atom,)))
-            there = one.over(rest) if rest is not None else None
-            source = bounds.sources.get(atom)
-            # The room of a difference is that of what something is taken from, which is that itself if it is exact.
-            if rest is not None and there is not None and source is not None:
-                whole = source.room
-                if atom == f"sub({whole},{there})":
-                    return rest * whole
-    if a.exact and b.exact:
-        return bounds.exact("Add", a, b)
+    whole = completed(bounds, a, b)
+    if whole is not None:
+        return whole
     one, other = sorted((a, b), key=str)
     name = f"add({one},{other})"
     if name not in bounds.sources:
         total = bounds.emit("Add", bounds.scalar(one), bounds.scalar(other))
         bounds.atom(name, total, 0, bounds.exact("Add", bounds.room(one), bounds.room(other)))
     return Dim(1, (name,))
+
+
+def completed(bounds: Bounds, a: Dim, b: Dim) -> Dim | None:
+    """The sum of two sizes, if it follows from the sizes of the inputs: n, and what is missing to a number."""
+    if a.exact and b.exact:
+        return bounds.exact("Add", a, b)
+    for one, other in ((a, b), (b, a)):
+        for atom in other.atoms:
+            rest = other.over(Dim(1, (atom,)))
+            there = one.over(rest) if rest is not None else None
+            source = bounds.sources.get(atom)
+            if rest is None or there is None or source is None:
+                continue
+            # The room of a difference is that of what something is taken from: that itself, if it is exact.
+            if atom == f"sub({source.room},{there})":
+                return rest * source.room
+    return None
 
 
 def _amounts(bounds: Bounds, node: gs.Node) -> dict[int, tuple[Dim, Dim]] | None:
