@@ -32,11 +32,6 @@ class Dim:
         """Whether the size follows from the sizes of the inputs."""
         return all(a.startswith(FREE) for a in self.atoms)
 
-    @property
-    def not_negative(self) -> bool:
-        """Whether it is known to be at least 0; a difference may be below."""
-        return self.factor >= 0 and not any("sub(" in a for a in self.atoms)
-
     def __mul__(self, other: Dim) -> Dim:
         """The product."""
         return Dim(self.factor * other.factor, tuple(sorted(self.atoms + other.atoms)))

@@ -40,8 +40,6 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
         return first if node.op == "Identity" or int(node.attrs.get("to", 0)) in (6, 7) else None
     if node.op in ("Add", "Sub", "Mul", "Div", "Min", "Max"):
         return _arithmetic(bounds, node, operands)
-    if node.op == "Where":
-        return _chosen(bounds, node, operands)
     if first is None:
         return None
     if node.op in ("Squeeze", "Unsqueeze", "Reshape", "Flatten"):
@@ -66,35 +64,6 @@ def _compute(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> 
     if node.op in ("ReduceMin", "ReduceMax", "ReduceSum") and first.ndim == 1:
         return _reduced(bounds, node, first)
     return None
-
-
-def _chosen(bounds: Bounds, node: gs.Node, operands: list[Elements | None]) -> Elements | None:
-    """One of two sizes, where it is known which: a size is not -1."""
-    one, two = operands[1:]
-    test = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
-    if one is None or two is None or test is None or test.op != "Equal":
-        return None
-    left, right = (bounds.elements(t) for t in test.inputs)
-    if left is None or right is None:
-        return None
-    arrays = np.broadcast_arrays(left, right, one, two)
-    result = np.empty(arrays[0].shape, object)
-    for index in np.ndindex(result.shape):
-        a, b, yes, no = (x[index] for x in arrays)
-        if a == b or yes == no:
-            result[index] = yes
-        elif _differ(a, b):
-            result[index] = no
-        else:
-            return None
-    return result
-
-
-def _differ(a: Dim, b: Dim) -> bool:
-    """Whether two sizes are known to be different."""
-    if a.number is not None and b.number is not None:
-        return a.number != b.number
-    return any(one.factor < 0 and not one.atoms and other.not_negative for one, other in ((a, b), (b, a)))
 
 
 def _reduced(bounds: Bounds, node: gs.Node, first: Elements) -> Elements | None:
