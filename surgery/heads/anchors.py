@@ -14,7 +14,7 @@ from surgery.graph.fold import replace_uses
 from surgery.graph.view import View
 from surgery.heads.decode import Decoding, read_decoding
 from surgery.heads.gridanchor import GridAnchors, recover
-from surgery.heads.identify import DetectionHead
+from surgery.heads.head import DetectionHead
 from surgery.pipeline import State
 from surgery.report import Edit
 

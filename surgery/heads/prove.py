@@ -13,7 +13,7 @@ from surgery.graph.convert import extract
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.view import View
 from surgery.heads import probes
-from surgery.heads.identify import DetectionHead
+from surgery.heads.head import DetectionHead
 from surgery.heads.replace import Replacement
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import SMALLEST, Body
-from surgery.heads.identify import DetectionHead, OutputRole
+from surgery.heads.head import DetectionHead, OutputRole
 from surgery.plugins.native_nms import best_first
 from surgery.plugins.nms_forms import best_only
 

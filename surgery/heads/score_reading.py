@@ -10,7 +10,7 @@ import numpy as np
 from surgery.graph.convert import extract
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.view import View
-from surgery.heads.identify import DetectionHead
+from surgery.heads.head import DetectionHead
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -14,7 +14,7 @@ from surgery.pipeline import StageResult, State
 from surgery.report import CutEntry, Edit
 
 if TYPE_CHECKING:
-    from surgery.heads.identify import DetectionHead
+    from surgery.heads.head import DetectionHead
     from surgery.heads.prove import Proof
     from surgery.heads.replace import Replacement
 

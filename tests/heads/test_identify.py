@@ -11,7 +11,8 @@ from surgery.graph.convert import import_graph
 from surgery.graph.cut import cut_by_scope
 from surgery.graph.fold import fold_constants
 from surgery.graph.view import View
-from surgery.heads.identify import DetectionHead, identify
+from surgery.heads.head import DetectionHead
+from surgery.heads.identify import identify
 from tests.heads.ssd_models import detector
 
 
