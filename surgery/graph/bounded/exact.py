@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.graph.bounded.by_entry import PER_ENTRY
 from surgery.graph.bounded.dims import ONE, Dim
+from surgery.graph.bounded.entries import first_alone
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -32,6 +33,8 @@ def exact_dims(bounds: Bounds, tensor: Any) -> dict[int, Dim]:
         found = None if shape is None else dict(enumerate(shape.reshape(-1)))
     elif node.op == "Range":
         found = _counted(bounds, node)
+    elif node.op == "Slice" and len(node.inputs) > 2:
+        found = dict.fromkeys(first_alone(bounds, node), ONE)
     elif node.op == "Unsqueeze" or node.op in PER_ENTRY:
         found = _traced(bounds, node, tensor)
     return {a: d for a, d in (found or {}).items() if d.exact}

@@ -1,0 +1,91 @@
+"""What is behind a tensor whose size depends on data: splits, squeezes, scatters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.stages.test_rules import compare, good, run
+
+FOUND = "c = Greater (x, zero) n = NonZero (c)"
+"""Positions of what is positive: int64 [1, k]."""
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "max", "min"])
+def test_padding_is_scattered_nowhere(reduction: str) -> None:
+    # Half a place is shared by two updates, so what has no reduction gets places of its own.
+    places = "i" if reduction == "none" else "k"
+    text = (
+        "(float[7] x, float[9] d) => (float[9] y) <float zero = {0}, int64[1] first = {0}, int64 two = {2}>"
+        f"{{ {FOUND} i = Squeeze (n, first) u = Gather (x, i) h = Div (i, two) k = Sub (h, two)"
+        f' y = ScatterElements <axis = 0, reduction = "{reduction}"> (d, {places}, u) }}'
+    )
+    report = run(text)
+    for x in ([1, -1, 2, 3, -4, 5, 0.5], [-1] * 7, [1, 2, 3, 4, 5, 6, 7]):
+        compare(text, report, {"x": np.array(x, np.float32), "d": np.linspace(-3, 3, 9, dtype=np.float32)})
+
+
+def test_padding_of_a_matrix_is_scattered_nowhere() -> None:
+    text = (
+        "(float[7] x, float[9, 2] d, float[7, 2] w) => (float[9, 2] y)"
+        " <float zero = {0}, int64[1] first = {0}, int64[1] last = {1}, int64[2] wide = {1, 2}>"
+        f"{{ {FOUND} i = Squeeze (n, first) u = Gather <axis = 0> (w, i) t = Unsqueeze (i, last)"
+        " s = Shape (u) e = Expand (t, s) y = ScatterElements <axis = 0> (d, e, u) }"
+    )
+    report = run(text)
+    rng = np.random.default_rng(1)
+    for x in ([1, -1, 2, 3, -4, 5, 0.5], [-1] * 7, [1] * 7):
+        feeds = {"x": np.array(x), "d": rng.normal(size=(9, 2)), "w": rng.normal(size=(7, 2))}
+        compare(text, report, {k: v.astype(np.float32) for k, v in feeds.items()})
+
+
+def test_parts_of_fixed_sizes_say_what_the_whole_is() -> None:
+    text = (
+        "(float[5] x, float[5, 3] w) => (float[3] y, float[1, 3] z)"
+        " <float zero = {0}, int64[1] first = {0}, int64[2] parts = {1, 1}>"
+        f" {{ {FOUND} i = Squeeze (n, first) u = Gather <axis = 0> (w, i)"
+        " a, z = Split <axis = 0> (u, parts) y = Squeeze (a, first) }"
+    )
+    x = np.array([-1, 2, -3, -4, 5], np.float32)
+    w = np.arange(15, dtype=np.float32).reshape(5, 3)
+    report = run(text, inputs={"x": x, "w": w})
+    assert any("has to be 2" in warning for warning in report.warnings)
+    compare(text, report, {"x": x, "w": w})
+    compare(text, report, {"x": x[::-1].copy(), "w": w})
+
+
+def test_what_is_squeezed_is_one() -> None:
+    text = (
+        "(float[5] x, float[5, 3] w) => (float[3] y) <float zero = {0}, int64[1] first = {0}>"
+        f" {{ {FOUND} i = Squeeze (n, first) u = Gather <axis = 0> (w, i) y = Squeeze (u, first) }}"
+    )
+    x = np.array([-1, -2, -3, 4, -5], np.float32)
+    w = np.arange(15, dtype=np.float32).reshape(5, 3)
+    report = run(text, inputs={"x": x, "w": w})
+    compare(text, report, {"x": x, "w": w})
+    compare(text, report, {"x": x[::-1].copy(), "w": w})
+
+
+def test_experts_that_data_chooses() -> None:
+    """Each token goes through the experts chosen for it; sizes are free."""
+    text = (
+        "(float[n, 3] x, float[2, 3] gate, float[2, 3, 3] experts) => (float[n, 3] y)"
+        " <int64[1] one = {1}, int64[1] first = {0}, int64 zero = {0}, int64 uno = {1}, int64[1] begin = {0},"
+        " int64[1] end = {1}, float none = {0}>"
+        "{ g = Transpose <perm = [1, 0]> (gate) s = MatMul (x, g) e = ArgMax <axis = 1, keepdims = 0> (s)"
+        " shape = Shape (x) zeros = ConstantOfShape (shape)"
+        " e0 = Equal (e, zero) n0 = NonZero (e0) i0 = Squeeze (n0, first) x0 = Gather <axis = 0> (x, i0)"
+        " w0 = Gather <axis = 0> (experts, zero) h0 = MatMul (x0, w0)"
+        " head = Slice (zeros, begin, end, first) like = Shape (head) b0 = Expand (h0, like)"
+        " t0 = Unsqueeze (i0, one) r0 = Shape (b0) j0 = Expand (t0, r0)"
+        ' y0 = ScatterElements <axis = 0, reduction = "add"> (zeros, j0, b0)'
+        " e1 = Equal (e, uno) n1 = NonZero (e1) i1 = Squeeze (n1, first) x1 = Gather <axis = 0> (x, i1)"
+        " w1 = Gather <axis = 0> (experts, uno) h1 = MatMul (x1, w1)"
+        " t1 = Unsqueeze (i1, one) r1 = Shape (h1) j1 = Expand (t1, r1)"
+        ' y = ScatterElements <axis = 0, reduction = "add"> (y0, j1, h1) }'
+    )
+    report = run(text)
+    rng = np.random.default_rng(2)
+    for n in (1, 4, 9):
+        shapes = {"x": (n, 3), "gate": (2, 3), "experts": (2, 3, 3)}
+        compare(text, report, {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()})
