@@ -65,35 +65,47 @@ def run(
     report = Report(seed=seed)
     state: State | None = None
     folder = Path(output) if output is not None else None
-    try:
-        config, chosen, why = _configure(pipeline, overrides, stages, model)
+    options = RunOptions(
+        output=folder,
+        inputs=inputs,
+        constants=dict(constants or {}),
+        shapes={k: _triple(v) for k, v in (shapes or {}).items()},
+        require=require,
+        seed=seed,
+    )
+
+    def attempt(config: PipelineConfig, chosen: list[Stage], why: Mapping[str, str]) -> None:
+        nonlocal state
         report.pipeline = {"name": config.name, "sha256": config.sha256, **why}
         if folder is not None:
             from surgery.report.write import check_writable
 
             check_writable(folder)
-        options = RunOptions(
-            output=folder,
-            inputs=inputs,
-            constants=dict(constants or {}),
-            shapes={k: _triple(v) for k, v in (shapes or {}).items()},
-            require=require,
-            seed=seed,
-        )
         state = _begin(config, model, target, options, plugin_paths, report, listener or _silent)
         if require == "engine":
             _need_gpu(state)
         run_stages(chosen, state)
         _conclude(state, chosen)
+
+    try:
+        config, chosen, why = _configure(pipeline, overrides, stages, model)
+        try:
+            attempt(config, chosen, why)
+        except SurgeryError as error:
+            other = _without_parts(pipeline, model, overrides, stages, config, error)
+            if other is None:
+                raise
+            _give_back(state)
+            report = _second_report(seed, config, error)
+            try:
+                attempt(*other, {**why, "instead_of": config.name, "not_taken": _both(error)})
+            except SurgeryError as second:
+                raise _neither(config, error, second) from second
     except SurgeryError as error:
         _fail(report, state, error)
         _look_back(report, state, error, pipeline, model, folder)
     finally:
-        if state is not None and state.worker is not None:
-            from surgery.trt.session import give_back
-
-            give_back(state.worker)
-            state.worker = None
+        _give_back(state)
     _write_report(report, state, folder)
     return report
 
@@ -145,6 +157,63 @@ def verify(
     from surgery.finish import verify_directory
 
     return verify_directory(Path(directory), Path(model) if model else None, listener or _silent)
+
+
+PARTS = frozenset(
+    {
+        "cut-not-found", "cut-not-convex", "cut-tensor-unknown", "cut-not-closed", "cut-not-at-front",
+        "cut-takes-all", "cut-does-not-run", "head-not-recognised", "anchors-not-found", "image-loop",
+        "image-size", "unproven",
+    }
+)  # fmt: skip
+"""Failures to find, read or prove a part of the model that a family's pipeline is about: rules may still do it."""
+
+
+def _without_parts(
+    pipeline: str | Path | PipelineConfig,
+    model: str | Path | bytes | onnx.ModelProto | None,
+    overrides: Mapping[str, Any] | None,
+    stages: str | None,
+    config: PipelineConfig,
+    error: SurgeryError,
+) -> tuple[PipelineConfig, list[Stage]] | None:
+    """The pipeline of rules alone, where the choice was left open and the family's failed at a part of its own."""
+    from surgery.config import PipelineConfig, load_pipeline
+    from surgery.families import rules_alone
+
+    if error.code not in PARTS or overrides or config.name == "generic":
+        return None
+    asked = pipeline if isinstance(pipeline, PipelineConfig) else load_pipeline(pipeline)
+    if not asked.choose or asked.cuts:
+        return None  # cuts that somebody wrote down are meant
+    other = rules_alone(asked)
+    chosen = other.build_stages()
+    return other, _select(chosen, stages) if stages else chosen
+
+
+def _second_report(seed: int, config: PipelineConfig, error: SurgeryError) -> Report:
+    report = Report(seed=seed)
+    report.warnings.append(f"{config.title or config.name} was not taken, but rules alone: {_both(error)}")
+    return report
+
+
+def _both(error: SurgeryError) -> str:
+    return f"{error.message} ({error.cause})" if error.cause else error.message
+
+
+def _neither(config: PipelineConfig, first: SurgeryError, second: SurgeryError) -> SurgeryError:
+    """The second failure, with the first one beside it."""
+    text = f"the pipeline {config.name} failed before: {_both(first)}"
+    second.cause = f"{second.cause}; {text}" if second.cause else text
+    return second
+
+
+def _give_back(state: State | None) -> None:
+    if state is not None and state.worker is not None:
+        from surgery.trt.session import give_back
+
+        give_back(state.worker)
+        state.worker = None
 
 
 def _silent(event: Event) -> None:

@@ -49,3 +49,10 @@ def chosen_pipeline(
     family = family_for(model)
     why = {"chosen_by": config.name, "family": family.name, "because": family.because}
     return based_on(config, family.pipeline), why
+
+
+def rules_alone(config: PipelineConfig) -> PipelineConfig:
+    """The pipeline that knows no family, with what the given one says on top."""
+    from surgery.config import based_on
+
+    return based_on(config, "generic")
