@@ -138,7 +138,8 @@ def detection_problems(a: Mapping[str, Any], types: Sequence[TensorType | None])
         for name, shape, expected in (("loc", loc, values * sets), ("conf", conf, values // 4 * c)):
             if isinstance(shape[1], int) and shape[1] != expected:
                 problems.append(
-                    f"{name} holds {shape[1]} values per image; expected {expected} for the {values // 4} boxes of prior"
+                    f"{name} holds {shape[1]} values per image; expected {expected} "
+                    f"for the {values // 4} boxes of prior"
                 )
     return problems
 
