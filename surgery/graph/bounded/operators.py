@@ -442,8 +442,9 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
     ends = [scalars[0]]
     for scalar in scalars[1:]:
         ends.append(bounds.emit("Add", ends[-1], scalar))
-    if whole is None:
-        found[along] = bounds.atom("+".join(map(str, lengths)), ends[-1], 0, space)
+    if whole is None or not whole.exact:
+        known = whole or bounds.atom("+".join(map(str, lengths)), ends[-1], 0, space)
+        found[along] = known
         whole = space
         if all(d.exact for d in lengths[:-1]):
             bounds.pad(node.outputs[0], found)
