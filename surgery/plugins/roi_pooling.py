@@ -6,7 +6,10 @@ rectangle is covered by four such windows, so four rows of the table give its ma
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode
@@ -82,6 +85,30 @@ def pool_boxes(
     return b.transpose(b.where(b.unsqueeze(some, 3), best, b.scalar(0.0)), 0, 3, 1, 2)
 
 
+def _borders(b: Body, extent: str, bins: int, size: int) -> tuple[str, str]:
+    """First pixel of each bin and the one behind its last, from the box's first pixel on; each [R, bins].
+
+    The kernel divides in float32 and multiplies back, so that 3 / 7 * 7 decides whether a bin has one more row. A GPU
+    gave the neighbouring number for that quotient, so extents that occur are looked up.
+    """
+    known = 2 * size
+    tables = bin_borders(np.arange(known + 1), bins)
+    at = b.cast(b.minimum(extent, b.scalar(float(known))), np.int64)
+    looked_up = [b.gather(b.const(t), b.squeeze(at, 1), axis=0) for t in tables]
+    step = b.div(extent, b.scalar(float(bins)))
+    start = b.op("Floor", b.mul(b.const(np.arange(bins).reshape(1, -1)), step))
+    end = b.op("Ceil", b.mul(b.const(np.arange(1, bins + 1).reshape(1, -1)), step))
+    larger = b.greater(extent, b.scalar(float(known)))
+    return b.where(larger, start, looked_up[0]), b.where(larger, end, looked_up[1])
+
+
+def bin_borders(extents: NDArray[Any], bins: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Start and end of every bin, each [R, bins], for whole extents [R], in the float32 arithmetic of the kernel."""
+    step = extents.astype(np.float32)[:, None] / np.float32(bins)
+    numbers = np.arange(bins + 1, dtype=np.float32)
+    return np.floor(numbers[:-1] * step), np.ceil(numbers[1:] * step)
+
+
 class _Side:
     """The bins along one axis, each [R, bins] float32.
 
@@ -97,9 +124,7 @@ class _Side:
         self.powers = power_sides(size)
         one, zero, full = b.scalar(1.0), b.scalar(0.0), b.scalar(float(size))
         extent = b.maximum(b.add(b.sub(high, low), one), one)
-        step = b.div(extent, b.scalar(float(bins)))
-        start = b.op("Floor", b.mul(b.const(np.arange(bins).reshape(1, -1)), step))
-        end = b.op("Ceil", b.mul(b.const(np.arange(1, bins + 1).reshape(1, -1)), step))
+        start, end = _borders(b, extent, bins, size)
         start, end = (b.minimum(b.maximum(b.add(v, low), zero), full) for v in (start, end))
         length = b.sub(end, start)
         self.some = b.greater(length, zero)

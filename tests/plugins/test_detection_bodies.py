@@ -429,6 +429,30 @@ def test_two_differently_configured_nodes_of_both_versions_in_one_model() -> Non
 # -- proposals --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sample", REGISTRY.get("RPROI_TRT").samples, ids=lambda s: s.name)
+def test_bins_do_not_depend_on_how_a_quotient_is_rounded(sample: Sample) -> None:
+    """GPUs may give the next float32 for 3 / 7; multiplied back by 7 and rounded up it was one row more."""
+    definition, inputs = REGISTRY.get("RPROI_TRT"), sample_inputs(sample, 0)
+    model = sample_model(definition, sample)
+    wanted = run(model, inputs)
+    (function,) = model.functions
+    quotients = [n for n in function.node if n.op_type == "Div"]
+    assert quotients
+    for node in quotients:
+        exact, factor = f"{node.output[0]}/exact", f"{node.output[0]}/factor"
+        value = onnx.numpy_helper.from_array(np.array(1 + 2**-23, F))
+        at = list(function.node).index(node) + 1
+        made = [
+            helper.make_node("Constant", [], [factor], value=value),
+            helper.make_node("Mul", [exact, factor], [node.output[0]]),
+        ]
+        node.output[0] = exact
+        for extra in reversed(made):
+            function.node.insert(at, extra)
+    for one, two in zip(run(model, inputs), wanted, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_more_candidates_than_a_topk_takes() -> None:
     """4600 anchors of which 4000 take part: TensorRT's TopK ends at 3840."""
     rng = np.random.default_rng(0)
