@@ -13,7 +13,7 @@ AGNOSTIC, BY_CLASS = "agnostic", "by class"
 
 
 def ultralytics(s: Skeleton, variant: str) -> None:
-    """The best class of each box; boxes moved by their class, or not; rows (box, score, class) filled up with zeros."""
+    """The best class of each box; boxes moved by class, or not; rows (box, score, class) filled up with zeros."""
     boxes, scores, extra = s.input("boxes"), s.input("scores"), s.input("extra")
     best = s.part(s.op("ReduceMax", scores))
     passed = s.op("Transpose", s.op("NonZero", s.op("Greater", best, s.number("score"))))
@@ -51,14 +51,19 @@ def plugin(b: Body, found: Lying) -> str:
     if found.attributes("suppression").get("center_point_box"):
         raise ConfigError("boxes are centres and sizes", code="form")
     if found.shape("extra")[2] not in (0, None) and not isinstance(found.shape("extra")[2], str):
-        raise ConfigError("masks or points go with the boxes, which the plugin does not hand out", code="form")
+        raise ConfigError(
+            "masks or points go with the boxes, which the plugin does not hand out", code="form"
+        )
     classes = found.size("scores", 2)
-    best = b.op("ArgMax", "scores", axis=2, keepdims=1)
+    boxes, scores = "boxes", "scores"
+    if found.shape("boxes")[0] != 1:  # the exporter wrote down what it did for the first image
+        boxes, scores = (b.slice(v, 0, 0, 1) for v in (boxes, scores))
+    best = b.op("ArgMax", scores, axis=2, keepdims=1)
     is_best = b.op("Equal", best, b.const(np.arange(classes).reshape(1, 1, -1), np.int64))
-    _, boxes, scores, labels = call(
+    _, boxes, found_scores, labels = call(
         b,
         found.definition.name,
-        ["boxes", b.where(is_best, "scores", b.scalar(0.0))],
+        [boxes, b.where(is_best, scores, b.scalar(0.0))],
         outputs=4,
         version=found.definition.version,
         score_threshold=just_above(found.number("score")),
@@ -70,7 +75,11 @@ def plugin(b: Body, found: Lying) -> str:
         box_coding=0,
     )
     labels = b.cast(b.unsqueeze(labels, 2), np.float32)
-    return b.concat([boxes, b.unsqueeze(scores, 2), labels], 2)
+    rows = b.concat([boxes, b.unsqueeze(found_scores, 2), labels], 2)
+    if found.shape("boxes")[0] == 1:
+        return rows
+    others = b.sub(b.slice(b.op("Shape", "boxes"), 0, 0, 1), b.ints(1))
+    return b.op("Pad", rows, b.concat([b.ints(0, 0, 0), others, b.ints(0, 0)], 0))
 
 
 FORMS = (
@@ -80,6 +89,10 @@ FORMS = (
         (BY_CLASS, AGNOSTIC),
         ultralytics,
         plugin,
-        {"boxes": {"fill": "corners", "high": 64.0}, "scores": {}, "extra": {}},
+        # Many detections, some, and none.
+        {
+            "boxes": ({"fill": "corners", "high": 64.0},),
+            "scores": ({}, {"low": -9.0}, {"low": -99.0}, {"low": -2.0, "high": -1.0}),
+        },
     ),
 )

@@ -1,4 +1,4 @@
-"""How exporters write the modulated deformable convolution: ONNX's DeformConv (opset 19, torchvision's deform_conv2d)."""
+"""How exporters write the modulated deformable convolution: ONNX's DeformConv, since opset 19."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ FORMS = (
         (True, False),
         skeleton,
         plugin,
-        {"x": {"fill": "normal"}, "weight": {"fill": "normal"}, "offset": {"low": -2.0, "high": 2.0}},
+        {
+            "x": ({"fill": "normal"},),
+            "weight": ({"fill": "normal"},),
+            "offset": ({"low": -2.0, "high": 2.0},),
+        },
     ),
 )

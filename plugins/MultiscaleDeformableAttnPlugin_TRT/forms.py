@@ -11,9 +11,8 @@ from surgery.plugins.successor import call
 LEVELS = (1, 2, 3, 4, 5)
 
 FILLS = {
-    "value": {"fill": "normal"},
-    "places": {"low": -0.2, "high": 1.2},
-    "weights": {},
+    "value": ({"fill": "normal"},),
+    "places": ({"low": -0.2, "high": 1.2},),
 }
 
 
@@ -83,7 +82,7 @@ def _levels(b: Body, found: Lying) -> tuple[str, str]:
 FORMS = (
     Form(
         "grid-sample",
-        "the models of Hugging Face (Deformable DETR, RT-DETR, Grounding DINO, Mask2Former), mmcv's fallback in PyTorch",
+        "Deformable DETR, RT-DETR, Grounding DINO and Mask2Former of Hugging Face, mmcv without its operator",
         LEVELS,
         split_first,
         plugin,

@@ -1,10 +1,10 @@
 """Forms: other ways in which exporters write what a plugin computes, found in graphs and proven by running them.
 
-A plugin's folder may have a ``forms.py`` with ``FORMS``, a tuple of `Form`. A form is a *skeleton*: the operators that
-compute with data, in one way of writing. What only moves data (Reshape, Squeeze, Unsqueeze, Flatten: `Skeleton.view`;
-Slice, Split, Gather: `Skeleton.part`), numbers, attributes and everything computed from shapes alone are left out, since
-these differ with every exporter, opset and free size. So a skeleton proves nothing. A place that has it is a match
-only if running its nodes and the plugin's body on inputs of the model's own sizes gives the same.
+A plugin's folder may have a ``forms.py`` with ``FORMS``, a tuple of `Form`. A form is a *skeleton*: the operators
+that compute with data, in one way of writing. What only moves data (Reshape, Squeeze, Unsqueeze, Flatten:
+`Skeleton.view`; Slice, Split, Gather: `Skeleton.part`), numbers, attributes and everything computed from shapes alone
+are left out, since these differ with every exporter, opset and free size. So a skeleton proves nothing. A place that
+has it is a match only if running its nodes and the plugin's body on inputs of the model's own sizes gives the same.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ class Form:
         skeleton: Writes the skeleton of a variant.
         plugin: Writes the plugin's node, and what has to stand around it, for a place that was found; returns the
             result. It may raise ConfigError to say why the plugin cannot stand there.
-        fills: How inputs are filled to run it, by name, as in samples.yaml but without shape.
+        fills: How inputs are filled to run it, by name, one draw after the other, as in samples.yaml but for the
+            shape.
     """
 
     name: str
@@ -187,7 +188,7 @@ class Form:
     variants: tuple[Any, ...]
     skeleton: Callable[[Skeleton, Any], None]
     plugin: Callable[[Body, Lying], str]
-    fills: Mapping[str, Mapping[str, Any]]
+    fills: Mapping[str, tuple[Mapping[str, Any], ...]]
 
 
 def forms_of(definition: PluginDefinition) -> tuple[Form, ...]:
@@ -300,7 +301,9 @@ def places(terms: Terms, loose: LooseGraph, forms: Sequence[Form]) -> Iterator[P
                 names = [_name(v) for v in found.outputs if v is not None]
                 if all((*inputs.values(), *names)):
                     taps = dict(zip(list(skeleton.results)[1:], names[1:], strict=True))
-                    given = {n[len(NUMBER) :]: _name(v) for n, v in found.inputs.items() if n.startswith(NUMBER)}
+                    given = {
+                        n[len(NUMBER) :]: _name(v) for n, v in found.inputs.items() if n.startswith(NUMBER)
+                    }
                     yield Place(form, variant, inputs, names[0], taps, given)
 
 

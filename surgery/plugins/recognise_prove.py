@@ -1,8 +1,8 @@
 """Places that look like a plugin become matches: the plugin's node is written for them, and both are run.
 
-Nothing is concluded from what a place looks like. The nodes as they stand in the graph and the plugin's body run side
-by side in ONNX Runtime, on values of the model's own sizes: those of its inputs are drawn as the form says, everything
-else that the place reads (sizes computed elsewhere) is what the model has in a run of its own.
+Nothing is concluded from what a place looks like. The nodes as they stand in the graph and the plugin's body run
+side by side in ONNX Runtime, on values of the model's own sizes: those of its inputs are drawn as the form says,
+everything else that the place reads (sizes computed elsewhere) is what the model has in a run of its own.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Feeds = Callable[[], Iterable[Mapping[str, Array]]]
 """Gives inputs of the whole model, of several sizes where these are free."""
 
 ROUNDS = 2
-"""Draws for every size."""
+"""Draws for every size, at least."""
 
 LARGE = 4_000_000
-"""Numbers that a place reads above which it is run on further inputs of the model no more: bodies take long on a CPU."""
+"""Numbers in a place's inputs above which one run has to do: bodies take long on a CPU."""
 
 BEFORE = "surgery_before"
 """Name of the result of the graph's own nodes while both are run."""
@@ -114,6 +114,7 @@ class Prover:
         """
         try:
             nodes = self._written(definition, place)
+            self._has_body(nodes)
             cases, error = self._prove(definition, place, [self.nodes[i] for i in inside], nodes)
         except SurgeryError as problem:
             raise NotProvenError(problem.message) from None
@@ -142,6 +143,32 @@ class Prover:
         call = onnx.helper.make_node(definition.name, list(named.values()), [place.result], name="form")
         return inline_call(call, function)
 
+    def _has_body(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        """See that the plugin has a body for types as the graph has them, where sizes may be free.
+
+        Raises:
+            SurgeryError: it has none.
+        """
+        from surgery.plugins.attach import attach_bodies
+
+        made = {o for n in nodes for o in n.output}
+        read = dict.fromkeys(r for n in nodes for r in n.input if r and r not in made)
+        inputs = []
+        for name in read:
+            known = self.types[name]
+            element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(known.dtype))
+            inputs.append(onnx.helper.make_tensor_value_info(name, element, known.shape))
+        last = onnx.ValueInfoProto(name=nodes[-1].output[0])
+        graph = onnx.helper.make_graph(list(nodes), "part", inputs, [last])
+        attach_bodies(self._model(graph), self.registry)
+
+    def _model(self, graph: onnx.GraphProto) -> onnx.ModelProto:
+        imports = [o for o in self.model.opset_import if o.domain != PLUGIN_DOMAIN]
+        imports.append(onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1))
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+        model.functions.extend(f for f in self.model.functions if f.domain != PLUGIN_DOMAIN)
+        return model
+
     def _value(self, name: str) -> Array | None:
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -165,13 +192,14 @@ class Prover:
         nodes = [self._before(n, place.result) for n in inside] + list(replacement)
         worst, cases = 0.0, 0
         runs = self._sizes(list(given), others)
+        rounds = max([ROUNDS, *(len(f) for f in place.form.fills.values())])
         for number, (shapes, values) in enumerate(runs):
             if cases and sum(int(np.prod(s)) for s in shapes.values()) > LARGE:
                 continue
             evaluator = self._evaluator(nodes, shapes, values, place.result)
-            for seed in range(number * ROUNDS, (number + 1) * ROUNDS):
+            for turn in range(rounds):
                 feeds = {
-                    t: self._drawn(place, name, shapes[t], self.types[t].dtype, seed)
+                    t: self._drawn(place, name, shapes[t], self.types[t].dtype, number * rounds + turn)
                     for t, name in given.items()
                 }
                 try:
@@ -267,19 +295,16 @@ class Prover:
         kind = element(np.dtype(self.types[result].dtype))
         outputs = [onnx.helper.make_tensor_value_info(n, kind, None) for n in (BEFORE, result)]
         graph = onnx.helper.make_graph(list(nodes), "both", declared, outputs, constants)
-        imports = [o for o in self.model.opset_import if o.domain != PLUGIN_DOMAIN]
-        imports.append(onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1))
-        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
-        model.functions.extend(f for f in self.model.functions if f.domain != PLUGIN_DOMAIN)
         try:
-            return Evaluator(attach_bodies(model, self.registry))
+            return Evaluator(attach_bodies(self._model(graph), self.registry))
         except (EvaluationError, ConversionError, ConfigError) as error:
             raise NotProvenError(f"the plugin cannot stand there: {error}") from None
 
     def _drawn(self, place: Place, name: str, shape: tuple[int, ...], dtype: str, seed: int) -> Array:
         from surgery.plugins.samples import filled
 
-        fill = {"dtype": dtype, **place.form.fills.get(name, {}), "shape": shape}
+        fills = place.form.fills.get(name) or ({},)
+        fill = {"dtype": dtype, **fills[seed % len(fills)], "shape": shape}
         value: Array = filled(SampleInput.model_validate(fill), zlib.crc32(f"{name}/{seed}".encode()))
         return value.astype(dtype)
 

@@ -73,9 +73,7 @@ def _place(editor: Editor, match: Match, number: int) -> Placed:
     return Placed(match, tuple(n.name for n in cut.nodes(view)), tuple(made), names)
 
 
-def _needed_outside(
-    view: View, inside: set[int], outputs: set[str], taps: Sequence[str] = ()
-) -> set[int]:
+def _needed_outside(view: View, inside: set[int], outputs: set[str], taps: Sequence[str] = ()) -> set[int]:
     """Nodes inside whose values others or the plugin's part read, and what these are made from."""
     start = {view.producer[t] for t in taps if view.producer.get(t) in inside}
     for key in inside:
