@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
+
+NEWER = 13
+"""Operator set that models of older ones are converted to where ONNX Runtime has no kernels for those."""
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's name of the option that says where external weights are."""
@@ -31,7 +35,8 @@ def open_session(payload: str | bytes, options: Any) -> Any:
 
     Without any optimization, ONNX Runtime 1.30 leaves casts that it inserted around float16 nodes in a state that
     it then refuses itself; with the basic ones the same model loads. bfloat16, for which it has no kernels, is
-    computed in float32 and rounded (:mod:`surgery.graph.bfloat`).
+    computed in float32 and rounded (:mod:`surgery.graph.bfloat`). Where it has no kernel for an operator in the
+    version of an old operator set, the model is converted to a newer one; :func:`note_on` then says so.
     """
     import onnxruntime as ort
 
@@ -43,6 +48,15 @@ def open_session(payload: str | bytes, options: Any) -> Any:
             widened = _without_bfloat16(payload)
             if widened is not None:
                 return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
+            converted = _in_newer_opset(payload)
+            if converted is not None:
+                with contextlib.suppress(Exception):  # what ONNX Runtime said of the original is what matters
+                    session = ort.InferenceSession(converted, options, providers=["CPUExecutionProvider"])
+                    session.note = (
+                        f"ONNX Runtime does not run it as it is ({_first_line(error)}); it ran converted to opset "
+                        f"{NEWER} by onnx's version converter"
+                    )
+                    return session
         if options.graph_optimization_level != levels.ORT_DISABLE_ALL:
             raise
         options.graph_optimization_level = levels.ORT_ENABLE_BASIC
@@ -63,6 +77,32 @@ def _without_bfloat16(payload: str | bytes) -> bytes | None:
         if any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors_of(model.graph)):
             return None
     return in_float32(model).SerializeToString() if has_bfloat16(model) else None
+
+
+def _in_newer_opset(payload: str | bytes) -> bytes | None:
+    """The model in opset `NEWER`; None if it is not older, cannot be converted, or has weights in other files."""
+    import onnx
+
+    from surgery.graph.load import tensors_of
+    from surgery.graph.upgrade import upgrade
+
+    model = (
+        onnx.ModelProto.FromString(payload)
+        if isinstance(payload, bytes)
+        else onnx.load(payload, load_external_data=False)
+    )
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), NEWER)
+    if opset >= NEWER or any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors_of(model.graph)):
+        return None
+    try:
+        return upgrade(model, NEWER).SerializeToString()
+    except Exception:  # the converter raises many undocumented types
+        return None
+
+
+def note_on(session: Any) -> str | None:
+    """What has to be said of results of a session, if it does not run the model as it was given."""
+    return getattr(session, "note", None)
 
 
 def payload_of(path: Path, options: Any) -> str | bytes:

@@ -70,6 +70,8 @@ class Verify:
                 empty=_declared_empty(state.source.proto),
             )
         state.report.verification["graph"] = outcome.to_dict()
+        for note in outcome.notes:
+            state.warn(note)
         if outcome.status != "passed":
             raise VerificationError(
                 f"the result does not compute what the original computes: {outcome.reason}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from surgery.graph.evaluate import open_session, payload_of
+from surgery.graph.evaluate import note_on, open_session, payload_of
 from surgery.verify.cases import MIN_CASES, Case
 from surgery.verify.compare import Arrays, CaseResult, DetectionOutputs, compare_case
 from surgery.verify.inverse import apply_inverses, apply_to_inputs
@@ -37,15 +37,20 @@ class RunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Outcome of a comparison: whether it passed, why not, and every case as it stands in the report."""
+    """Outcome of a comparison: whether it passed, why not, and every case as it stands in the report.
+
+    Notes say what is special about how the original was run.
+    """
 
     status: Literal["passed", "failed"]
     reason: str | None
     cases: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Entry of the report."""
-        return {"status": self.status, "reason": self.reason, "cases": list(self.cases)}
+        found = {"status": self.status, "reason": self.reason, "cases": list(self.cases)}
+        return {**found, "notes": list(self.notes)} if self.notes else found
 
 
 def verify_graph(
@@ -114,7 +119,8 @@ def verify_with(
     """
     try:
         feeds = [case.feeds for case in cases]
-        want = run_onnx(original, feeds, "the original")
+        notes: list[str] = []
+        want = run_onnx(original, feeds, "the original", notes)
         made: Sequence[Arrays] = [{} for _ in feeds]
         if pre is not None:
             made = run_onnx(pre, feeds, "the preprocessing")
@@ -127,7 +133,7 @@ def verify_with(
     results = _compare(cases, want, got, detections, tolerances, runner)
     reason = _judge(results, len(cases), detections, min_evidence, empty=empty)
     entries = tuple(r.to_dict() for r in results)
-    return Verification("passed" if reason is None else "failed", reason, entries)
+    return Verification("passed" if reason is None else "failed", reason, entries, tuple(notes))
 
 
 def _judge(
@@ -171,7 +177,10 @@ def _quiet() -> Iterator[None]:
 
 
 def run_onnx(
-    model: onnx.ModelProto | bytes | Path, feeds: Sequence[Arrays], what: str = "the model"
+    model: onnx.ModelProto | bytes | Path,
+    feeds: Sequence[Arrays],
+    what: str = "the model",
+    notes: list[str] | None = None,
 ) -> list[dict[str, NDArray[Any]]]:
     """Outputs for each of the feeds; names that the model does not read are left out.
 
@@ -179,6 +188,7 @@ def run_onnx(
         model: A model; a path if it has external weights.
         feeds: Values by name.
         what: Which model it is, for the error.
+        notes: Gets what has to be said if the model did not run as it is.
 
     Raises:
         RunError: ONNX Runtime refuses the model or fails.
@@ -190,6 +200,9 @@ def run_onnx(
         try:
             # Made here: a session that fails inside the runner leaves it half activated.
             session = _session(model)
+            note = note_on(session)
+            if note and notes is not None:
+                notes.append(f"{what}: {note}")
             names = [i.name for i in session.get_inputs()]
             with OnnxrtRunner(session) as runner:
                 for feed in feeds:
