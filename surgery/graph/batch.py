@@ -8,10 +8,12 @@ runs the result on several batches and compares each sample with the original (:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.batch_loop import HEAVY, Crossing, count, per_sample, reads
 from surgery.graph.infer import dims_of
 
 if TYPE_CHECKING:
@@ -70,9 +72,33 @@ EACH = frozenset(
 )  # fmt: skip
 """Operators that work number by number."""
 
+BROADCASTING = EACH | {"Xor", "GreaterOrEqual", "LessOrEqual", "Mod", "Sum", "Mean", "PRelu", "BitShift"}
+"""Operators whose operands are made as long as the longest one."""
+
 
 class NoBatchError(Exception):
     """A batch makes no sense for this model, or it is not known how; the text says why."""
+
+
+class MixingError(NoBatchError):
+    """A node would mix samples, or is for one; sample by sample it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A model with a free batch.
+
+    Attributes:
+        model: The model.
+        apart: Nodes of the given model that run sample by sample, in a Loop at the end.
+        crossings: What these read that has the batch.
+        reason: Why they do.
+    """
+
+    model: onnx.ModelProto
+    apart: tuple[onnx.NodeProto, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    reason: str = ""
 
 
 def relabeled(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -127,26 +153,42 @@ def batched_inputs(model: onnx.ModelProto, size: int) -> list[onnx.ValueInfoProt
     return found
 
 
-def with_free_batch(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+def with_free_batch(
+    model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], *, lists: bool = False
+) -> Freed:
     """A copy with a free batch, whose constant sizes follow the batch of the input.
+
+    What chooses boxes by value at the end of the model, and hands out as many for each picture, goes into a Loop over
+    the samples.
 
     Args:
         model: The model, with a fixed batch.
         shapes: Shape of every tensor of the main graph when it runs at its fixed batch; dims that are free for other
             reasons are what they were in that run.
+        lists: Leave suppression of boxes as it is: it makes one list for all samples, whose rows say which sample
+            they are from. Whether anything comes of that is for comparing to say.
 
     Raises:
         NoBatchError: why not, and at which node.
     """
-    return _Freeing(model, shapes).run()
+    return _Freeing(model, shapes, lists=lists).run()
 
 
 class _Freeing:
-    """One model's way."""
+    """One model's way.
 
-    def __init__(self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    Args:
+        model: The model.
+        shapes: Measured shapes.
+        lists: Whether lists of boxes of all samples stay lists.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], *, lists: bool = False
+    ) -> None:
         self.size = fixed_batch(model)
         self.model = relabeled(model)
+        self.outputs = {v.name: v for v in model.graph.output}
         self.shapes = shapes
         self.static = all(isinstance(d, int) for v in model.graph.input for d in dims_of(v) or [])
         self.constants = {t.name: t for t in model.graph.initializer}
@@ -155,24 +197,62 @@ class _Freeing:
                 self.constants[node.output[0]] = node.attribute[0].t
         self.axes: dict[str, int] = {}
         self.hidden: dict[str, str] = {}
+        self.lists: set[str] | None = set() if lists else None
+        self.sized: dict[str, tuple[onnx.NodeProto, frozenset[int] | None]] = {}
+        self.apart: list[onnx.NodeProto] = []
+        self.behind: set[str] = set()
+        self.reason: MixingError | None = None
         self.nodes: list[onnx.NodeProto] = []
         self.count = 0
         self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
-    def run(self) -> onnx.ModelProto:
+    def run(self) -> Freed:
         inputs = batched_inputs(self.model, self.size)
         self.axes = {v.name: 0 for v in inputs}
         # The number of samples, for what has to be made as long.
-        first = inputs[0].name
-        shape = self.emit("Shape", [first])
-        self.samples = self.emit("Gather", [shape, self.ints([0])], axis=0)
-        if self.size != 1:
-            self.samples = self.emit("Div", [self.samples, self.ints([self.size])])
+        self.samples = self.emit("Gather", [self.emit("Shape", [inputs[0].name]), self.ints([0])], axis=0)
         for node in self.model.graph.node:
             self.follow(node)
+        crossings = self.loop() if self.apart else ()
         del self.model.graph.node[:]
         self.model.graph.node.extend(self.nodes)
-        return self.model
+        return Freed(self.model, tuple(self.apart), crossings, str(self.reason or ""))
+
+    def loop(self) -> tuple[Crossing, ...]:
+        """Put the nodes that were set apart into a loop behind all others."""
+        assert self.reason is not None
+        if self.size != 1:
+            raise self.reason
+        for node in self.apart:
+            if node.op_type in HEAVY:
+                raise NoBatchError(f"{self.reason}; and {node.op_type} {node.name!r} comes after it")
+        again = self.sizes_read()
+        crossings: dict[str, Crossing] = {}
+        for name in (n for node in [*again, *self.apart] for n in reads(node)):
+            if name in self.hidden:
+                crossings[name] = Crossing(name, None)
+            elif name in self.axes:
+                crossings[name] = Crossing(name, self.axes[name], self.dims(name)[self.axes[name]])
+        outputs = [v for n, v in self.outputs.items() if n in self.behind]
+        for value in outputs:
+            dims = self.dims(value.name)
+            if not dims or dims[0] != 1:
+                raise NoBatchError(f"{self.reason}; the output {value.name!r} {dims} has no axis for samples")
+        found = tuple(crossings.values())
+        self.nodes += per_sample(self.apart, found, again, outputs, self.opset)
+        return found
+
+    def sizes_read(self) -> list[onnx.NodeProto]:
+        """Nodes that compute sizes of samples for the nodes set apart, which read them of one sample each."""
+        wanted: dict[int, onnx.NodeProto] = {}
+        stack = [n for node in self.apart for n in reads(node)]
+        while stack:
+            node = self.sized.get(stack.pop(), (None, None))[0]
+            if node is not None and id(node) not in wanted:
+                wanted[id(node)] = node
+                stack += reads(node)
+        order = {id(n): i for i, (n, _) in enumerate(self.sized.values())}
+        return sorted(wanted.values(), key=lambda n: order[id(n)])
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -196,7 +276,7 @@ class _Freeing:
         """[dim / fixed batch * samples at run time], where dim is that of the fixed batch."""
         if dim % self.size:
             raise NoBatchError(f"a size of {dim} is no multiple of the batch {self.size}")
-        factor = dim  # samples counts fixed batches
+        factor = dim // self.size
         return self.samples if factor == 1 else self.emit("Mul", [self.samples, self.ints([factor])])
 
     def sizes(self, dims: list[int], axis: int) -> str:
@@ -224,23 +304,23 @@ class _Freeing:
         raise NoBatchError(f"the shape of {name!r} is not known")
 
     def spread(self, name: str, axis: int) -> str:
-        """A tensor without a batch, as often as there are samples, along an axis of the fixed batch's size.
+        """A tensor without a batch, as often as there are samples, along an axis.
 
-        Where it has a row for each sample the rows are taken to be equal, which comparing will tell.
+        Where it has rows for each sample of the fixed batch they are taken to be equal, which comparing will tell.
         """
+        if self.grows(name, axis):
+            return name
         dims = self.dims(name)
-        if self.size > 1 and dims[axis] == self.size:
+        if self.size > 1 and dims[axis] % self.size == 0:
+            each = dims[axis] // self.size
             value = self.value(name)
-            if value is not None and any(
-                not np.array_equal(value.take(0, axis), v) for v in np.moveaxis(value, axis, 0)
-            ):
-                raise NoBatchError(f"{name!r} has values of its own for each sample")
-            name = self.row(name, axis)
-            often = self.times(self.size)
-        else:
-            often = self.samples
+            if value is not None:
+                blocks = np.split(value, self.size, axis)
+                if any(not np.array_equal(blocks[0], b) for b in blocks):
+                    raise NoBatchError(f"{name!r} has values of its own for each sample")
+            name = self.emit("Gather", [name, self.ints(list(range(each)))], axis=axis)
         repeats = [
-            *([self.ints([1] * axis)] if axis else []), often,
+            *([self.ints([1] * axis)] if axis else []), self.samples,
             *([self.ints([1] * (len(dims) - axis - 1))] if axis + 1 < len(dims) else []),
         ]  # fmt: skip
         return self.emit(
@@ -254,20 +334,54 @@ class _Freeing:
 
     def row(self, name: str, axis: int) -> str:
         """The first entry along an axis, which stays."""
+        if self.grows(name, axis):
+            return name
         return self.emit("Gather", [name, self.ints([0])], axis=axis)
 
     # -- following -------------------------------------------------------------------------------------
 
     def follow(self, node: onnx.NodeProto) -> None:
+        read = reads(node)
+        if any(n in self.behind for n in read):
+            self.set_apart(node)
+        elif self.lists is not None and any(n in self.lists for n in read):
+            if any(n in self.hidden for n in read):
+                raise NoBatchError(
+                    f"{node.op_type} {node.name!r}: the list of all boxes is read with one sample"
+                )
+            self.lists.update(node.output)
+            self.nodes.append(node)
+        elif not any(n in self.hidden or n in self.axes for n in read):
+            self.nodes.append(node)
+            self.follow_size(node)
+        else:
+            start = len(self.nodes)
+            try:
+                self.batched(node)
+            except MixingError as error:
+                del self.nodes[start:]
+                self.reason = self.reason or error
+                self.set_apart(node)
+
+    def set_apart(self, node: onnx.NodeProto) -> None:
+        """Leave a node, and with it all that comes after it, to the loop."""
+        self.apart.append(_copied(node))
+        self.behind.update(n for n in node.output if n)
+
+    def batched(self, node: onnx.NodeProto) -> None:
+        """A node that reads samples."""
         held = [i for i, n in enumerate(node.input) if n in self.axes]
-        if any(n in self.hidden for n in node.input):
+        if any(n in self.hidden for n in reads(node)):
             self.alone(node)
             return
-        if not held:
-            self.nodes.append(node)
+        if node.op_type == "NonMaxSuppression" and self.lists is not None and self.listed(node, held):
+            return
+        if node.op_type == "Loop" and self.each_in_turn(node):
             return
         if node.op_type in MIXING:
-            raise NoBatchError(f"{node.op_type} {node.name!r}: {MIXING[node.op_type]}")
+            raise MixingError(f"{node.op_type} {node.name!r}: {MIXING[node.op_type]}")
+        if not held:
+            raise NoBatchError(f"{node.op_type} {node.name!r}: its body reads samples")
         handler = _HANDLERS.get(node.op_type)
         try:
             if handler is not None:
@@ -276,15 +390,129 @@ class _Freeing:
                 self.first(node, held)
             elif node.op_type in REDUCING or node.op_type in ALONG:
                 self.along(node, held)
-            elif node.op_type not in ("Shape", "Size"):
+            elif node.op_type in ("Shape", "Size"):
+                self.shape_of(node)
+            else:
                 self.elementwise(node, held)
         except NoBatchError as error:
             text = str(error)
-            raise NoBatchError(
+            raise type(error)(
                 text if text.startswith(node.op_type) else f"{node.op_type} {node.name!r}: {text}"
             ) from None
         if not self.nodes or self.nodes[-1].output[0] != node.output[0]:
             self.nodes.append(node)
+
+    def shape_of(self, node: onnx.NodeProto) -> None:
+        """Note where the number of samples is in what a Shape or Size gives."""
+        where: frozenset[int] | None = None
+        if node.op_type == "Shape":
+            ends = {a.name: a.i for a in node.attribute}
+            rank = len(self.dims(node.input[0]))
+            taken = list(range(rank))[slice(ends.get("start", 0), ends.get("end", rank))]
+            where = frozenset(i for i, axis in enumerate(taken) if axis == self.axes[node.input[0]])
+            if not where:
+                return
+        self.sized[node.output[0]] = _copied(node), where
+
+    def grows(self, name: str, axis: int) -> bool:
+        """Whether a tensor is made as long as the batch is, along an axis."""
+        if name not in self.sized:
+            return False
+        where = self.sized[name][1]
+        return where is None or axis in where
+
+    def follow_size(self, node: onnx.NodeProto) -> None:
+        """Note what is computed from the number of samples: entries of lists of sizes, axes of what they make."""
+        places = [self.sized[n][1] if n in self.sized else frozenset() for n in node.input]
+        if all(p is not None and not p for p in places):
+            return
+        given = places[0] if places else None
+        where: frozenset[int] | None = None
+        if node.op_type == "Gather" and given:
+            index = self.value(node.input[1])
+            if index is not None and index.ndim <= 1:
+                length = self.dims(node.input[0])[0]
+                taken = [int(i) % length in given for i in index.reshape(-1)]
+                if not any(taken):
+                    return
+                where = frozenset(i for i, t in enumerate(taken) if t) if index.ndim else None
+        elif node.op_type == "Slice" and given and len(self.dims(node.input[0])) == 1:
+            chosen = self.sliced(node)
+            if chosen is not None:
+                where = frozenset(i for i, k in enumerate(chosen) if k in given)
+                if not where:
+                    return
+        elif node.op_type in ("Cast", "Identity", "ConstantOfShape"):
+            where = given
+        elif node.op_type == "Concat":
+            found, start = set(), 0
+            for name, place in zip(node.input, places, strict=True):
+                found |= {start} if place is None else {start + p for p in place}
+                start += (self.dims(name) or [1])[0]
+            where = frozenset(found) if len(self.dims(node.output[0])) == 1 else None
+        elif node.op_type == "Expand" and not places[0] and places[0] is not None:
+            where = places[1]
+        for name in node.output:
+            if name:
+                self.sized[name] = _copied(node), where
+
+    def sliced(self, node: onnx.NodeProto) -> list[int] | None:
+        """Which entries of a list a Slice takes; None if that is not known."""
+        length = self.dims(node.input[0])[0]
+        attributes = {a.name: list(a.ints) for a in node.attribute}
+        if attributes:
+            parts = [attributes.get("starts", [0])[0], attributes.get("ends", [length])[0], 1]
+        else:
+            values = [self.value(n) for n in node.input[1:3]]
+            step = (
+                self.value(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1, np.int64)
+            )
+            if any(v is None for v in (*values, step)):
+                return None
+            parts = [int(v.reshape(-1)[0]) for v in (*values, step)]  # type: ignore[union-attr]
+        return list(range(length))[slice(*parts)]
+
+    def listed(self, node: onnx.NodeProto, held: list[int]) -> bool:
+        """A suppression for all samples, whose list tells them apart."""
+        assert self.lists is not None
+        if held[:2] != [0, 1] or any(self.axes[node.input[i]] for i in held):
+            return False
+        self.lists.update(node.output)
+        self.nodes.append(node)
+        return True
+
+    def each_in_turn(self, node: onnx.NodeProto) -> bool:
+        """A Loop with one turn for each sample, and so with one turn: TensorFlow's ``map_fn``.
+
+        It turns as often as there are samples. Values that go from turn to turn have to be none of the samples'.
+        """
+        import onnx
+
+        turns = self.value(node.input[0]) if node.input[0] else None
+        if self.size != 1 or turns is None or turns.reshape(-1).tolist() != [1]:
+            return False
+        if any(n in self.axes or n in self.hidden for n in node.input):
+            return False
+        body = next(a.g for a in node.attribute if a.name == "body")
+        carried = len(node.input) - 2
+        stacked = [n for n in node.output[carried:] if n]
+        if not stacked or any(self.dims(n)[0] != 1 for n in stacked):
+            return False
+        source = next((n for n in reads(node) if n in self.axes and self.dims(n)[self.axes[n]] == 1), None)
+        if source is None:
+            return False
+        copy = _copied(node)
+        copy.input[0] = f"{node.name}/samples"
+        self.nodes += count(source, self.axes[source], copy.input[0])
+        copy.input[1] = ""
+        inside = next(a.g for a in copy.attribute if a.name == "body")
+        self.count += 1
+        go = f"surgery/batch/{self.count}"
+        inside.node.append(onnx.helper.make_node("Identity", [body.input[1].name], [go], name=go))
+        inside.output[0].name = go
+        self.nodes.append(copy)
+        self.axes.update(dict.fromkeys(stacked, 0))
+        return True
 
     def made(self, node: onnx.NodeProto, axis: int) -> None:
         self.axes.update({n: axis for n in node.output if n})
@@ -298,12 +526,17 @@ class _Freeing:
         axis = places.pop()
         if axis < 0:
             raise NoBatchError("it has no axis for the batch")
+        whole = self.dims(node.output[0])[axis]
         for i, name in enumerate(node.input):
-            if not name or i in held:
+            if not name or node.op_type not in BROADCASTING:
                 continue
-            at = len(self.dims(name)) - rank + axis
-            if self.size > 1 and at >= 0 and self.dims(name)[at] == self.size:
-                node.input[i] = self.row(name, at)
+            dims = self.dims(name)
+            at = len(dims) - rank + axis
+            if i in held:
+                if dims[at] != whole:
+                    raise NoBatchError("the batch is where another operand has more entries")
+            elif at >= 0 and dims[at] == whole and whole > 1:
+                node.input[i] = self.row(name, at) if whole == self.size else self.spread(name, at)
         self.made(node, axis)
 
     def first(self, node: onnx.NodeProto, held: list[int]) -> None:
@@ -385,7 +618,7 @@ class _Freeing:
     def alone(self, node: onnx.NodeProto) -> None:
         """A node on samples without the axis of the batch, of which there was one: they keep it in front."""
         taken = next(self.hidden[n] for n in node.input if n in self.hidden)
-        refused = NoBatchError(
+        refused = MixingError(
             f"{node.op_type} {node.name!r}: {taken} takes the only sample out of the batch, and this is for one"
         )
         if any(n in self.axes for n in node.input) or node.op_type in MIXING:
@@ -439,7 +672,7 @@ class _Freeing:
         if gone == [axis] and self.hide(node):
             return
         if axis in gone:
-            raise NoBatchError("the axis of the batch is taken away: there is room for one sample only")
+            raise MixingError("the axis of the batch is taken away: there is room for one sample only")
         self.made(node, axis - sum(g < axis for g in gone))
 
     def unsqueeze(self, node: onnx.NodeProto, held: list[int]) -> None:
@@ -501,7 +734,7 @@ class _Freeing:
         if along == axis and index is not None and self.from_each(node, index):
             return
         if along == axis:
-            raise NoBatchError("one sample is taken out of the batch")
+            raise MixingError("one sample is taken out of the batch")
         self.made(node, axis if axis < along else axis - 1 + len(self.dims(node.input[1])))
 
     def from_each(self, node: onnx.NodeProto, index: NDArray[Any]) -> bool:
@@ -575,7 +808,20 @@ class _Freeing:
                 places.add(rank - from_end)
         if len(places) != 1:
             raise NoBatchError("the batches of its operands are in different axes")
-        self.made(node, places.pop())
+        axis = places.pop()
+        for i in (0, 1):
+            at = ranks[i] - rank + axis
+            if i not in held and axis < rank - 2 and at >= 0 and self.dims(node.input[i])[at] > 1:
+                node.input[i] = self.spread(node.input[i], at)
+        self.made(node, axis)
+
+    def one_hot(self, node: onnx.NodeProto, held: list[int]) -> None:
+        if held != [0]:
+            raise NoBatchError("what it makes depends on the sample")
+        rank = len(self.dims(node.output[0]))
+        along = next((a.i for a in node.attribute if a.name == "axis"), -1) % rank
+        axis = self.axes[node.input[0]]
+        self.made(node, axis if axis < along else axis + 1)
 
     def gemm(self, node: onnx.NodeProto, held: list[int]) -> None:
         turned = next((a.i for a in node.attribute if a.name == "transA"), 0)
@@ -655,6 +901,14 @@ class _Freeing:
         raise NoBatchError("its indices choose samples")
 
 
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    import onnx
+
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
 def _identity(node: onnx.NodeProto) -> onnx.NodeProto:
     """What hands on the first operand under the node's own name and output."""
     import onnx
@@ -690,6 +944,7 @@ _HANDLERS: dict[str, _Handler] = {
     "MatMul": _Freeing.matmul,
     "MatMulInteger": _Freeing.matmul,
     "Gemm": _Freeing.gemm,
+    "OneHot": _Freeing.one_hot,
     "Resize": _Freeing.resize,
     "Upsample": _Freeing.resize,
     "LSTM": _Freeing.recurrent,

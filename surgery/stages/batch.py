@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.errors import ConversionError
-from surgery.graph.batch import NoBatchError, batched_inputs, fixed_batch, relabeled, with_free_batch
+from surgery.graph.batch import Freed, NoBatchError, batched_inputs, fixed_batch, relabeled, with_free_batch
+from surgery.graph.batch_loop import reads, with_what_they_read
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.report import Edit
 
@@ -25,6 +27,9 @@ BATCHES = (1, 2, 4)
 """Batches at which every sample is compared."""
 
 ATOL = RTOL = 1e-4
+
+MOST_COLUMNS = 16
+"""Columns of rows among which one may say which sample the row is from."""
 
 
 def free_batch(
@@ -48,11 +53,7 @@ def free_batch(
     """
     try:
         check = _Check(source, complete, seed)
-        first = relabeled(source.proto)
-        reason = check.differs(first)
-        if reason is not None:
-            first = with_free_batch(source.proto, check.shapes())
-            reason = check.differs(first)
+        first, reason = _proposed(source, check)
     except NoBatchError as error:
         reason = str(error)
     if reason is not None:
@@ -70,6 +71,25 @@ def free_batch(
     return replace(source, proto=first), edit
 
 
+def _proposed(source: LoadedModel, check: _Check) -> tuple[onnx.ModelProto, str | None]:
+    """The first model that holds, and None; or the last one, and why the likeliest one does not."""
+    first = relabeled(source.proto)
+    if check.differs(first) is None:
+        return first, None
+    boxes = any(n.op_type == "NonMaxSuppression" for n in source.proto.graph.node)
+    reasons: list[str] = []
+    for lists in (False, True) if boxes else (False,):
+        try:
+            freed = with_free_batch(source.proto, check.shapes(), lists=lists)
+            first, reason = freed.model, check.ragged(freed) or check.differs(freed.model)
+        except NoBatchError as error:
+            reason = str(error)
+        if reason is None:
+            return first, None
+        reasons.append(reason)
+    return first, reasons[0]
+
+
 class _Check:
     """The original on single samples, to compare with."""
 
@@ -79,7 +99,8 @@ class _Check:
         from surgery.verify.cases import make_cases
         from surgery.verify.search import Search
 
-        self.source, self.complete = source, complete
+        self.source, self.complete, self.seed = source, complete, seed
+        self.values: dict[str, NDArray[Any]] = {}
         self.size = fixed_batch(source.proto)
         self.batched = [v.name for v in batched_inputs(source.proto, self.size)]
         runnable = complete(source.proto)
@@ -133,8 +154,51 @@ class _Check:
                 values = Evaluator(whole).run(self.samples[0])
         except EvaluationError as error:
             raise NoBatchError(f"shapes inside the model could not be measured ({error})") from error
-        found.update({n: v.shape for n, v in values.items() if isinstance(v, np.ndarray)})
+        self.values = {n: v for n, v in values.items() if isinstance(v, np.ndarray)} | dict(self.samples[0])
+        found.update({n: v.shape for n, v in self.values.items()})
         return found
+
+    def ragged(self, freed: Freed) -> str | None:
+        """Which output of the loop over the samples is as long as the values say; None if none is.
+
+        The nodes of the loop run on values of other sizes and signs than the samples have.
+        """
+        import onnx
+
+        if not freed.apart:
+            return None
+        model = self.complete(self.source.proto)
+        shapes = self.shapes()
+        # Numbers are drawn; what is decided by numbers follows from them.
+        given = {c.name for c in freed.crossings if self.values[c.name].dtype.kind == "f"}
+        part = with_what_they_read(model, freed.apart, given)
+        read = {n for node in part.graph.node for n in reads(node)}
+        given.update(n for n in self.samples[0] if n in read)
+        infos = {v.name: v for v in model.graph.output}
+        names = [n for node in freed.apart for n in node.output if n in infos]
+        part.graph.output.extend(infos[n] for n in names)
+        for value in part.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        seen: dict[str, set[tuple[int, ...]]] = {n: {shapes[n]} for n in names}
+        rng = np.random.default_rng(self.seed)
+        feeds = {n: self.values[n] for n in sorted(given)}
+        for name, fed in feeds.items():
+            kind = onnx.helper.np_dtype_to_tensor_dtype(fed.dtype)
+            part.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, fed.shape))
+        with self.placed(part) as placed:
+            session = Evaluator(placed)
+            for scale, shift in ((0.0, 0.0), (1.0, 0.0), (0.3, 0.5), (10.0, 0.0)):
+                drawn = {
+                    n: rng.normal(shift, scale, v.shape).astype(v.dtype) if v.dtype.kind == "f" else v
+                    for n, v in feeds.items()
+                }
+                with contextlib.suppress(EvaluationError):  # values that no model gives
+                    for name, made in session.run(drawn).items():
+                        seen[name].add(made.shape)
+        ragged = [n for n, found in seen.items() if len(found) > 1]
+        if not ragged:
+            return None
+        return f"how long the output {ragged[0]!r} is depends on the sample ({freed.reason})"
 
     def differs(self, model: onnx.ModelProto) -> str | None:
         """Why the model does not compute each sample as the original does; None if it does."""
@@ -146,12 +210,54 @@ class _Check:
                     feeds = dict(self.samples[0])
                     for name in self.batched:
                         feeds[name] = np.concatenate([s[name][:1] for s in self.samples[:count]])
-                    reason = self.compare(session.run(feeds), count)
+                    values = session.run(feeds)
+                    reason = self.compare(values, count)
+                    if reason is not None and self.listed(values, count):
+                        reason = None
                     if reason is not None:
                         return f"with a batch of {count}, {reason}"
         except EvaluationError as error:
             return f"it does not run ({error})"
         return None
+
+    def listed(self, got: Arrays, count: int) -> bool:
+        """Whether outputs are lists of what all samples have, with a number in each row that says which sample."""
+        for name, column in self.tags(got):
+            value = got[name] if column is None else got[name][:, column]
+            if set(np.unique(value).tolist()) <= set(range(count)) and self.by_tag(
+                got, name, column, value, count
+            ):
+                return True
+        return False
+
+    def tags(self, got: Arrays) -> Iterator[tuple[str, int | None]]:
+        """Outputs, or columns of them, that are 0 in every row of single samples."""
+        for name, value in got.items():
+            alone = [w[name] for w in self.wanted]
+            if value.ndim == 1 and all(w.ndim == 1 and not w.any() for w in alone):
+                yield name, None
+            elif value.ndim == 2 and value.shape[1] <= MOST_COLUMNS:
+                for column in range(value.shape[1]):
+                    if all(w.shape[1:] == value.shape[1:] and not w[:, column].any() for w in alone):
+                        yield name, column
+
+    def by_tag(self, got: Arrays, tag: str, column: int | None, which: NDArray[Any], count: int) -> bool:
+        """Whether the rows of each sample are those of the original."""
+        wanted = [dict(w) for w in self.wanted[:count]]
+        rows = [len(w[tag]) for w in wanted]
+        if sum(rows) != len(which) or not any(rows):
+            return False
+        for i, each in enumerate(wanted):
+            each[tag] = np.array(each[tag])
+            each[tag][slice(None) if column is None else (slice(None), column)] = i
+        for name, value in got.items():
+            if value.ndim == 0 or len(value) != len(which):
+                return False
+            for i, each in enumerate(wanted):
+                mine = value[which == i]
+                if mine.shape != each[name].shape or not _distance(mine, each[name]) <= 1.0:
+                    return False
+        return True
 
     def compare(self, got: Arrays, count: int) -> str | None:
         for name, value in got.items():
