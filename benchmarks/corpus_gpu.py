@@ -15,26 +15,19 @@ import contextlib
 import fcntl
 import json
 import os
-import select
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pool import Line, Pool, Tell, serve
 
 if TYPE_CHECKING:
     from surgery.trt.session import Worker
     from surgery.trt.types import BuildOutcome
-
-Line = dict[str, Any]
-Tell = Callable[[Line], None]
-
 
 # --- in the child -----------------------------------------------------------------------------------------------
 
@@ -188,136 +181,16 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def serve(options: argparse.Namespace) -> None:
-    """Do what the parent says, a path a line, and tell it over a pipe of its own."""
-    with os.fdopen(options.child, "w") as out:
-
-        def tell(line: Line) -> None:
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-
-        kept = Kept() if options.work == "check" else None
-        for text in sys.stdin:
-            path = Path(text.strip())
-            if kept is not None:
-                check(path, options, kept, tell)
-            else:
-                time_both(path, options, tell)
-            tell({"done": path.name})
+def child(options: argparse.Namespace) -> None:
+    """One of the two kinds of children."""
+    if options.work == "race":
+        serve(options.child, lambda path, tell: time_both(path, options, tell))
+    else:
+        kept = Kept()
+        serve(options.child, lambda path, tell: check(path, options, kept, tell))
 
 
 # --- in the parent ----------------------------------------------------------------------------------------------
-
-
-class Child:
-    """A process that does one model after the other, in a group of its own."""
-
-    def __init__(self, work: str, options: argparse.Namespace) -> None:
-        read, write = os.pipe()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if work == "race":
-            # What surgery's worker sets too: an engine built without TF32 loads only so.
-            environment["NVIDIA_TF32_OVERRIDE"] = "0"
-        command = [
-            sys.executable,
-            __file__,
-            "--child",
-            str(write),
-            "--work",
-            work,
-            "--keep",
-            str(options.keep),
-        ]
-        command += ["--pipeline", options.pipeline, "--target", options.target]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            pass_fds=(write,),
-            start_new_session=True,
-            env=environment,
-        )
-        os.close(write)
-        self._read, self._rest = read, b""
-
-    def do(self, path: Path, deadline: float, tell: Tell) -> str | None:
-        """Have one model done; why it was not, or None."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(f"{path}\n".encode())
-            self._process.stdin.flush()
-        while True:
-            while b"\n" in self._rest:
-                first, _, self._rest = self._rest.partition(b"\n")
-                line = json.loads(first)
-                if "done" in line:
-                    return None
-                tell(line)
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._read], [], [], left)[0]:
-                return "not finished in time"
-            more = os.read(self._read, 1 << 16)
-            if not more:
-                return f"the process ended with {self._process.wait()}: {self._last_words()}"
-            self._rest += more
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return " / ".join(lines[-2:])[:300]
-
-    def close(self) -> None:
-        """End the group."""
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        os.close(self._read)
-        self._errors.close()
-
-
-class Pool:
-    """Threads that each feed one child from a list, until it is empty or the time is over."""
-
-    def __init__(self, work: str, what: str, options: argparse.Namespace, tell: Tell) -> None:
-        self.work, self.what, self.options, self.tell = work, what, options, tell
-        self._lock = threading.Lock()
-
-    def run(self, paths: Sequence[Path], begin_until: float, end: float) -> None:
-        """Have the paths done in order; nothing is begun after `begin_until`, and nothing goes on after `end`."""
-        waiting = list(reversed(paths))
-        count = min(self.options.processes, len(waiting))
-        threads = [
-            threading.Thread(target=self._feed, args=(waiting, begin_until, end)) for _ in range(count)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def _feed(self, waiting: list[Path], begin_until: float, end: float) -> None:
-        child: Child | None = None
-        while time.monotonic() < begin_until:
-            with self._lock:
-                if not waiting:
-                    break
-                path = waiting.pop()
-            child = child or Child(self.work, self.options)
-            began: list[Line] = []
-
-            def tell(line: Line, began: list[Line] = began) -> None:
-                began.append(line)
-                self.tell(line)
-
-            why = child.do(path, min(end, time.monotonic() + self.options.limit), tell)
-            if why is not None:
-                what = "raw" if began and self.what == "surgery" else self.what
-                self.tell({"model": path.name, "what": what, "ok": False, "status": why, "reason": why})
-                child.close()
-                child = None
-        if child is not None:
-            child.close()
 
 
 def ordered(paths: Sequence[Path], known: Path | None) -> list[Path]:
@@ -358,16 +231,28 @@ def work_through(options: argparse.Namespace) -> None:
         models = [m for p in options.paths for m in (sorted(p.glob("*.onnx")) if p.is_dir() else [p])]
         models = [m.resolve() for m in ordered(models, options.order)]
         first = started + options.seconds * options.share
-        Pool("check", "surgery", options, tell).run(
-            [m for m in models if (m.name, "surgery") not in done], first, first + options.seconds * 0.1
-        )
-        pairs = [
-            m
-            for m in models
-            if (options.keep / m.name / "raw.npz").is_file() and (m.name, "race") not in done
-        ]
+        waiting = [m for m in models if (m.name, "surgery") not in done]
+        pool("check", options, tell).run(waiting, first, first + options.seconds * 0.1)
+        pairs = [m for m in models if (options.keep / m.name / "raw.npz").is_file()]
+        waiting = [m for m in pairs if (m.name, "race") not in done]
         last = started + options.seconds
-        Pool("race", "race", options, tell).run(pairs, last - 5, last)
+        pool("race", options, tell).run(waiting, last - 5, last)
+
+
+def pool(work: str, options: argparse.Namespace, tell: Tell) -> Pool:
+    """Children for one of the two parts."""
+    command = [sys.executable, __file__, "--work", work, "--keep", str(options.keep)]
+    command += ["--pipeline", options.pipeline, "--target", options.target, "--child"]
+    environment = {"OMP_NUM_THREADS": "1"}
+    if work == "race":
+        # What surgery's worker sets too: an engine built without TF32 loads only so.
+        environment["NVIDIA_TF32_OVERRIDE"] = "0"
+
+    def failed(path: Path, why: str, told: list[Line]) -> None:
+        what = "race" if work == "race" else "raw" if told else "surgery"
+        tell({"model": path.name, "what": what, "ok": False, "status": why, "reason": why})
+
+    return Pool(command, environment, count=options.processes, limit=options.limit, tell=tell, failed=failed)
 
 
 def main() -> None:
@@ -391,7 +276,7 @@ def main() -> None:
     parser.add_argument("--work", choices=("check", "race"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
-        serve(options)
+        child(options)
     else:
         work_through(options)
 

@@ -233,7 +233,12 @@ class Worker:
                 tf32=self.tf32,
             )
         job = (engine, [dict(f) for f in feeds])
-        return self._runner._once("run", job, RunOutcome(False), limits)
+        outcome = self._runner._once("run", job, RunOutcome(False), limits)
+        if not outcome.ok:
+            # An illegal access makes every later call of its process fail; the next engine is not to blame.
+            self._runner.close()
+            self._runner = None
+        return outcome
 
     def environment(self) -> WorkerEnvironment:
         """Version of TensorRT and the GPU, as the child sees them."""
