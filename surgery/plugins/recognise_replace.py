@@ -12,7 +12,7 @@ import onnx
 from surgery.errors import ConfigError, ConversionError
 from surgery.graph.cut import Cut, make_cut
 from surgery.graph.editor import Editor
-from surgery.graph.view import View
+from surgery.graph.view import View, body_nodes
 from surgery.plugins.definition import PLUGIN_DOMAIN
 from surgery.plugins.recognise import Match
 
@@ -40,7 +40,11 @@ class Placed:
 
 
 def put_back(
-    graph: gs.Graph, matches: Sequence[Match], provenance: dict[str, dict[str, str]]
+    graph: gs.Graph,
+    matches: Sequence[Match],
+    provenance: dict[str, dict[str, str]],
+    *,
+    root: gs.Graph | None = None,
 ) -> list[Placed]:
     """Replace matches by plugin nodes, in place.
 
@@ -48,12 +52,14 @@ def put_back(
         graph: The graph that they were found in.
         matches: What was found; no two overlap.
         provenance: First output name of a new node to metadata; entries are added.
+        root: The model's graph, if `graph` is a body in it: names are unique in all of it.
     """
     editor = Editor(graph, provenance)
-    return [_place(editor, match, number) for number, match in enumerate(matches)]
+    root = graph if root is None else root
+    return [_place(editor, match, number, root) for number, match in enumerate(matches)]
 
 
-def _place(editor: Editor, match: Match, number: int) -> Placed:
+def _place(editor: Editor, match: Match, number: int, root: gs.Graph) -> Placed:
     view = View(editor.graph)
     inside = {view.producer[v] for v in match.values if v in view.producer}
     kept = _needed_outside(view, inside, set(match.outputs), match.taps)
@@ -66,7 +72,7 @@ def _place(editor: Editor, match: Match, number: int) -> Placed:
             )
         replacement = _node_model(editor.graph, match, cut)
         made = editor.replace(
-            cut, replacement, rule="recognised-plugin", prefix=f"surgery/{_free_name(editor.graph, match)}"
+            cut, replacement, rule="recognised-plugin", prefix=f"surgery/{_free_name(root, match)}"
         )
     except (ConfigError, ConversionError) as error:
         return Placed(match, kept=names, refused=str(error))
@@ -128,7 +134,7 @@ def _declared(tensors: dict[str, Any], name: str) -> onnx.ValueInfoProto:
 
 
 def _free_name(graph: gs.Graph, match: Match) -> str:
-    names = {n.name for n in graph.nodes}
+    names = {n.name for node in graph.nodes for n in (node, *body_nodes(node))}
     number = 1
     while any(n.startswith(f"surgery/{match.plugin.name}_{number}/") for n in names):
         number += 1

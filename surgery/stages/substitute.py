@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -83,7 +82,9 @@ class Substitute:
 
             texts += put_in(state, self.manifest)
         if self.plugins or self.recognise:
-            texts += _recognised(state, self.plugins, everything=self.recognise)
+            from surgery.stages.recognised import put_back_plugins
+
+            texts += put_back_plugins(state, self.plugins, everything=self.recognise)
         if self.detections is not None:
             head = self._detections(state, self.detections)
             if head is not None:
@@ -219,85 +220,6 @@ def _details(
         "overridden": overridden,
         "proof_cases": cases,
     }
-
-
-def _recognised(state: State, names: Sequence[str], *, everything: bool) -> list[str]:
-    """Put plugin nodes back where the graph computes them; one line about each."""
-    from surgery.graph.convert import export_graph
-    from surgery.graph.fold import lift_constants
-    from surgery.graph.infer import infer_types
-    from surgery.plugins.attach import ships
-    from surgery.plugins.recognise import recognise
-    from surgery.plugins.recognise_replace import put_back
-
-    shipped = []
-    for name in names:
-        if ships(state.registry.get(name), state.target, state.per_sample_plugins):
-            shipped.append(name)
-        else:
-            state.warn(f"{name} is not put back: {state.target.name} does not ship it for an explicit batch")
-    if not shipped and not everything:
-        return []
-    state.say("looking for plugins")
-    lift_constants(state.graph)
-    infer_types(state.graph)
-    model = export_graph(state.graph, state.header)
-
-    def feeds() -> list[dict[str, Any]]:
-        from surgery.stages.cases import cases_for
-        from surgery.stages.profiles import checked_profiles
-
-        if not state.report.profiles:
-            checked_profiles(state, model)
-        return [case.feeds for case in cases_for(state, model, state.report.profiles, 1)]
-
-    found = []
-    if everything:
-        found = recognise(
-            model, state.registry, state.target, per_sample=state.per_sample_plugins, feeds=feeds
-        )
-    if shipped:
-        taken = {p for m in found for p in m.places}
-        misses: dict[str, str] = {}
-        named = recognise(
-            model,
-            state.registry,
-            state.target,
-            plugins=shipped,
-            per_sample=state.per_sample_plugins,
-            misses=misses,
-            feeds=feeds,
-        )
-        for name, text in misses.items():
-            state.warn(f"{name} is not put back: {text}")
-        found += [m for m in named if not taken & set(m.places)]
-    texts = []
-    for placed in put_back(state.graph, found, state.provenance):
-        match = placed.match
-        if placed.refused:
-            state.warn(f"{match.plugin.name} is computed by {match.nodes[0]!r} and others: {placed.refused}")
-            continue
-        texts.append(f"{len(placed.removed)} nodes -> {match.plugin.name}")
-        details = {
-            "plugin": match.plugin.name,
-            "version": match.plugin.version,
-            "attributes": {
-                k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in match.attributes.items()
-            },
-            "undetermined": list(match.undetermined),
-            "inputs": list(match.inputs),
-            "outputs": list(match.outputs),
-            "kept": list(placed.kept),
-            "proof": match.proof,
-            "why": match.why,
-            **({"form": match.form} if match.form else {}),
-        }
-        state.report.edits.append(
-            Edit(
-                "recognised-plugin", "plugin", placed.removed, placed.made, "passed", match.error, (), details
-            )
-        )
-    return texts
 
 
 def _opset(state: State) -> int:
