@@ -10,6 +10,7 @@ import numpy as np
 
 from surgery.graph.infer import dims_of
 from surgery.verify.inputs import check_given, derive_input
+from surgery.verify.sizes import free_dims
 
 if TYPE_CHECKING:
     import onnx
@@ -21,6 +22,9 @@ IMAGE_SIZES = ((300, 300), (240, 400), (416, 312))
 """Sizes (height, width) of images for models that take any size; one is square."""
 
 MIN_CASES = 3
+
+BATCHES = (1, 2, 4)
+"""Batches that are compared wherever the ranges allow them."""
 
 Dims = list[int | str | None]
 
@@ -48,7 +52,8 @@ def make_cases(
 
     A free dim of the original gets the profile's value if one of the result's inputs has a dim of that name,
     or has the input's own name and the same layout (dims need not have names); other free dims are one
-    image, or an image size that changes from case to case.
+    image, or an image size that changes from case to case. Batches of :data:`BATCHES` that no point has and the
+    ranges allow get one case each, other dims at the optimum, where the original runs with them.
 
     Args:
         original: The original model.
@@ -62,16 +67,22 @@ def make_cases(
     """
     fixed = dict(constants or {})
     specs = _specs(original)
-    points = _points(result, profiles, {name: dims for name, (_, dims) in specs.items()})
+    kinds = {n: dtype for n, (dtype, _) in specs.items()}
+    originals = {name: dims for name, (_, dims) in specs.items()}
+    points = _points(result, profiles, originals)
     rounds = max(per_point, -(-MIN_CASES // len(points)))
     cases: list[Case] = []
     for label, known, placed in points:
         for k in range(rounds):
             number = len(cases)
             shapes = {n: _shape(placed.get(n, dims), known, number) for n, (_, dims) in specs.items()}
-            kinds = {n: dtype for n, (dtype, _) in specs.items()}
             feeds = _draw(kinds, shapes, fixed, search, seed, number)
             cases.append(Case(f"{label}-{k}", feeds))
+    for label, known, placed in _batches(result, profiles, originals):
+        shapes = {n: _shape(placed.get(n, dims), known, 0) for n, (_, dims) in specs.items()}
+        feeds = _draw(kinds, shapes, fixed, search, seed, len(cases))
+        if search is None or search.judge(feeds):
+            cases.append(Case(label, feeds))
     if given is not None:
         cases.append(Case("inputs", check_given({**fixed, **given}, specs)))
     return cases
@@ -195,20 +206,53 @@ def _points(
 
     Whole shapes are those of inputs that original and result share: a dim without a name is found by its place.
     """
-    inputs = {v.name: v for v in result.graph.input}
+    inputs = {v.name: dims_of(v) or [] for v in result.graph.input}
     points: list[tuple[str, dict[str, int], dict[str, Dims]]] = []
     for label in ("opt", "min", "max"):
-        known: dict[str, int] = {}
-        placed: dict[str, Dims] = {}
-        for profile in profiles:
-            name, sizes = profile["input"], [int(size) for size in profile[label]]
-            dims = dims_of(inputs[name]) or []
-            known.update({d: n for d, n in zip(dims, sizes, strict=True) if isinstance(d, str)})
-            own = originals.get(name)
-            if own is not None and _fits(own, sizes):
-                placed[name] = list(sizes)
+        sizes = {p["input"]: [int(size) for size in p[label]] for p in profiles}
+        known, placed = _placed(inputs, sizes, originals)
         if all((known, placed) != point[1:] for point in points):
             points.append((label if profiles else "static", known, placed))
+    return points
+
+
+def _placed(
+    inputs: Mapping[str, Dims], sizes: Mapping[str, Sequence[int]], originals: Mapping[str, Dims | None]
+) -> tuple[dict[str, int], dict[str, Dims]]:
+    """Symbolic dims at given sizes of the result's inputs, and whole shapes of inputs that it shares."""
+    known: dict[str, int] = {}
+    placed: dict[str, Dims] = {}
+    for name, shape in sizes.items():
+        known.update({d: n for d, n in zip(inputs[name], shape, strict=True) if isinstance(d, str)})
+        own = originals.get(name)
+        if own is not None and _fits(own, shape):
+            placed[name] = list(shape)
+    return known, placed
+
+
+def _batches(
+    result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]], originals: Mapping[str, Dims | None]
+) -> list[tuple[str, dict[str, int], dict[str, Dims]]]:
+    """Points of usual batches that minimum, optimum and maximum leave out."""
+    inputs = {v.name: dims_of(v) or [] for v in result.graph.input}
+    given = {p["input"] for p in profiles}
+    free = free_dims([v for v in result.graph.input if v.name in given])
+    places = {at for d in free if d.role == "batch" for at in d.places}
+    ranges = {p["input"]: [tuple(int(p[k][a]) for k in ("min", "opt", "max")) for a in range(len(p["opt"]))]
+              for p in profiles}  # fmt: skip
+    found = {ranges[n][a] for n, a in places}
+    points = []
+    for batch in BATCHES:
+        if not any(low < batch < high and batch != best for low, best, high in found):
+            continue
+        sizes = {
+            name: [
+                batch if (name, axis) in places and low <= batch <= high else best
+                for axis, (low, best, high) in enumerate(shape)
+            ]
+            for name, shape in ranges.items()
+        }
+        points.append((f"batch-{batch}", *_placed(inputs, sizes, originals)))
     return points
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from surgery.errors import ConfigError
 from surgery.verify.cases import IMAGE_SIZES, make_cases
+from surgery.verify.search import Search
 
 
 def model(inputs: str, initializers: str = "") -> onnx.ModelProto:
@@ -57,6 +58,24 @@ def test_every_point_of_a_profile_once() -> None:
     ]  # fmt: skip
     flat = {"input": "ids", "min": [2], "opt": [2], "max": [2]}
     assert [c.name for c in cases(FREE, RESULT, profiles=[flat])] == ["opt-0", "opt-1", "opt-2"]
+
+
+def test_usual_batches_between_the_ends_are_compared_too() -> None:
+    profile = {"input": "ids", "min": [1], "opt": [1], "max": [4]}
+    made = cases(FREE, RESULT, per_point=1, profiles=[profile])
+    assert [(c.name, c.feeds["image"].shape[0], len(c.feeds["ids"])) for c in made][-1] == ("batch-2", 2, 2)
+    wide = {"input": "ids", "min": [1], "opt": [3], "max": [8]}
+    assert [c.name for c in cases(FREE, RESULT, per_point=1, profiles=[wide])][-2:] == ["batch-2", "batch-4"]
+
+
+def test_a_batch_at_which_the_original_does_not_run_is_left_out() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n,2] x) => (float[k,6] y) {{
+        s = Constant <value = int64[2] {{-1, {0}}}> () y = Reshape (x, s) }}"""
+    profile = {"input": "x", "min": [1, 2], "opt": [1, 2], "max": [4, 2]}
+    for width, names in ((2, ["batch-2"]), (8, [])):
+        given = onnx.parser.parse_model(text.format(width))
+        made = cases(given, per_point=1, profiles=[profile], search=Search(given, given))
+        assert [c.name for c in made if c.name.startswith("batch")] == names
 
 
 def unnamed(shape: list[int | None], name: str = "image") -> onnx.ModelProto:
