@@ -9,6 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
+import surgery
 from surgery.trt.types import RunOutcome
 from surgery.verify.cases import Case, make_cases
 from surgery.verify.detections import DetectionPolicy
@@ -389,3 +390,27 @@ def test_a_real_detector_with_another_threshold_fails(
     outcome = verify_graph(combined, with_nms(combined, position, value), None, cases, TF, {})
     assert outcome.status == "failed"
     assert "have no partner" in (outcome.reason or "")
+
+
+def test_an_operator_of_an_old_opset_without_a_kernel_runs_in_a_newer_one_and_that_is_told() -> None:
+    text = """<ir_version: 7, opset_import: ["" : 11]> g (double[n] x) => (double[n] y)
+        <double low = {0}, double high = {5}> { y = Clip (x, low, high) }"""
+    model = onnx.parser.parse_model(text)
+    feeds = [{"x": np.arange(-3.0, 9.0)}]
+    notes: list[str] = []
+    (found,) = run_onnx(model, feeds, "the original", notes)
+    np.testing.assert_array_equal(found["y"], np.clip(np.arange(-3.0, 9.0), 0, 5))
+    assert len(notes) == 1
+    assert "Clip(11)" in notes[0]
+    assert "converted to opset 13" in notes[0]
+    report = surgery.run("generic", model, target="tensorrt-rtx-1.6")
+    assert report.failure is None, report.failure
+    assert report.verification["graph"]["notes"] == notes
+    assert notes[0] in report.warnings
+
+
+def test_a_model_that_runs_as_it_is_has_no_note() -> None:
+    text = """<ir_version: 7, opset_import: ["" : 11]> g (float[n] x) => (float[n] y) { y = Relu (x) }"""
+    notes: list[str] = []
+    run_onnx(onnx.parser.parse_model(text), [{"x": np.zeros(3, np.float32)}], "the original", notes)
+    assert not notes
