@@ -1,9 +1,9 @@
 """Real exported models through a pipeline: `python benchmarks/corpus.py FOLDER... --json results.json`.
 
 Models run in child processes with a time limit, so that one that hangs or kills its process costs only itself.
-Nothing beside the model file is read: shapes and inputs are derived. `--raw` also builds each model as it is, with the
-profiles that the run derived. `--given` is another run, which takes shapes and inputs from the index.json beside the
-models; it is kept in a file of its own. `--page` writes docs/corpus.md from results that are there.
+Nothing beside the model file is read: shapes and inputs are derived. `--raw` also builds each model as it is, with
+the profiles that the run derived. `--given` is another run, which takes shapes and inputs from the index.json beside
+the models; it is kept in a file of its own. `--page` writes docs/corpus.md from results that are there.
 """
 
 from __future__ import annotations

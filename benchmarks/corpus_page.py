@@ -1,0 +1,269 @@
+"""The page docs/corpus.md, from results of benchmarks/corpus.py and benchmarks/corpus_gpu.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+WHY: dict[str, str] = {
+    "control-flow": "A Loop that a condition ends, with a tensor that grows: TensorRT's loops keep shapes. A "
+    "largest number of rounds, given by the user, would let it be padded.",
+    "data-dependent-shape": "Sizes that follow from data, in front of an operator that padding does not go through. "
+    "Each such operator needs a rule for padded tensors of its own.",
+    "needs-constant": "A shape that is computed from data. As above.",
+    "head-not-recognised": "A suppression that is none of those that surgery can prove equal (soft suppression). It "
+    "needs a form in standard operators.",
+    "plugin-configuration": "The plugin node contradicts itself (ONNX Runtime cannot run it either): inputs or "
+    "attributes that the kernel refuses.",
+    "parser-refused": "An operator for which there is no rule at a free size.",
+    "not-convertible": "TensorRT takes every node and fails on the whole: an error of its compiler, or branches of "
+    "different ranks.",
+    "profile-impossible": "ONNX Runtime refuses the model at every size: the file is not valid.",
+    "verification-failed": "ONNX Runtime has no kernel for the original, so there is nothing to compare with.",
+}
+"""What lies behind a code, and what it would take."""
+
+CAUSES: dict[str, str] = {}
+"""The same for single models, where the code says too little; by the model's name."""
+
+
+def read(
+    derived: Path, given: Path | None, gpu: Path | None
+) -> tuple[list[Result], list[Result], dict[str, dict[str, Result]]]:
+    """Results of the three runs; lines of the last one by model and by what they are about."""
+    lines: dict[str, dict[str, Result]] = {}
+    for text in gpu.read_text().splitlines() if gpu else ():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            lines.setdefault(line["model"], {})[line["what"]] = line
+    return json.loads(derived.read_text()), json.loads(given.read_text()) if given else [], lines
+
+
+def page(
+    results: Sequence[Result],
+    given: Sequence[Result] = (),
+    gpu: Mapping[str, Mapping[str, Result]] | None = None,
+) -> str:
+    """docs/corpus.md.
+
+    Args:
+        results: The run with derived shapes and inputs, with or without raw builds.
+        given: The run with given ones.
+        gpu: Lines of the run on a GPU.
+    """
+    runs = [r for r in results if r.get("ort") is None]
+    good = [r for r in results if reached(r)]
+    lines = [
+        "# Real exported models",
+        "",
+        "What `surgery run auto MODEL --target tensorrt-rtx` makes of real exports with random weights.",
+        "Written by `python benchmarks/corpus.py FOLDER... --raw --json results.json`, then `--page docs/corpus.md`.",
+        "Shapes and inputs are derived; the engine is built, and the graph that it is built from is compared",
+        "with the original in ONNX Runtime.",
+        "",
+        f"{len(results)} models; ONNX Runtime loads {len(runs)} of them, and "
+        f"{share(sum(map(reached, runs)), len(runs))} of those end with an engine; {len(good)} of all.",
+        *_given(given),
+        *_not_reached([r for r in results if not reached(r)]),
+        *_raw(results),
+        *_on_gpu(gpu or {}),
+        *_reached(good, {r["model"]: r for r in given}, gpu or {}),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def reached(result: Mapping[str, Any]) -> bool:
+    """Whether a run ended with an engine."""
+    return str(result["status"]).startswith("ok")
+
+
+def share(part: int, whole: int) -> str:
+    """A number and what part of another it is."""
+    return f"{part} ({100 * part / max(1, whole):.1f} %)"
+
+
+def paragraph(text: str) -> list[str]:
+    """Lines of a text."""
+    return textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)
+
+
+def stem(result: Mapping[str, Any]) -> str:
+    """The model's name."""
+    return str(result["model"]).removesuffix(".onnx")
+
+
+def text_of(result: Mapping[str, Any], most: int = 200) -> str:
+    """Why a run did not reach an engine, in a cell of a table."""
+    failure = result.get("failure") or {}
+    said = str(failure.get("message") or result["status"])
+    said = said.removeprefix(f"{stem(result)}: ").replace("|", "/").replace("\n", " ")
+    return said if len(said) <= most else said[:most].rpartition(" ")[0] + " ..."
+
+
+def _given(given: Sequence[Result]) -> list[str]:
+    if not given:
+        return []
+    bad = [r for r in given if not reached(r)]
+    text = (
+        f"A second run took shapes and inputs from the corpus itself, for the {len(given)} models that it has them "
+        f"for: {share(len(given) - len(bad), len(given))} end with an engine (column `given` below)."
+    )
+    if bad:
+        text += " Not with given shapes: " + ", ".join(f"{stem(r)} ({_code(r)})" for r in bad) + "."
+    return ["", *paragraph(text)]
+
+
+def _code(result: Mapping[str, Any]) -> str:
+    return str((result.get("failure") or {}).get("code") or result["status"])
+
+
+def _not_reached(bad: Sequence[Result]) -> list[str]:
+    lines = [
+        "",
+        "## Not reached",
+        "",
+        "| model | ends with | where | cause |",
+        "| --- | --- | --- | --- |",
+    ]
+    for r in bad:
+        node = (r.get("failure") or {}).get("node") or ""
+        lines.append(f"| {stem(r)} | {_code(r)} | {f'`{node}`' if node else ''} | {text_of(r)} |")
+    codes = {_code(r) for r in bad}
+    lines += ["", "What is behind them, and what it would take:", ""]
+    lines += [f"- `{code}`: {WHY[code]}" for code in WHY if code in codes]
+    lines += [f"- {stem(r)}: {CAUSES[stem(r)]}" for r in bad if stem(r) in CAUSES]
+    return lines
+
+
+def _raw(results: Sequence[Result]) -> list[str]:
+    asked = [r for r in results if r.get("raw")]
+    builds = [r for r in asked if r["raw"]["ok"]]
+    if not asked:
+        return []
+    both = [r["raw"] for r in builds if r["raw"].get("surgery_bytes")]
+    lost = [r for r in builds if not reached(r)]
+    sizes = [b["surgery_bytes"] / b["bytes"] for b in both]
+    times = [b["surgery_seconds"] / b["build_seconds"] for b in both if b["build_seconds"]]
+    text = (
+        f"The parser and builder take {len(builds)} of the {len(asked)} models as they are, with the same shapes and "
+        f"options. Of those, {share(len(builds) - len(lost), len(builds))} end with an engine of surgery's"
+    )
+    text += f"; not: {', '.join(map(stem, lost))}." if lost else "."
+    lines = ["", "## Beside the raw parser", "", *paragraph(text)]
+    if both:
+        lines += [
+            "",
+            "| surgery / raw | median | 90 of 100 below | largest |",
+            "| --- | --- | --- | --- |",
+            f"| size of the engine | {_spread(sizes)} |",
+            f"| time to build | {_spread(times)} |",
+        ]
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    most = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
+    return " | ".join(f"{v:.2f}" for v in (statistics.median(ordered), most, ordered[-1]))
+
+
+def _on_gpu(gpu: Mapping[str, Mapping[str, Result]]) -> list[str]:
+    ran = {m: ls["surgery"] for m, ls in gpu.items() if "surgery" in ls and gpu_verdict(ls) is not None}
+    if not ran:
+        return []
+    passed = [m for m, line in ran.items() if line["engine"] == "passed"]
+    ratios = {m: ls["race"]["ratio"] for m, ls in gpu.items() if "ratio" in ls.get("race", {})}
+    raw = [ls["raw"] for ls in gpu.values() if ls.get("raw", {}).get("right") is not None]
+    first = next(iter(ran.values()))
+    version = first["versions"].get("tensorrt-rtx") or first["versions"].get("tensorrt_rtx") or ""
+    lines = ["", "## On a GPU", ""]
+    text = (
+        f"`python benchmarks/corpus_gpu.py FOLDER...` on one {first['gpu'] or 'GPU'} with TensorRT-RTX {version}, "
+        f"TF32 off: {len(ran)} engines were run on the inputs that the graph is verified on, and "
+        f"{share(len(passed), len(ran))} agree with the original in ONNX Runtime."
+    )
+    if raw:
+        wrong = sorted(stem(r) for r in raw if not r["right"])
+        text += f" Of {len(raw)} raw engines run on the same inputs, {len(wrong)} give something else than the original"
+        text += f" ({', '.join(wrong)})." if wrong else "."
+    lines += paragraph(text)
+    if ratios:
+        text = (
+            f"Latency beside the raw engine, run in turns, {len(ratios)} models: median ratio surgery / raw "
+            f"{statistics.median(ratios.values()):.3f}; {sum(r <= 1.05 for r in ratios.values())} are not slower "
+            "by more than 5 %."
+        )
+        slow = sorted(((r, m.removesuffix(".onnx")) for m, r in ratios.items() if r > 1.1), reverse=True)
+        if slow:
+            text += " Slower by more than 10 %: " + ", ".join(f"{m} ({r:.2f})" for r, m in slow) + "."
+        lines += ["", *paragraph(text)]
+    bad = [m for m in ran if m not in passed]
+    if bad:
+        lines += ["", "| not verified | why |", "| --- | --- |"]
+        for m in sorted(bad):
+            why = ran[m].get("reason") or text_of(ran[m])
+            lines.append(f"| {stem(ran[m])} | {str(why)[:240].replace('|', '/')} |")
+    return lines
+
+
+def gpu_verdict(lines: Mapping[str, Result]) -> bool | None:
+    """Whether the engine agreed on the GPU; None if it was not run."""
+    said = str(lines.get("surgery", {}).get("engine"))
+    return said == "passed" if said in ("passed", "failed") else None
+
+
+def _reached(
+    good: Sequence[Result], given: Mapping[str, Result], gpu: Mapping[str, Mapping[str, Result]]
+) -> list[str]:
+    raw = any(r.get("raw") for r in good)
+    heads = ["model", "pipeline", "nodes", "after", "largest difference", "engine", "build"]
+    heads += ["raw"] * raw + ["given"] * bool(given) + ["GPU", "GPU time / raw"] * bool(gpu)
+    lines = ["", "## Reached", ""]
+    if raw:
+        lines += ["`raw` is the model as it is: size and time of its engine, or what refuses it.", ""]
+    lines += [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for r in good:
+        seconds = (r.get("raw") or {}).get("surgery_seconds") or r["build_seconds"]
+        cells = [stem(r), r["pipeline"], r["nodes"], r["nodes_after"], _number(r["max_abs"])]
+        cells += [f"{r['bytes'] / 2**20:.1f} MiB", f"{seconds:.1f} s"]
+        if raw:
+            cells.append(_raw_cell(r.get("raw")))
+        if given:
+            cells.append(_given_cell(given.get(r["model"])))
+        if gpu:
+            cells += _gpu_cells(gpu.get(r["model"], {}))
+        lines.append(f"| {' | '.join(str(c) for c in cells)} |")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def _raw_cell(raw: Mapping[str, Any] | None) -> str:
+    if not raw:
+        return ""
+    if raw["ok"]:
+        return f"{raw['bytes'] / 2**20:.1f} MiB, {raw['build_seconds']:.1f} s"
+    said = str(raw["message"]).partition(" ")[0].partition(":")[0]
+    return f"refused: {said}" if said.isidentifier() else "refused by the builder"
+
+
+def _given_cell(result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return ""
+    return _number(result["max_abs"]) or "yes" if reached(result) else _code(result)
+
+
+def _gpu_cells(lines: Mapping[str, Result]) -> list[str]:
+    verdict = gpu_verdict(lines)
+    ratio = lines.get("race", {}).get("ratio")
+    cell = "" if verdict is None else _number(lines["surgery"]["max_abs"]) if verdict else "differs"
+    return [cell, "" if ratio is None else f"{ratio:.2f}"]
