@@ -78,3 +78,41 @@ def slice_with_a_count(site: Site, b: Body) -> Bounded:
     places = b.minimum(b.add(first, steps), b.sub(length, one))
     count = b.squeeze(b.maximum(b.sub(last, first), zero), 0)
     return Bounded(b.gather(data.name, places, axis), axis, count)
+
+
+LOWEST = -(2**63)
+"""The end that exporters write for "to the first entry, backwards"."""
+
+
+@lowering(
+    "slice-to-the-lowest-number",
+    "Slice",
+    why="TensorRT-RTX adds the size of the axis to an end below 0 and gets another size for the lowest int64 where "
+    "the size is free: the lowest but one means the same.",
+    when="always",
+    samples=[
+        "(float[n, 3] x) => (float[n, 3] y) { o = Constant <value_ints = [-1]> () z = Constant <value_ints = [0]> () "
+        "e = Constant <value_ints = [-9223372036854775808]> () y = Slice (x, o, e, z, o) }",
+        "(int64[2, n] x) => (int64[2, n] y) { o = Constant <value_ints = [-1, -1]> () "
+        "e = Constant <value_ints = [-9223372036854775808, -9223372036854775808]> () "
+        "a = Constant <value_ints = [0, 1]> () y = Slice (x, o, e, a, o) }",
+        *samples_in(
+            "float16 bfloat16 double bool int32 uint8 uint16 uint32 uint64 int8 int16",
+            "(T[n] x) => (T[n] y) { o = Constant <value_ints = [-1]> () z = Constant <value_ints = [0]> () "
+            "e = Constant <value_ints = [-9223372036854775808]> () y = Slice (x, o, e, z, o) }",
+        ),
+    ],
+    near_misses=[
+        "(float[n, 3] x) => (float[n, 3] y) { o = Constant <value_ints = [-1]> () z = Constant <value_ints = [0]> () "
+        "e = Constant <value_ints = [-9223372036854775807]> () y = Slice (x, o, e, z, o) }",
+    ],
+)
+def slice_to_the_lowest_number(site: Site, b: Body) -> str:
+    """The same with an end that has room above it."""
+    ends = site.const(2)
+    if not (ends == LOWEST).any():
+        raise NoMatch("no end is the lowest number")
+    rest = [site.x(i) if site.has(i) else "" for i in (3, 4)]
+    while rest and not rest[-1]:
+        rest.pop()
+    return b.op("Slice", site.x(0), site.x(1), b.ints(*(max(int(e), LOWEST + 1) for e in ends)), *rest)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConversionError
 from surgery.graph.bounded.work import Bounds, Unbounded
+from surgery.graph.by_mask import RULE, assign_by_mask
 from surgery.graph.fold import drop_unused_outputs, fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.graph.measure import measure
@@ -93,6 +95,7 @@ class Sizes:
             return None
         whole: Outcome | None = None
         merge_equal(state.graph)  # what is chosen twice by the same condition is of the same size
+        self._assign()
         while True:
             fold_constants(state.graph)
             drop_unused_outputs(state.graph)
@@ -121,6 +124,13 @@ class Sizes:
         self.tell()
         return whole
 
+    def _assign(self) -> None:
+        """Assignments to what a mask chooses need no sizes; the report gets an edit for each."""
+        for name, made in assign_by_mask(self.state.graph, self.state.provenance):
+            self.state.report.edits.append(
+                Edit(RULE, "rewrite", (name,), tuple(made), "skipped: compared as a whole by verify")
+            )
+
     def take(self, outcome: Outcome) -> None:
         """Take note of what rules have padded."""
         tensors = self.state.graph.tensors()
@@ -135,6 +145,19 @@ class Sizes:
                 raise self._error(name, "its rank is not known")
             self.bounds.add(tensor, axis, tensors[count])
         self._hold()
+
+    def take_grown(self, padded: Iterable[tuple[Any, int, Any]]) -> None:
+        """Take note of what loops have padded.
+
+        Args:
+            padded: Tensor, its padded axis, and the count.
+        """
+        for tensor, axis, count in padded:
+            self.bounds.add(tensor, axis, count)
+        self._hold()
+        self._refused = self.engine.refuses(self.state.graph)
+        self._follow()
+        self.tell()
 
     def _hold(self) -> None:
         """Keep what is known of counts alive through folding, as outputs, until :meth:`release`."""
