@@ -191,7 +191,7 @@ def _on_gpu(gpu: Mapping[str, Mapping[str, Result]]) -> list[str]:
     )
     if raw:
         wrong = sorted(stem(r) for r in raw if not r["right"])
-        text += f" Of {len(raw)} raw engines run on the same inputs, {len(wrong)} give something else than the original"
+        text += f" Of {len(raw)} raw engines run on the same inputs, {len(wrong)} give something else"
         text += f" ({', '.join(wrong)})." if wrong else "."
     lines += paragraph(text)
     if ratios:
