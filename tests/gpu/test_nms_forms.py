@@ -1,4 +1,4 @@
-"""Both native forms of suppression on a real GPU against the same model in ONNX Runtime: ``pytest -m gpu tests/gpu``."""
+"""Both native suppressions on a real GPU against the same model in ONNX Runtime: ``pytest -m gpu tests/gpu``."""
 
 from __future__ import annotations
 
