@@ -24,18 +24,18 @@ def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> 
 def body(node: ConfiguredNode) -> onnx.FunctionProto:
     """The function of a configured node."""
     b = Body(node.opset)
-    boxes = mmdeploy_nms.boxes_of(b, node, 5)
-    shared, classes = mmdeploy_nms.is_shared(node), node.static(1, 2)
-    axis = 2 if shared else 3
-    upright, angles = b.slice(boxes, axis, 0, 4), b.slice(boxes, axis, 4, 5)
-    if not shared:  # by class, as the suppression lists boxes, without the background
+    of = mmdeploy_nms.given(b, node, 5)
+    axis = 2 if of.shared else 3
+    upright, angles = b.slice(of.boxes, axis, 0, 4), b.slice(of.boxes, axis, 4, 5)
+    if not of.shared:  # by class, as the suppression lists boxes, without the background
         skipped = node.attributes["background_label_id"]
-        pieces = [b.slice(angles, 2, lo, hi) for lo, hi in ((0, skipped), (skipped + 1, classes)) if lo < hi]
-        kept = b.concat(pieces, 2) if 0 <= skipped < classes else angles
+        spans = ((0, skipped), (skipped + 1, of.classes))
+        pieces = [b.slice(angles, 2, lo, hi) for lo, hi in spans if lo < hi]
+        kept = b.concat(pieces, 2) if 0 <= skipped < of.classes else angles
         angles = b.reshape(b.transpose(kept, 0, 2, 1, 3), 0, -1, 1)
     select = partial(select_rotated, angles=angles)
-    found = mmdeploy_nms.emit_suppression(b, node, upright, select)
-    return node.function(b, [mmdeploy_nms.emit_dets(b, node, boxes, found, 5), found.classes])
+    found = mmdeploy_nms.emit_suppression(b, node, of, upright, select)
+    return node.function(b, [mmdeploy_nms.emit_dets(b, node, of, found, 5), found.classes])
 
 
 def fit(

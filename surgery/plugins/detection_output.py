@@ -12,6 +12,7 @@ import numpy as np
 
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.free_boxes import best_of_each_class
 from surgery.plugins.native_nms import NmsOutputs, NmsSpec, choose_form, emit_nms
 
 CORNER, CENTER_SIZE, CORNER_SIZE, TF_CENTER = range(4)
@@ -65,13 +66,24 @@ Suppress = Callable[..., NmsOutputs]
 def emit_batched_nms(b: Body, node: ConfiguredNode, suppress: Suppress = emit_ssd_nms) -> NmsOutputs:
     """The body of BatchedNMS_TRT and BatchedNMSDynamic_TRT but for the forms of their outputs."""
     a = node.attributes
-    number, classes, shared = node.static(1, 1), node.static(1, 2), bool(a["shareLocation"])
+    classes, shared = node.static(1, 2), bool(a["shareLocation"])
     boxes, scores = node.input_names
+    given = node.inputs[1]
+    free = given is not None and given.shape is not None and not isinstance(given.shape[1], int)
+    if free and shared:
+        best = best_of_each_class(
+            b, node, b.reshape(boxes, 0, -1, 4), scores, count=a["topK"], classes=classes
+        )
+        boxes, scores, number, shared = best.boxes, best.scores, best.number, False
+    else:
+        number = node.static(1, 1)
+        boxes = b.reshape(boxes, 0, number, 4) if shared else boxes
+        scores = b.reshape(scores, 0, number, classes)
     return suppress(
         b,
         node,
-        b.reshape(boxes, 0, number, 4) if shared else boxes,
-        b.reshape(scores, 0, number, classes),
+        boxes,
+        scores,
         number=number,
         classes=classes,
         shared=shared,

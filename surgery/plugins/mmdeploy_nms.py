@@ -6,6 +6,7 @@ Source: csrc/mmdeploy/backend_ops/tensorrt/common_impl/nms of open-mmlab/mmdeplo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.fitting import Fitted
+from surgery.plugins.free_boxes import best_of_each_class
 from surgery.plugins.native_nms import NmsOutputs, NmsSpec, choose_form, emit_nms
 from surgery.plugins.nms_forms import Selected
 from surgery.plugins.region_proposals import without_inverted
@@ -52,61 +54,91 @@ def fit_boxes(
     )
 
 
-def is_shared(node: ConfiguredNode) -> bool:
-    """Whether all classes have the same boxes."""
-    return node.static(0, 2) == 1
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a suppression starts from; names of values.
+
+    Attributes:
+        boxes: [B, N, width], or [B, N, C, width] where every class has its own.
+        scores: [B, N, C].
+        number: N.
+        classes: C.
+        shared: All classes have the same boxes.
+        index: [B, N, C] float32, numbers of the boxes where `boxes` are a choice of them.
+    """
+
+    boxes: str
+    scores: str
+    number: int
+    classes: int
+    shared: bool
+    index: str | None = None
 
 
-def boxes_of(b: Body, node: ConfiguredNode, width: int) -> str:
-    """Boxes [B, N, width], or [B, N, C, width] where every class has its own."""
+def given(b: Body, node: ConfiguredNode, width: int) -> Given:
+    """The operands of a node; where the number of boxes is not known, the best topk of each class of them.
+
+    Raises:
+        ConversionError: the number of boxes is not known, and all take part or classes have boxes of their own.
+    """
+    a = node.attributes
+    boxes, scores = node.input_names
+    classes, shared = node.static(1, 2), node.static(0, 2) == 1
+    shape = node.inputs[1].shape if node.inputs[1] is not None else None
+    if shared and a["topk"] > 0 and shape is not None and not isinstance(shape[1], int):
+        listed = b.reshape(boxes, 0, -1, width)
+        best = best_of_each_class(b, node, listed, scores, count=a["topk"], classes=classes, width=width)
+        return Given(best.boxes, best.scores, best.number, classes, False, best.index)
     number = node.static(1, 1)
-    name = node.input_names[0]
-    return b.reshape(name, 0, number, width) if is_shared(node) else name
+    return Given(b.reshape(boxes, 0, number, width) if shared else boxes, scores, number, classes, shared)
 
 
 def emit_suppression(
-    b: Body, node: ConfiguredNode, boxes: str, select: Callable[..., Selected] | None = None
+    b: Body, node: ConfiguredNode, of: Given, boxes: str, select: Callable[..., Selected] | None = None
 ) -> NmsOutputs:
     """Which boxes stay: strictly above both thresholds, the best topk of a class, keep_topk of an image.
 
     Args:
         b: Where the nodes go.
-        node: Scores are its input 1.
-        boxes: [B, N, 4] or [B, N, C, 4]; what is written of them is up to the caller.
+        node: The node.
+        of: Its operands.
+        boxes: [B, N, 4] or [B, N, C, 4], made of those of `of`; what is written of them is up to the caller.
         select: See `emit_nms`.
     """
     a = node.attributes
-    number, classes = node.static(1, 1), node.static(1, 2)
-    best = a["topk"] if 0 < a["topk"] <= number else number
+    best = a["topk"] if 0 < a["topk"] <= of.number else of.number
     try:
         spec = NmsSpec(
-            num_boxes=number,
-            num_classes=classes,
+            num_boxes=of.number,
+            num_classes=of.classes,
             max_total=a["keep_topk"],
             max_per_class=best,
             iou_threshold=a["iou_threshold"],
             score_threshold=a["score_threshold"],
-            shared_boxes=is_shared(node),
+            shared_boxes=of.shared,
             background_class=a["background_label_id"],
-            candidates_per_class=best if best < number else None,
+            candidates_per_class=best if best < of.number else None,
             pad_class=-1,
         )
     except ValueError as error:
         raise node.refuse(str(error)) from error
     form = choose_form(spec, node.batch(1))
-    return emit_nms(b, spec, boxes, node.input_names[1], form=form, select=select)
+    return emit_nms(b, spec, boxes, of.scores, form=form, select=select)
 
 
-def emit_dets(b: Body, node: ConfiguredNode, boxes: str, found: NmsOutputs, width: int) -> str:
+def _place(b: Body, of: Given, found: NmsOutputs) -> str:
+    """Where detections are in a list of boxes by number and then class, int32 [B, keep_topk]."""
+    label = b.cast(b.maximum(b.cast(found.classes, np.float32), b.scalar(0.0)), np.int32)
+    return b.add(b.mul(found.indices, b.const(of.classes, np.int32)), label)
+
+
+def emit_dets(b: Body, node: ConfiguredNode, of: Given, found: NmsOutputs, width: int) -> str:
     """Rows of box and score, [B, keep_topk, width + 1], and 0 beyond the count."""
     a = node.attributes
-    rows = a["keep_topk"]
-    index = found.indices
-    if not is_shared(node):
-        number, classes = node.static(1, 1), node.static(1, 2)
-        boxes = b.reshape(boxes, 0, number * classes, width)
-        label = b.cast(b.maximum(b.cast(found.classes, np.float32), b.scalar(0.0)), np.int32)
-        index = b.add(b.mul(index, b.const(classes, np.int32)), label)
+    rows, boxes, index = a["keep_topk"], of.boxes, found.indices
+    if not of.shared:
+        boxes = b.reshape(boxes, 0, of.number * of.classes, width)
+        index = _place(b, of, found)
     picked = b.gather_elements(boxes, b.expand(b.unsqueeze(index, 2), 1, 1, width), 1)
     if a["clip_boxes"]:
         picked = b.minimum(b.maximum(picked, b.scalar(0.0)), b.scalar(1.0))
@@ -116,16 +148,22 @@ def emit_dets(b: Body, node: ConfiguredNode, boxes: str, found: NmsOutputs, widt
     return b.where(b.unsqueeze(valid, 2), table, b.scalar(0.0))
 
 
+def _numbers(b: Body, of: Given, found: NmsOutputs) -> str:
+    """The numbers of the boxes that stay, int32 [B, keep_topk]; -1 in padding rows."""
+    label = b.cast(found.classes, np.float32)
+    if of.index is not None:
+        index = b.gather_elements(b.reshape(of.index, 0, of.number * of.classes), _place(b, of, found), 1)
+    else:
+        index = b.cast(found.indices, np.float32)
+        if not of.shared:
+            index = b.add(b.mul(label, b.scalar(float(of.number))), index)
+    some = b.greater(label, b.scalar(-0.5))
+    return b.cast(b.where(some, index, b.scalar(-1.0)), np.int32)
+
+
 def emit_upright(b: Body, node: ConfiguredNode) -> list[str]:
     """The outputs of TRTBatchedNMS: dets [B, keep_topk, 5], labels and box numbers [B, keep_topk]."""
-    boxes = boxes_of(b, node, 4)
-    found = emit_suppression(b, node, without_inverted(b, boxes))
-    results = [emit_dets(b, node, boxes, found, 4), found.classes]
-    if node.attributes["return_index"]:
-        index = b.cast(found.indices, np.float32)
-        label = b.cast(found.classes, np.float32)
-        if not is_shared(node):
-            index = b.add(b.mul(label, b.scalar(float(node.static(1, 1)))), index)
-        some = b.greater(label, b.scalar(-0.5))
-        results.append(b.cast(b.where(some, index, b.scalar(-1.0)), np.int32))
-    return results
+    of = given(b, node, 4)
+    found = emit_suppression(b, node, of, without_inverted(b, of.boxes))
+    results = [emit_dets(b, node, of, found, 4), found.classes]
+    return [*results, _numbers(b, of, found)] if node.attributes["return_index"] else results

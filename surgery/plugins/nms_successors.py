@@ -140,7 +140,9 @@ def batched_successors(node: ConfiguredNode, *, scalar_count: bool) -> list[Succ
         count = r.count if scalar_count else b.unsqueeze(r.count, 1)
         return node.function(b, [count, r.boxes, r.scores, r.classes])
 
-    return [*found, _efficient(node, node.static(1, 2), node.static(1, 1), written)]
+    number = node.inputs[1].shape[1] if node.inputs[1] is not None and node.inputs[1].shape else None
+    best = node.attributes["topK"]  # of a number of boxes that is not known, these take part
+    return [*found, _efficient(node, node.static(1, 2), number if isinstance(number, int) else best, written)]
 
 
 def detection_successors(node: ConfiguredNode, *, per_sample: bool) -> list[Successor | str]:
