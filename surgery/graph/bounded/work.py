@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.bounded import sums
 from surgery.graph.bounded.dims import FREE, ONE, Dim, product
 from surgery.graph.control_flow import captured_names
 from surgery.graph.convert import constant, is_external, value_of
@@ -60,6 +61,8 @@ class Bounds:
         padded: Tensor name to its padded axes and their true sizes.
         sizes: Tensor name to the sizes that its elements stand for.
         sources: Count to where its value is.
+        terms: Free size to the sum of products that it stands for.
+        present: Free sizes of inputs, which are 1 or more.
         assumptions: What has to hold, as it has to in the model, in words.
         named: Names of the free sizes of the graph's inputs.
         frees: Free size to a tensor and an axis that have it.
@@ -78,6 +81,8 @@ class Bounds:
     _masks: dict[tuple[str, int], Any] = field(default_factory=dict)
     _exact: dict[str, dict[int, Dim]] = field(default_factory=dict)
     _opaque: set[str] = field(default_factory=set)
+    terms: dict[str, sums.Terms] = field(default_factory=dict)
+    present: set[str] = field(default_factory=set)
     _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _out: list[Any] = field(default_factory=list)
@@ -121,6 +126,7 @@ class Bounds:
             Unbounded: a node cannot work on padded tensors.
         """
         from surgery.graph.bounded.operators import prepare
+        from surgery.graph.bounded.values import limited
 
         self._opset = int(graph.opset)
         self.named = frozenset(d for t in graph.inputs for d in t.shape or () if isinstance(d, str))
@@ -142,7 +148,9 @@ class Bounds:
                 if name not in self._done and any(r in self.padded for r in reads):
                     self._guard(node, prepare)
                     self._done.add(name)
-            elif name not in self._done and any(r in self.padded or r in self.sizes for r in reads):
+            elif name not in self._done and (
+                any(r in self.padded or r in self.sizes for r in reads) or limited(self, node)
+            ):
                 self._done.add(name)
                 self._step(node, reads)
                 continue
@@ -412,14 +420,40 @@ class Bounds:
             a: An exact size.
             b: An exact size.
         """
-        if a.number is not None and b.number is not None:
-            one, two = a.number, b.number
-            results = {"Add": one + two, "Sub": one - two, "Min": min(one, two), "Max": max(one, two)}
-            return Dim(results[op] if op in results else one // two)
-        if op in ("Min", "Max") and a == b:
-            return a
-        if op in ("Add", "Sub") and b.number == 0:
-            return a
+        one, two = sums.expand(a, self.terms), sums.expand(b, self.terms)
+        if op in ("Add", "Sub"):
+            return self._sum(op, a, b, sums.plus(one, two, 1 if op == "Add" else -1))
+        if op in ("Min", "Max"):
+            for less, more, rest in ((a, b, sums.plus(two, one, -1)), (b, a, sums.plus(one, two, -1))):
+                if self._natural(rest):
+                    return less if op == "Min" else more
+        if op == "Div":
+            found = sums.quotient(one, two)
+            if found is None and b.number and b.number > 0 and self._natural(one):
+                found = sums.whole_part(one, b.number)
+            if found is not None:
+                return self._sum(op, a, b, found)
+        return self._opaque_size(op, a, b)
+
+    def _natural(self, terms: sums.Terms) -> bool:
+        """Whether a sum is surely 0 or more."""
+        from surgery.graph.bounded.choices import not_negative
+
+        atoms = {atom for key in terms for atom in key}
+        known = all(a not in self._computed or not_negative(self, Dim(1, (a,))) for a in atoms)
+        return known and sums.surely_not_negative(terms, self.present)
+
+    def _sum(self, op: str, a: Dim, b: Dim, terms: sums.Terms) -> Dim:
+        if len(terms) > sums.MOST_TERMS or any(len(k) > sums.MOST_ATOMS for k in terms):
+            return self._opaque_size(op, a, b)
+        number, atoms, rest = sums.factored(terms)
+        if set(rest) <= {()}:
+            return Dim(number, atoms)
+        name = sums.named(rest)
+        self.terms.setdefault(name, rest)
+        return Dim(number, tuple(sorted((*atoms, name))))
+
+    def _opaque_size(self, op: str, a: Dim, b: Dim) -> Dim:
         name = f"{FREE}{op.lower()}({a},{b})"
         self._computed.setdefault(name, (op, a, b))
         return Dim(1, (name,))
@@ -438,6 +472,13 @@ class Bounds:
 
     def _atom(self, atom: str) -> Any:
         if atom not in self._scalars:
+            if atom in self.terms:
+                parts = [self.scalar(Dim(v, k)) for k, v in self.terms[atom].items()]
+                whole = parts[0]
+                for part in parts[1:]:
+                    whole = self.emit("Add", whole, part)
+                self._scalars[atom] = whole
+                return whole
             if atom in self._computed:
                 op, a, b = self._computed[atom]
                 left, right = self.scalar(a), self.scalar(b)

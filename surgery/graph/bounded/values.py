@@ -1,0 +1,136 @@
+"""Whole numbers computed from data that have a largest value: how many of so many entries something holds for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.bounded.choices import not_negative
+from surgery.graph.bounded.dims import ONE, Dim, product
+from surgery.graph.bounded.work import No, sized
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.graph.bounded.work import Bounds
+
+MOST_STEPS = 32
+"""Nodes in a row that are looked at."""
+
+EXACT = 2**24
+"""Whole numbers up to here are the same in all types of floats but the small ones."""
+
+SAME = frozenset({"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Gather", "Slice"})
+"""Operators whose results are numbers of the first operand."""
+
+
+def limited(bounds: Bounds, node: gs.Node) -> bool:
+    """Whether a node is a Range up to a number from data that has a largest value; that is a size from then on."""
+    if node.op != "Range" or node.domain not in (None, "", "ai.onnx"):
+        return False
+    start, limit, step = node.inputs
+    if limit.dtype is None or np.dtype(limit.dtype).kind not in "iu" or bounds.elements(limit) is not None:
+        return False
+    first, by = bounds.number(start), bounds.number(step)
+    if first is None or by is None or first.reshape(-1)[0] != 0 or by.reshape(-1)[0] != 1:
+        return False
+    largest = largest_value(bounds, limit)
+    if largest is None:
+        return False
+    bounds.sizes[limit.name] = sized([bounds.atom(limit.name, limit, 0, largest)]).reshape(())
+    return True
+
+
+def largest_value(bounds: Bounds, tensor: Any, steps: int = MOST_STEPS) -> Dim | None:
+    """What no number of a tensor exceeds, if none is below 0: it follows from the sizes of the inputs.
+
+    Args:
+        bounds: What is known of sizes.
+        tensor: The tensor; one of bool counts as 0 and 1.
+        steps: Nodes in a row to look at.
+    """
+    if tensor.dtype is not None and np.dtype(tensor.dtype) == np.bool_:
+        return ONE
+    value = bounds.number(tensor)
+    if value is not None:
+        whole = value.size and (value >= 0).all() and (value == np.floor(value)).all()
+        return Dim(int(value.max())) if whole else None
+    sizes = bounds.elements(tensor)
+    if sizes is not None:
+        known = [bounds.room(d) if not_negative(bounds, d) else None for d in sizes.reshape(-1)]
+        return _most(known)
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or not steps or node.domain not in (None, "", "ai.onnx"):
+        return None
+    return _behind(bounds, node, steps - 1)
+
+
+def _behind(bounds: Bounds, node: gs.Node, steps: int) -> Dim | None:
+    def of(place: int) -> Dim | None:
+        return largest_value(bounds, node.inputs[place], steps)
+
+    if node.op in SAME:
+        return of(0)
+    if node.op == "Cast":
+        return _cast(of(0), int(node.attrs["to"]))
+    if node.op == "Where":
+        return _most([of(1), of(2)])
+    if node.op in ("Max", "Concat"):
+        return _most([of(i) for i in range(len(node.inputs))])
+    if node.op == "Min":
+        known = [of(i) for i in range(len(node.inputs))]
+        return None if None in known else _least(bounds, [k for k in known if k is not None])
+    if node.op in ("Add", "Mul") and np.dtype(node.outputs[0].dtype or np.float32).kind in "iu":
+        one, other = of(0), of(1)
+        if one is None or other is None:
+            return None
+        return one * other if node.op == "Mul" else bounds.exact("Add", one, other)
+    if node.op == "ReduceSum" and np.dtype(node.inputs[0].dtype or np.float32).kind in "iu":
+        return _sum(bounds, node, of(0))
+    return None
+
+
+def _cast(found: Dim | None, to: int) -> Dim | None:
+    """Numbers in another type: small ones are the same in all of them."""
+    import onnx
+
+    if found is None or found == ONE or to in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+        return found
+    exact = to in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    return found if exact and found.number is not None and found.number < EXACT else None
+
+
+def _sum(bounds: Bounds, node: gs.Node, each: Dim | None) -> Dim | None:
+    axes: Any = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1 and node.inputs[1].name:
+        axes = bounds.number(node.inputs[1])
+        if axes is None:
+            return None
+    try:
+        dims = [bounds.room(d) for d in bounds.dims(node.inputs[0])]
+    except No:
+        return None
+    if each is None:
+        return None
+    if axes is None or not np.asarray(axes).size:
+        return None if node.attrs.get("noop_with_empty_axes", 0) else each * product(dims)
+    return each * product([dims[int(a)] for a in np.asarray(axes).reshape(-1)])
+
+
+def _most(known: list[Dim | None]) -> Dim | None:
+    """The largest of some, if it is known which one that is."""
+    found = [k for k in known if k is not None]
+    if len(found) != len(known) or not found:
+        return None
+    numbers = [d.number for d in found if d.number is not None]
+    if len(numbers) == len(found):
+        return Dim(max(numbers))
+    return found[0] if all(d == found[0] for d in found) else None
+
+
+def _least(bounds: Bounds, known: list[Dim]) -> Dim:
+    result = known[0]
+    for dim in known[1:]:
+        result = bounds.exact("Min", result, dim)
+    return result
