@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.bounded.dims import FREE, Dim
+from surgery.graph.bounded.sums import surely_not_negative
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -84,6 +85,8 @@ def not_negative(bounds: Bounds, dim: Dim) -> bool:
 
 
 def _natural(bounds: Bounds, atom: str) -> bool:
+    if atom in bounds.terms:
+        return surely_not_negative(bounds.terms[atom], bounds.present)
     if atom in bounds._computed:
         op, a, b = bounds._computed[atom]
         return op != "Sub" and not_negative(bounds, a) and not_negative(bounds, b)
