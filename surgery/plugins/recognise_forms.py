@@ -290,11 +290,8 @@ def places(terms: Terms, loose: LooseGraph, forms: Sequence[Form]) -> Iterator[P
             root = pattern.results[0].op
             assert root is not None
             for start in loose.by_kind.get(root.kind, ()):
-                found = find(pattern.results, terms, loose.by_kind, 0, start)
+                found = find(pattern.results, terms, loose.by_kind, 0, start, loose.accepts)
                 if found is None or any(v is None for v in found.outputs):
-                    continue
-                numbers = [v for n, v in found.inputs.items() if n.startswith(NUMBER)]
-                if any(v.kind != "constant" and id(v) not in loose.fixed for v in numbers):
                     continue
                 named = [n for n in skeleton.inputs if n in found.inputs and not n.startswith(NUMBER)]
                 inputs = {n: _name(found.inputs[n]) for n in named}
@@ -318,6 +315,10 @@ class LooseGraph:
 
     by_kind: dict[str, list[Op]]
     fixed: set[int]
+
+    def accepts(self, name: str, value: Value) -> bool:
+        """Whether a value may be an input of a skeleton: a number is nothing that is computed from data."""
+        return not name.startswith(NUMBER) or value.kind == "constant" or id(value) in self.fixed
 
 
 def loose_graph(terms: Terms) -> LooseGraph:

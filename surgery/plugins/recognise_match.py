@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ class Match:
         outputs: The graph's value for each of its results; None for those that the graph does not compute.
         swapped: Parts whose operands the graph has in the other order.
         likeness: How much pairs of parts are alike.
+        accepts: Whether a value may be an input, by the input's name; None if any may.
     """
 
     ops: dict[int, Op] = field(default_factory=dict)
@@ -31,13 +32,19 @@ class Match:
     outputs: list[Value | None] = field(default_factory=list)
     swapped: set[int] = field(default_factory=set)
     likeness: dict[tuple[int, int], float | None] = field(default_factory=dict)
+    accepts: Callable[[str, Value], bool] | None = None
 
 
 Pair = tuple[Value, Value]
 
 
 def find(
-    pattern: Sequence[Value], graph: Terms, by_kind: dict[str, list[Op]], root: int, place: Op
+    pattern: Sequence[Value],
+    graph: Terms,
+    by_kind: dict[str, list[Op]],
+    root: int,
+    place: Op,
+    accepts: Callable[[str, Value], bool] | None = None,
 ) -> Match | None:
     """The match whose output number `root` is made by an expression of the graph, if there is one.
 
@@ -47,12 +54,13 @@ def find(
         by_kind: Its expressions by operator type.
         root: Which result to begin at.
         place: What would have to make it.
+        accepts: Whether a value may be an input, by the input's name; None if any may.
     """
     start = pattern[root]
     made = graph_value(graph, place, start.index)
     if start.op is None or made is None:
         return None
-    match = Match(outputs=[None] * len(pattern))
+    match = Match(outputs=[None] * len(pattern), accepts=accepts)
     if not _extend(match, [(start, made)]):
         return None
     match.outputs[root] = made
@@ -147,6 +155,8 @@ def _step(match: Match, trail: list[tuple[str, Any]], wanted: Value, given: Valu
         if known is None:
             if given.kind in ("empty", "bound") or (given.op is not None and not given.op.nodes):
                 return None  # a value inside a body, or none at all
+            if match.accepts is not None and not match.accepts(wanted.name, given):
+                return None
             match.inputs[wanted.name] = given
             trail.append(("input", wanted.name))
             return []

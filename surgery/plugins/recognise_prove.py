@@ -32,6 +32,8 @@ Array = NDArray[Any]
 Feeds = Callable[[], Iterable[Mapping[str, Array]]]
 """Gives inputs of the whole model, of several sizes where these are free."""
 
+EXTERNAL = onnx.TensorProto.EXTERNAL
+
 ROUNDS = 2
 """Draws for every size, at least."""
 
@@ -91,15 +93,17 @@ class Prover:
         self.opset = opset
         self.feeds = feeds
         self.nodes = list(model.graph.node)
-        self.maker = {o: n for n in self.nodes for o in n.output if o}
-        self.constants = {t.name: t for t in model.graph.initializer}
+        self.places = {o: p for p, n in enumerate(self.nodes) for o in n.output if o}
+        self.maker = {o: self.nodes[p] for o, p in self.places.items()}
+        # Weights in other files are not read: as inputs of a place they are drawn.
+        self.elsewhere = {t.name for t in model.graph.initializer if t.data_location == EXTERNAL}
+        self.constants = {t.name: t for t in model.graph.initializer if t.name not in self.elsewhere}
         for node in self.nodes:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
                 value = next((a.t for a in node.attribute if a.name == "value"), None)
-                if value is not None:
+                if value is not None and value.data_location != EXTERNAL:
                     self.constants[node.output[0]] = value
         self._values: dict[str, list[Array]] = {}
-        self._runs: int | None = None
 
     def write(self, definition: PluginDefinition, place: Place, inside: Sequence[int]) -> Written:
         """The plugin's part for a place, proven.
@@ -171,10 +175,7 @@ class Prover:
 
     def _value(self, name: str) -> Array | None:
         tensor = self.constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return None
-        value: Array = onnx.numpy_helper.to_array(tensor)
-        return value
+        return None if tensor is None else onnx.numpy_helper.to_array(tensor)
 
     # -- running both -------------------------------------------------------------------------------
 
@@ -188,8 +189,12 @@ class Prover:
         from surgery.graph.evaluate import EvaluationError
 
         given = {t: n for n, t in place.inputs.items() if t not in self.constants}
-        others = [t for t in self._outside(inside) if t not in given and t not in self.constants]
-        nodes = [self._before(n, place.result) for n in inside] + list(replacement)
+        constant: dict[int, onnx.NodeProto] = {}
+        others = [
+            t for t in self._outside(inside) if t not in given and not self._from_constants(t, constant)
+        ]
+        kept = [constant[p] for p in sorted(constant)]
+        nodes = [*kept, *(self._before(n, place.result) for n in inside), *replacement]
         worst, cases = 0.0, 0
         runs = self._sizes(list(given), others)
         rounds = max([ROUNDS, *(len(f) for f in place.form.fills.values())])
@@ -217,9 +222,28 @@ class Prover:
         made = {o for n in inside for o in n.output}
         return list(dict.fromkeys(r for n in inside for r in reads(n) if r not in made and self._known(r)))
 
+    def _from_constants(self, tensor: str, nodes: dict[int, onnx.NodeProto]) -> bool:
+        """Whether a tensor is computed from constants alone; the nodes that do so are added, by their places."""
+        from surgery.plugins.recognise import reads
+
+        found: dict[int, onnx.NodeProto] = {}
+        stack = [tensor]
+        while stack:
+            name = stack.pop()
+            if name in self.constants:
+                continue
+            place = self.places.get(name)
+            if place is None:
+                return False
+            if place not in found:
+                found[place] = self.nodes[place]
+                stack += reads(self.nodes[place])
+        nodes.update(found)
+        return True
+
     def _known(self, name: str) -> bool:
         inputs = {i.name for i in self.model.graph.input}
-        return name in self.maker or name in self.constants or name in inputs
+        return name in self.maker or name in self.constants or name in self.elsewhere or name in inputs
 
     @staticmethod
     def _before(node: onnx.NodeProto, result: str) -> onnx.NodeProto:
