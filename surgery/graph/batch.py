@@ -7,12 +7,13 @@ runs the result on several batches and compares each sample with the original (:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph import batch_index as by_index
 from surgery.graph.batch_loop import HEAVY, Crossing, count, per_sample, reads
 from surgery.graph.infer import dims_of
 
@@ -74,6 +75,10 @@ EACH = frozenset(
 
 BROADCASTING = EACH | {"Xor", "GreaterOrEqual", "LessOrEqual", "Mod", "Sum", "Mean", "PRelu", "BitShift"}
 """Operators whose operands are made as long as the longest one."""
+
+
+MOST_WAYS = 40
+"""Sets of choices, where the batch goes in a Reshape of one sample, that are tried."""
 
 
 class NoBatchError(Exception):
@@ -171,25 +176,48 @@ def with_free_batch(
     Raises:
         NoBatchError: why not, and at which node.
     """
-    return _Freeing(model, shapes, lists=lists).run()
+    choices: dict[str, int] = {}
+    first: NoBatchError | None = None
+    for _ in range(MOST_WAYS):
+        way = _Freeing(model, shapes, lists=lists, choices=choices)
+        try:
+            return way.run()
+        except NoBatchError as error:
+            first = first or error
+            found = way.other_choices()
+            if found is None:
+                break
+            choices = found
+    assert first is not None
+    raise first
 
 
 class _Freeing:
-    """One model's way.
+    """One model's way: what :func:`with_free_batch` tries once.
 
     Args:
         model: The model.
         shapes: Measured shapes.
         lists: Whether lists of boxes of all samples stay lists.
+        choices: Which of the possible axes the batch goes to, by the output of a Reshape; else the first.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], *, lists: bool = False
+        self,
+        model: onnx.ModelProto,
+        shapes: dict[str, tuple[int, ...]],
+        *,
+        lists: bool = False,
+        choices: Mapping[str, int] | None = None,
     ) -> None:
         self.size = fixed_batch(model)
         self.model = relabeled(model)
         self.outputs = {v.name: v for v in model.graph.output}
-        self.shapes = shapes
+        self.shapes = dict(shapes)
+        self.choices = dict(choices or {})
+        self.chosen: dict[str, tuple[int, int]] = {}
+        self.sources: dict[str, list[str]] = {}
+        self.failed: list[str] = []
         self.static = all(isinstance(d, int) for v in model.graph.input for d in dims_of(v) or [])
         self.constants = {t.name: t for t in model.graph.initializer}
         for node in model.graph.node:
@@ -212,11 +240,31 @@ class _Freeing:
         # The number of samples, for what has to be made as long.
         self.samples = self.emit("Gather", [self.emit("Shape", [inputs[0].name]), self.ints([0])], axis=0)
         for node in self.model.graph.node:
+            self.sources.update({made: [n for n in reads(node) if n] for made in node.output})
+            self.failed = self.sources[node.output[0]]
             self.follow(node)
+        self.failed = []
         crossings = self.loop() if self.apart else ()
         del self.model.graph.node[:]
         self.model.graph.node.extend(self.nodes)
         return Freed(self.model, tuple(self.apart), crossings, str(self.reason or ""))
+
+    def other_choices(self) -> dict[str, int] | None:
+        """Other choices, of which the last one before the node that failed differs; None if there are no more."""
+        before: set[str] = set()
+        stack = list(self.failed)
+        while stack:
+            name = stack.pop()
+            if name not in before:
+                before.add(name)
+                stack += self.sources.get(name, [])
+        order = list(self.chosen)
+        for name in reversed(order):
+            picked, count = self.chosen[name]
+            if name in before and picked + 1 < count:
+                kept = {n: self.chosen[n][0] for n in order[: order.index(name)]}
+                return {**kept, name: picked + 1}
+        return None
 
     def loop(self) -> tuple[Crossing, ...]:
         """Put the nodes that were set apart into a loop behind all others."""
@@ -522,7 +570,7 @@ class _Freeing:
         rank = len(self.dims(node.output[0]))
         places = {rank - len(self.dims(node.input[i])) + self.axes[node.input[i]] for i in held}
         if len(places) != 1:
-            raise NoBatchError("the batches of its operands are in different axes")
+            places = {self.one_place(node, held, rank)}
         axis = places.pop()
         if axis < 0:
             raise NoBatchError("it has no axis for the batch")
@@ -538,6 +586,25 @@ class _Freeing:
             elif at >= 0 and dims[at] == whole and whole > 1:
                 node.input[i] = self.row(name, at) if whole == self.size else self.spread(name, at)
         self.made(node, axis)
+
+    def one_place(self, node: onnx.NodeProto, held: list[int], rank: int) -> int:
+        """Bring the batches of operands to one axis."""
+        shapes = {i: self.dims(node.input[i]) for i in held}
+        whole = self.dims(node.output[0])
+        # An axis that all of them have, and have whole; one without other entries is best.
+        shared = [
+            a
+            for a in range(rank)
+            if all(a >= rank - len(d) and d[a - rank] == whole[a] for d in shapes.values())
+        ]
+        if self.size != 1 or not self.static or not shared or node.op_type not in BROADCASTING:
+            raise NoBatchError("the batches of its operands are in different axes")
+        place = min(shared, key=lambda a: (whole[a] != 1, a))
+        for i, dims in shapes.items():
+            own, wanted = self.axes[node.input[i]], place - rank + len(dims)
+            if own != wanted:
+                node.input[i] = self.aligned(node.input[i], own, wanted)
+        return place
 
     def first(self, node: onnx.NodeProto, held: list[int]) -> None:
         if any(self.axes[node.input[i]] != 0 for i in held):
@@ -584,17 +651,10 @@ class _Freeing:
         if 0 not in held:
             raise NoBatchError("its shape depends on the values of samples")
         axis, old, new = self.axes[node.input[0]], self.dims(node.input[0]), self.dims(node.output[0])
-        before = int(np.prod(old[:axis], dtype=np.int64))
-        place = next(
-            (
-                j
-                for j in range(len(new))
-                if int(np.prod(new[:j], dtype=np.int64)) == before and new[j] % self.size == 0
-            ),
-            None,
-        )
-        if place is None:
-            raise NoBatchError(f"{old} to {new}: the batch is joined with an axis in front of it")
+        place = self.choose(node, axis, old, new)
+        if not self.natural(axis, old, place, new):
+            self.moved(node, node.input[0], axis, place)
+            return
         target = self.value(node.input[1]) if len(node.input) > 1 else None
         if target is not None:
             written = [int(v) for v in target.reshape(-1)]
@@ -609,11 +669,69 @@ class _Freeing:
                     node.input[1] = self.sizes([*written[:place], new[place], *written[place + 1 :]], place)
         self.made(node, place)
 
+    def natural(self, axis: int, old: list[int], place: int, new: list[int]) -> bool:
+        """Whether the batch is in the new axis as it was in the old one, in front of everything behind it."""
+        before = int(np.prod(old[:axis], dtype=np.int64))
+        return int(np.prod(new[:place], dtype=np.int64)) == before and new[place] % self.size == 0
+
+    def choose(self, node: onnx.NodeProto, axis: int, old: list[int], new: list[int]) -> int:
+        """The axis that the batch goes to."""
+        places = [j for j in range(len(new)) if self.natural(axis, old, j, new)]
+        if self.size == 1 and self.static and new:
+            # With one sample the batch may go anywhere; least of all among entries of something else.
+            single = [j for j, d in enumerate(new) if d == 1]
+            places = list(dict.fromkeys([*places[:1], *single, 0, *places]))
+        if not places:
+            raise NoBatchError(f"{old} to {new}: the batch is joined with an axis in front of it")
+        picked = self.choices.get(node.output[0], 0)
+        self.chosen[node.output[0]] = picked, len(places)
+        return places[picked]
+
+    def moved(self, node: onnx.NodeProto, given: str, axis: int, place: int) -> None:
+        """A Reshape, or nothing but a move, that takes the batch of one sample from an axis to any other one."""
+        old, new = self.dims(given), self.dims(node.output[0])
+        data = self.emit("Reshape", [given, self.ints([*old[:axis], -1, *old[axis:]])])
+        if axis:
+            order = [axis, *(a for a in range(len(old) + 1) if a != axis)]
+            data = self.emit("Transpose", [data], perm=order)
+        if old != new:
+            data = self.emit("Reshape", [data, self.ints([-1, *new])])
+        if place:
+            data = self.emit(
+                "Transpose", [data], perm=[*range(1, place + 1), 0, *range(place + 1, len(new) + 1)]
+            )
+        self.replace(node, "Reshape", [data, self.ints([*new[:place], -1, *new[place + 1 :]])])
+        self.made(node, place)
+
+    def aligned(self, name: str, axis: int, place: int) -> str:
+        """A tensor with the batch of one sample at another axis."""
+        import onnx
+
+        self.count += 1
+        made = f"surgery/batch/{self.count}"
+        self.shapes[made] = tuple(self.dims(name))
+        self.moved(onnx.helper.make_node("Identity", [name], [made], name=made), name, axis, place)
+        return made
+
+    def length(self, name: str, axis: int) -> str:
+        """How many entries a sample has along an axis, [1]."""
+        whole = self.emit("Gather", [self.emit("Shape", [name]), self.ints([axis])], axis=0)
+        return self.emit("Div", [whole, self.samples]) if axis == self.axes.get(name) else whole
+
     def flatten(self, node: onnx.NodeProto, held: list[int]) -> None:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        if self.axes[node.input[0]] != 0 or axis == 0:
+        if self.axes[node.input[0]] == 0 and axis != 0:
+            self.made(node, 0)
+            return
+        if not self.static or self.size != 1:
             raise NoBatchError("the batch is joined with other axes")
-        self.made(node, 0)
+        old, new = self.dims(node.input[0]), self.dims(node.output[0])
+        self.moved(
+            node,
+            node.input[0],
+            self.axes[node.input[0]],
+            self.choose(node, self.axes[node.input[0]], old, new),
+        )
 
     def alone(self, node: onnx.NodeProto) -> None:
         """A node on samples without the axis of the batch, of which there was one: they keep it in front."""
@@ -726,21 +844,25 @@ class _Freeing:
             self.made(node, along + self.axes[node.input[1]])
             return
         axis = self.axes[node.input[0]]
-        if len(held) > 1:
-            raise NoBatchError("both what is read and where it is read depend on the sample")
         index = self.value(node.input[1])
-        if along == axis and index is not None and index.ndim == 0 and self.hide(node):
+        if along != axis:
+            if len(held) > 1:
+                raise NoBatchError("both what is read and where it is read depend on the sample")
+            self.made(node, axis if axis < along else axis - 1 + len(self.dims(node.input[1])))
             return
-        if along == axis and index is not None and self.from_each(node, index):
+        if index is not None and index.ndim == 0 and self.dims(node.input[0])[axis] == 1 and self.hide(node):
             return
-        if along == axis:
+        if index is not None and self.from_each(node, index):
+            return
+        if self.size != 1 or not by_index.gather(self, node, held, along):
             raise MixingError("one sample is taken out of the batch")
-        self.made(node, axis if axis < along else axis - 1 + len(self.dims(node.input[1])))
 
     def from_each(self, node: onnx.NodeProto, index: NDArray[Any]) -> bool:
         """A Gather from one sample's numbers in a row, as attention masks are read: from each sample, then."""
         dims = self.dims(node.input[0])
         if self.size != 1 or self.axes[node.input[0]] != 0 or index.ndim == 0 or index.shape[0] != 1:
+            return False
+        if not self.static:
             return False
         data = self.emit("Reshape", [node.input[0], self.ints([-1, *dims])])
         each = self.emit("Gather", [data, node.input[1]], axis=1)
@@ -750,16 +872,24 @@ class _Freeing:
 
     def finish(self, node: onnx.NodeProto, op: str, inputs: list[str], **attributes: Any) -> None:
         """Put another node in a node's place, with the batch in front."""
+        self.replace(node, op, inputs, **attributes)
+        self.made(node, 0)
+
+    def replace(self, node: onnx.NodeProto, op: str, inputs: list[str], **attributes: Any) -> None:
+        """Put another node in a node's place."""
         import onnx
 
         self.nodes.append(onnx.helper.make_node(op, inputs, [node.output[0]], name=node.name, **attributes))
-        self.made(node, 0)
 
     def gather_elements(self, node: onnx.NodeProto, held: list[int]) -> None:
         along = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(self.dims(node.input[0]))
         places = {self.axes[node.input[i]] for i in held}
-        if len(places) != 1 or along in places:
-            raise NoBatchError("it reads along the batch")
+        if along in places:
+            if self.size != 1 or not by_index.elements(self, node, held, along):
+                raise NoBatchError("it reads along the batch")
+            return
+        if len(places) != 1:
+            raise NoBatchError("the batches of its operands are in different axes")
         axis = places.pop()
         for i, name in enumerate(node.input):
             if i not in held:
@@ -861,8 +991,10 @@ class _Freeing:
         text = next(a.s.decode() for a in node.attribute if a.name == "equation").replace(" ", "")
         left, arrow, right = text.partition("->")
         terms = left.split(",")
-        if "." in text or not arrow:
+        if not arrow:
             raise NoBatchError("its equation leaves axes open")
+        if "." in text:
+            terms, right = self.written_out(node, terms, right)
         letters = {terms[i][self.axes[node.input[i]]] for i in held}
         if len(letters) != 1 or not letters <= set(right):
             raise NoBatchError("it sums along the batch, or joins batches of different axes")
@@ -871,6 +1003,19 @@ class _Freeing:
             if i not in held and letter in terms[i]:
                 node.input[i] = self.spread(name, terms[i].index(letter))
         self.made(node, right.index(letter))
+
+    def written_out(self, node: onnx.NodeProto, terms: list[str], right: str) -> tuple[list[str], str]:
+        """Terms of an Einsum with letters in the place of dots; those at the end stand for the same axes."""
+        import string
+
+        free = [c for c in string.ascii_letters if c not in right and all(c not in t for t in terms)]
+        counts = [
+            len(self.dims(n)) - len(t.replace("...", "")) for n, t in zip(node.input, terms, strict=True)
+        ]
+        most = max(c for c, t in zip(counts, terms, strict=True) if "..." in t)
+        letters = "".join(free[:most])
+        plain = [t.replace("...", letters[most - c :]) for t, c in zip(terms, counts, strict=True)]
+        return plain, right.replace("...", letters)
 
     def gather_nd(self, node: onnx.NodeProto, held: list[int]) -> None:
         shared = next((a.i for a in node.attribute if a.name == "batch_dims"), 0)
@@ -883,7 +1028,11 @@ class _Freeing:
             rest = self.emit("Slice", [node.input[1], *(self.ints([v]) for v in (1, 1 << 30, -1))])
             self.finish(node, "GatherND", [node.input[0], self.spread_like(rest, rank)], batch_dims=1)
             return
-        if shared == 0 or any(self.axes[node.input[i]] >= shared for i in held):
+        if shared == 0:
+            if self.size != 1 or not by_index.nd(self, node, held):
+                raise NoBatchError("its indices choose samples")
+            return
+        if any(self.axes[node.input[i]] >= shared for i in held):
             raise NoBatchError("its indices choose samples")
         for i in (0, 1):
             if i not in held:
@@ -897,8 +1046,9 @@ class _Freeing:
             return False
         return index.shape[0] == 1 and index.ndim > 1 and index.shape[-1] > 1 and not np.any(index[..., 0])
 
-    def refused(self, node: onnx.NodeProto, held: list[int]) -> None:
-        raise NoBatchError("its indices choose samples")
+    def scatter_nd(self, node: onnx.NodeProto, held: list[int]) -> None:
+        if self.size != 1 or not by_index.nd(self, node, held):
+            raise NoBatchError("its indices choose samples")
 
 
 def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -939,7 +1089,7 @@ _HANDLERS: dict[str, _Handler] = {
     "GatherElements": _Freeing.gather_elements,
     "ScatterElements": _Freeing.gather_elements,
     "GatherND": _Freeing.gather_nd,
-    "ScatterND": _Freeing.refused,
+    "ScatterND": _Freeing.scatter_nd,
     "Slice": _Freeing.slice,
     "MatMul": _Freeing.matmul,
     "MatMulInteger": _Freeing.matmul,
