@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.bounded.dims import FREE, Dim
+from surgery.graph.bounded.order import COMPARISONS, compared
 from surgery.graph.bounded.sums import surely_not_negative
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ def choose_sizes(bounds: Bounds, node: gs.Node, operands: list[Elements | None])
     return found
 
 
+def ones_and_zeros(bounds: Bounds, tensor: Any) -> Elements | None:
+    """A condition as whole numbers, if it is known."""
+    holds = _truth(bounds, tensor, MOST_STEPS)
+    if holds is None or any(h is None for h in holds.reshape(-1)):
+        return None
+    return _each(lambda h: Dim(int(h)), holds)
+
+
 def _truth(bounds: Bounds, tensor: Any, depth: int) -> Elements | None:
     """True, False or None, where it is not known, for each element of a condition."""
     value = bounds.number(tensor)
@@ -54,6 +63,8 @@ def _truth(bounds: Bounds, tensor: Any, depth: int) -> Elements | None:
     if node.op == "Not":
         inner = _truth(bounds, node.inputs[0], depth - 1)
         return None if inner is None else _each(lambda a: None if a is None else not a, inner)
+    if node.op in COMPARISONS:
+        return compared(bounds, node)
     if node.op != "Equal":
         return None
     left, right = (bounds.elements(t) for t in node.inputs)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.graph.bounded.choices import choose_sizes
+from surgery.graph.bounded.choices import choose_sizes, ones_and_zeros
 from surgery.graph.bounded.dims import Dim
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def compute_sizes(bounds: Bounds, node: gs.Node) -> Elements | None:
     if any(t.name in bounds.padded for t in node.inputs):
         return None
     operands = [bounds.elements(t) if t.name else None for t in node.inputs]
+    if node.op == "Cast" and node.inputs[0].dtype == np.bool_:
+        operands = [ones_and_zeros(bounds, node.inputs[0])]
     if operands[0] is None and node.op != "Where":
         return None
     found = (choose_sizes if node.op == "Where" else _compute)(bounds, node, operands)

@@ -81,6 +81,9 @@ def _behind(bounds: Bounds, node: gs.Node, steps: int) -> Dim | None:
     if node.op == "Min":
         known = [of(i) for i in range(len(node.inputs))]
         return None if None in known else _least(bounds, [k for k in known if k is not None])
+    chosen = _select(node) if node.op == "Add" else None
+    if chosen is not None:
+        return _most([largest_value(bounds, t, steps) for t in chosen])
     if node.op in ("Add", "Mul") and np.dtype(node.outputs[0].dtype or np.float32).kind in "iu":
         one, other = of(0), of(1)
         if one is None or other is None:
@@ -88,6 +91,27 @@ def _behind(bounds: Bounds, node: gs.Node, steps: int) -> Dim | None:
         return one * other if node.op == "Mul" else bounds.exact("Add", one, other)
     if node.op == "ReduceSum" and np.dtype(node.inputs[0].dtype or np.float32).kind in "iu":
         return _sum(bounds, node, of(0))
+    return None
+
+
+def _select(node: gs.Node) -> list[Any] | None:
+    """The two numbers that one is chosen from, where that is written as the sum of products with 1 and 0."""
+    parts = []
+    for tensor in node.inputs:
+        product_of = tensor.inputs[0] if tensor.inputs else None
+        if product_of is None or product_of.op != "Mul":
+            return None
+        for one, other in (product_of.inputs, product_of.inputs[::-1]):
+            cast = one.inputs[0] if one.inputs else None
+            if cast is not None and cast.op == "Cast" and cast.inputs[0].dtype == np.bool_:
+                parts.append((cast.inputs[0], other))
+                break
+    if len(parts) != 2:
+        return None
+    (first, one), (second, other) = parts
+    for a, b in ((first, second), (second, first)):
+        if b.inputs and b.inputs[0].op == "Not" and b.inputs[0].inputs[0] is a:
+            return [one, other]
     return None
 
 

@@ -130,6 +130,9 @@ class Bounds:
 
         self._opset = int(graph.opset)
         self.named = frozenset(d for t in graph.inputs for d in t.shape or () if isinstance(d, str))
+        for tensor in graph.inputs:
+            for axis, dim in enumerate(tensor.shape or ()):
+                self.present.add(f"{FREE}{dim}" if isinstance(dim, str) else f"{FREE}{tensor.name}:{axis}")
         self._out = []
         self._opaque.clear()
         found = []
@@ -156,11 +159,22 @@ class Bounds:
                 continue
             elif any(r in self._done or r in typed for r in reads):
                 typed.update(self._sharpen(node))
+            self._look(node)
             self._out.append(node)
         graph.nodes.clear()
         graph.nodes.extend(self._out)
         self._out = []
         return found
+
+    def _look(self, node: gs.Node) -> None:
+        """Take note of the free sizes of what a node makes; those that are numbers are so from now on."""
+        for tensor in node.outputs:
+            if tensor.name in self.padded or tensor.shape is None or is_static(tensor.shape):
+                continue
+            found = self.exact_dims(tensor)
+            known = [found[a].number if a in found else None for a in range(len(tensor.shape))]
+            if any(n is not None for n in known):
+                tensor.shape = [d if n is None else n for d, n in zip(tensor.shape, known, strict=True)]
 
     def written(self, nodes: Iterable[gs.Node]) -> None:
         """Take note of nodes that were written to work on rooms as they are."""
@@ -535,6 +549,10 @@ class Bounds:
         room = self.exact("Min", self.room(a), self.room(b))
         if a.exact and b.exact:
             return room
+        for one, two in ((a, b), (b, a)):
+            most, limit = self.room(one).number, two.number
+            if most is not None and limit is not None and most <= limit:
+                return one
         one, two = sorted((a, b), key=str)
         name = f"min({one},{two})"
         if name not in self.sources:
