@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.graph.bounded.by_entry import PER_ENTRY
 from surgery.graph.bounded.dims import ONE, Dim
 from surgery.graph.bounded.entries import first_alone
+from surgery.graph.bounded.survey import survey
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -37,6 +38,12 @@ def exact_dims(bounds: Bounds, tensor: Any) -> dict[int, Dim]:
         found = dict.fromkeys(first_alone(bounds, node), ONE)
     elif node.op == "Unsqueeze" or node.op in PER_ENTRY:
         found = _traced(bounds, node, tensor)
+    if bounds.depth < DEEPEST and tensor.shape is not None and (node.op == "Split" or tensor is node.outputs[0]):
+        bounds.depth += 1
+        try:
+            found = {**survey(bounds, node, len(tensor.shape)), **(found or {})}
+        finally:
+            bounds.depth -= 1
     return {a: d for a, d in (found or {}).items() if d.exact}
 
 
