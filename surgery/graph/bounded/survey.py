@@ -21,6 +21,7 @@ LIKE_FIRST = frozenset(
     {
         "BatchNormalization", "CumSum", "GroupNormalization", "Hardmax", "InstanceNormalization",
         "LayerNormalization", "LogSoftmax", "LRN", "LpNormalization", "RMSNormalization", "ScatterElements",
+        "RandomNormalLike", "RandomUniformLike", "Bernoulli", "EyeLike",
         "ScatterND", "Scatter", "Softmax", "Trilu", "Dropout", "MeanVarianceNormalization",
     }
 )  # fmt: skip
