@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConversionError
+from surgery.graph.bounded.values import limited
 from surgery.graph.bounded.work import Bounds, Unbounded
 from surgery.graph.by_mask import RULE, assign_by_mask
 from surgery.graph.fold import drop_unused_outputs, fold_constants
@@ -91,7 +92,7 @@ class Sizes:
             ConversionError: a node behind one of these cannot work on padded tensors.
         """
         state = self.state
-        if not any(n.op in SELECTING or _open_slice(n) for n in state.graph.nodes):
+        if not any(n.op in SELECTING or _open_slice(n) or limited(self.bounds, n) for n in state.graph.nodes):
             return None
         whole: Outcome | None = None
         merge_equal(state.graph)  # what is chosen twice by the same condition is of the same size
