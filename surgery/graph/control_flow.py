@@ -72,6 +72,7 @@ class Unresolved:
         tensor: Operand that decides it and is not known, or "".
         reason: What stands in the way.
         known_as: Class of failures in the catalogue of `surgery explain`, or "".
+        fix: What would help, or "".
     """
 
     node: str
@@ -79,6 +80,7 @@ class Unresolved:
     tensor: str
     reason: str
     known_as: str = ""
+    fix: str = ""
 
 
 @dataclass
@@ -788,6 +790,8 @@ class _Resolver:
 
     def _needed(self, node: gs.Node, body: gs.Graph, scope: Scope) -> str:
         """What TensorRT cannot carry from round to round, or ""."""
+        from surgery.graph.rounds import changes_size
+
         if any(n.op in SEQUENCE_OPS for n in (*body.nodes, *(m for k in body.nodes for m in body_nodes(k)))):
             return "sequences"
         starts = [scope.tensor(t) for t in node.inputs[2:]]
@@ -803,6 +807,8 @@ class _Resolver:
                 for a, b in zip(start.shape, dims, strict=True)
             ):
                 return "a tensor whose shape changes"
+        if any(changes_size(body, a, b) for a, b in zip(body.inputs[2:], body.outputs[1:], strict=False)):
+            return "a tensor whose shape changes"
         return ""
 
     def _unrolled(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from surgery.pipeline import StageResult, State
@@ -39,6 +39,7 @@ class Rewrite:
         rules: Apply the rewrite rules to what the target refuses or computes wrongly; see `surgery list rules`.
         rule_files: YAML or Python files with rules of your own, relative to this file; they come before the others.
         optional_rules: Names of rules that only change the form of what the target takes, and wait to be asked for.
+        most_rounds: Rounds that a loop makes at most, where what it makes grows and its condition does not say.
     """
 
     name: ClassVar[str] = "rewrite"
@@ -48,6 +49,7 @@ class Rewrite:
     rules: bool = False
     rule_files: tuple[str, ...] = ()
     optional_rules: tuple[str, ...] = ()
+    most_rounds: int | None = Field(default=None, ge=1)
 
     def run(self, state: State) -> StageResult:
         """Apply in place."""
@@ -61,14 +63,19 @@ class Rewrite:
         if self.migrate:
             from surgery.stages.migrate import migrate_plugins
 
-            told = migrate_plugins(state, keep=self.keep_plugins)
-            changed |= bool(told)
-            texts.extend(told)
+            migrated = migrate_plugins(state, keep=self.keep_plugins)
+            changed |= bool(migrated)
+            texts.extend(migrated)
         if self.rules or self.rule_files or self.optional_rules:
             edits = len(state.report.edits)
-            texts.append(
-                apply_rules(state, shipped=self.rules, files=self.rule_files, optional=self.optional_rules)
+            told = apply_rules(
+                state,
+                shipped=self.rules,
+                files=self.rule_files,
+                optional=self.optional_rules,
+                most_rounds=self.most_rounds,
             )
+            texts.append(told)
             changed |= len(state.report.edits) > edits
         return StageResult(changed, "; ".join(texts) or "nothing to do")
 

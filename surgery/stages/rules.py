@@ -40,7 +40,12 @@ CARRIERS = frozenset(
 
 
 def apply_rules(
-    state: State, *, shipped: bool = True, files: Sequence[str] = (), optional: Sequence[str] = ()
+    state: State,
+    *,
+    shipped: bool = True,
+    files: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    most_rounds: int | None = None,
 ) -> str:
     """Fold, apply rules, and again until nothing changes; the report gets edits and changes of contract.
 
@@ -49,6 +54,7 @@ def apply_rules(
         shipped: Whether to apply the rules that come with the package.
         files: Files with rules of the user's own, relative to the pipeline.
         optional: Names of rules that apply only where they are asked for.
+        most_rounds: Rounds that a loop makes at most, where its condition does not say.
 
     Raises:
         ConversionError: an operand has to be constant, and only the user can know it.
@@ -59,7 +65,7 @@ def apply_rules(
     from surgery.rules.engine.user_rules import choose_rules
     from surgery.stages.oracle import Oracle
     from surgery.stages.sizes import Sizes
-    from surgery.stages.structure import resolve_structure
+    from surgery.stages.structure import resolve_open_loops, resolve_structure
     from surgery.stages.trt_model import worker_for
 
     if state.target.installed:
@@ -70,6 +76,8 @@ def apply_rules(
     counts: dict[str, int] = {}
     sizes = Sizes(state, engine, oracle)
     unresolved = resolve_structure(state) if shipped else []
+    if unresolved:
+        unresolved = resolve_open_loops(state, sizes, unresolved, most_rounds)
     _count(state, sizes.resolve(), counts)
     outcome = _until_settled(state, engine, sizes, counts)
     if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
@@ -289,7 +297,7 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
         where=state.source.name,
         node=entry.node,
         cause=f"{state.target.name} cannot run it as it stands{told}",
-        fix="export the model with that part fixed, or end the model before it",
+        fix=getattr(entry, "fix", "") or "export the model with that part fixed, or end the model before it",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from surgery.graph.control_flow import SEQUENCE_OPS, Unresolved, resolve_control_flow
+from surgery.graph.control_flow import SCANNED, SEQUENCE_OPS, Unresolved, resolve_control_flow
 from surgery.graph.fold import drop_dead, fold_constants
 from surgery.graph.view import body_nodes
 from surgery.report import Edit
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from surgery.pipeline import State
+    from surgery.stages.sizes import Sizes
 
 STRUCTURE_OPS = SEQUENCE_OPS | {"If", "Loop", "Scan"}
 """Operators with bodies, and those on sequences and optionals."""
@@ -76,6 +77,44 @@ def _resolve_pastes(state: State) -> None:
         state.report.edits.append(
             Edit(RULE, "rewrite", (entry.node,), entry.made, "passed", entry.error),
         )
+
+
+def resolve_open_loops(
+    state: State, sizes: Sizes, unresolved: list[Unresolved], most: int | None
+) -> list[Unresolved]:
+    """Write out loops whose number of rounds depends on data and decides sizes; what is left unresolved.
+
+    Args:
+        state: The run; its graph changes in place.
+        sizes: Gets what is padded.
+        unresolved: What could not be resolved without.
+        most: Rounds that a loop makes at most, where its condition does not say.
+    """
+    from surgery.graph.rounds import CHANGES, Grown, write_out_rounds
+
+    left = list(unresolved)
+    while True:
+        names = [u.node for u in left if u.op == "Loop" and u.known_as in (CHANGES, SCANNED)]
+        found = write_out_rounds(state.graph, names, most) if names else []
+        stuck = {u.node: u for u in found if isinstance(u, Unresolved)}
+        grown = [g for g in found if isinstance(g, Grown)]
+        if not grown:
+            # Who gives the operand that decides it needs no bound.
+            return [stuck.get(u.node, u) if not u.tensor else u for u in left]
+        for one in grown:
+            told = f"{one.node!r} makes no more than {one.rounds} rounds, as rewrite.most_rounds says"
+            if one.given:
+                state.warn(told + "; it would be stopped there")
+            for name in one.made:
+                state.provenance.setdefault(name, {"surgery.rule": "write-out-rounds"})
+            state.report.edits.append(
+                Edit(
+                    "write-out-rounds", "rewrite", (one.node,), one.made, "skipped: compared as a whole by verify",
+                    None, (told,) if one.given else (), {"rounds": one.rounds},
+                )
+            )  # fmt: skip
+        sizes.take_grown(p for g in grown for p in g.padded)
+        left = resolve_structure(state)
 
 
 def _structured(graph: gs.Graph) -> list[gs.Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.stages.test_rules import compare, good, run
+from tests.stages.test_rules import compare, run
 
 FOUND = "c = Greater (x, zero) n = NonZero (c)"
 """Positions of what is positive: int64 [1, k]."""
