@@ -106,10 +106,38 @@ def assert_is(match: Match, definition: PluginDefinition, sample: Sample) -> Non
         assert same or body_of(definition, sample, {**match.attributes, name: value}) == own, name
 
 
+NOT_FOUND = {
+    "BatchTilePlugin_TRT": "of `like` only the batch counts, and nothing reads it once that is a number",
+    "CustomEmbLayerNormPluginDynamic_v4": "`max_seqlen` is a size for the kernel; no result depends on it",
+    "CustomEmbLayerNormPluginDynamic_v5": "`max_seqlen` is a size for the kernel; no result depends on it",
+    "CustomQKVToContextPluginDynamic_v5": "with sequences one after the other, mask and `max_seqlen` are not read",
+    "GridAnchorRect_TRT": "it has no inputs: its body is a constant, and a constant by itself is no plugin",
+    "GridAnchor_TRT": "it has no inputs: its body is a constant, and a constant by itself is no plugin",
+    "GridPriorsTRT": "of two inputs only the sizes count, and nothing reads them once these are numbers",
+    "PriorBox_TRT": "of both inputs only the sizes count, and nothing reads them once these are numbers",
+}
+"""Plugins (by folder) of which some samples cannot be found again: an input of theirs is nowhere in the graph."""
+
+
+def cannot_be_found(sample: Sample, model: onnx.ModelProto) -> bool:
+    return bool(unread(model)) or not sample.inputs
+
+
+def test_every_exception_has_a_reason_and_is_needed() -> None:
+    needed = set()
+    for definition in DEFINITIONS:
+        for sample in definition.samples:
+            model = written(definition, sample)
+            forms = [model, *([folded(model)] if definition.folder.name in NOT_FOUND else [])]
+            if any(cannot_be_found(sample, m) for m in forms):
+                needed.add(definition.folder.name)
+    assert needed == set(NOT_FOUND)
+
+
 def check_round_trip(definition: PluginDefinition, sample: Sample, model: onnx.ModelProto) -> None:
     found = recognise(model, Registry([definition]), plugins=[definition.name])
-    if unread(model) or not sample.inputs:
-        # What the body does not read cannot be found again; nor is a constant by itself a plugin.
+    if cannot_be_found(sample, model):
+        assert definition.folder.name in NOT_FOUND
         assert found == []
         return
     (match,) = found
