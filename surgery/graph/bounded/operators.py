@@ -9,6 +9,7 @@ import numpy as np
 
 from surgery.graph.bounded.by_entry import PER_ENTRY, PER_SAMPLE
 from surgery.graph.bounded.dims import ONE, Dim, product, regrouped
+from surgery.graph.bounded.equations import learn, settle, settled
 from surgery.graph.bounded.pads import completed, pad_by_sizes
 from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
 from surgery.graph.bounded.work import No, sized, total
@@ -238,7 +239,11 @@ def _reshape(bounds: Bounds, node: gs.Node) -> bool:
         if missing is None:
             raise No(f"{total(dims)} elements are not a multiple of {rest}")
         after[after.index(None)] = missing
-    return _reshaped(bounds, node, dims, [d for d in after if d is not None])
+    final = [d for d in after if d is not None]
+    if total(dims) != total(final) and learn(bounds, node, dims, final):
+        settle(bounds, node)
+        dims, final = bounds.dims(node.inputs[0]), [settled(bounds, d) for d in final]
+    return _reshaped(bounds, node, dims, final)
 
 
 def _reshaped(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Dim]) -> bool:
@@ -698,6 +703,29 @@ def _gemm(bounds: Bounds, node: gs.Node) -> bool:
         node.inputs[0] = bounds.masked(node.inputs[0], 0, [inner[0]])
         node.inputs[1] = bounds.masked(node.inputs[1], 0, [inner[1]])
     bounds.pad(node.outputs[0], {0: left[1 - inner[0]], 1: right[1 - inner[1]]})
+    return False
+
+
+@_on("Einsum")
+def _einsum(bounds: Bounds, node: gs.Node) -> bool:
+    """Along what is summed over, padding counts as 0."""
+    equation = node.attrs["equation"]
+    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    if "->" not in text or "." in text:
+        raise No("an Einsum whose equation leaves axes out")
+    left, result = text.split("->")
+    known: dict[str, Dim] = {}
+    for place, letters in enumerate(left.split(",")):
+        dims = bounds.dims(node.inputs[place])
+        if len(set(letters)) != len(letters):
+            raise No("an Einsum of a diagonal")
+        for letter, dim in zip(letters, dims, strict=True):
+            if known.setdefault(letter, dim) != dim and ONE not in (known[letter], dim):
+                raise No(f"sizes {known[letter]} and {dim} meet in an Einsum")
+            known[letter] = dim if known[letter] == ONE else known[letter]
+        inside = [a for a, letter in enumerate(letters) if letter not in result]
+        node.inputs[place] = bounds.masked(node.inputs[place], 0, inside)
+    bounds.pad(node.outputs[0], {a: known[letter] for a, letter in enumerate(result)})
     return False
 
 

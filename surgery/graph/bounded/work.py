@@ -16,6 +16,7 @@ import numpy as np
 
 from surgery.graph.bounded import sums
 from surgery.graph.bounded.dims import FREE, ONE, Dim, product
+from surgery.graph.bounded.equations import settle, settled
 from surgery.graph.control_flow import captured_names
 from surgery.graph.convert import constant, is_external, value_of
 from surgery.graph.infer import is_static
@@ -62,6 +63,8 @@ class Bounds:
         sizes: Tensor name to the sizes that its elements stand for.
         sources: Count to where its value is.
         terms: Free size to the sum of products that it stands for.
+        known: Counts that the model decides itself.
+        trimmed: Tensor to what it is without the padding that is known to be none.
         present: Free sizes of inputs, which are 1 or more.
         assumptions: What has to hold, as it has to in the model, in words.
         named: Names of the free sizes of the graph's inputs.
@@ -83,6 +86,8 @@ class Bounds:
     _opaque: set[str] = field(default_factory=set)
     terms: dict[str, sums.Terms] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
+    known: dict[str, Dim] = field(default_factory=dict)
+    trimmed: dict[str, Any] = field(default_factory=dict)
     _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _out: list[Any] = field(default_factory=list)
@@ -149,6 +154,7 @@ class Bounds:
                 blocked.update(t.name for t in node.outputs)
                 found.append(node)
                 if name not in self._done and any(r in self.padded for r in reads):
+                    settle(self, node)
                     self._guard(node, prepare)
                     self._done.add(name)
             elif name not in self._done and (
@@ -229,6 +235,7 @@ class Bounds:
             raise Unbounded(
                 node, next(r for r in inner if r in self.padded), "its body reads a padded tensor"
             )
+        settle(self, node)
         replaced = self._guard(node, handle)
         if not replaced:
             self._out.append(node)
@@ -348,7 +355,7 @@ class Bounds:
     def elements(self, tensor: Any) -> Elements | None:
         """The sizes that a tensor of whole numbers stands for; None if it is not made of sizes."""
         if tensor.name in self.sizes:
-            return self.sizes[tensor.name]
+            return self._settled(self.sizes[tensor.name])
         if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "iu":
             return None
         value = self.number(tensor)
@@ -359,6 +366,14 @@ class Bounds:
         found = np.empty(value.shape, object)
         for index in np.ndindex(value.shape):
             found[index] = Dim(int(value[index]))
+        return found
+
+    def _settled(self, elements: Elements) -> Elements:
+        if not self.known:
+            return elements
+        found = np.empty(elements.shape, object)
+        for index in np.ndindex(elements.shape):
+            found[index] = settled(self, elements[index])
         return found
 
     def _traced(self, tensor: Any) -> Elements | None:
