@@ -48,7 +48,8 @@ def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: in
     """Fold in place until nothing changes.
 
     Args:
-        graph: The graph; nodes of subgraphs are left alone.
+        graph: The graph. In the bodies of its nodes, what depends on constants alone is folded too; shapes are not
+            inferred there.
         max_bytes: Largest constant to make; larger results stay computed, so that files do not blow up.
         max_rounds: Rounds of inference and folding; each can uncover more static shapes.
     """
@@ -64,7 +65,44 @@ def fold_constants(graph: gs.Graph, *, max_bytes: int = 64 << 20, max_rounds: in
             drop_dead(graph)
         if len(graph.nodes) == count:
             break
-    return FoldResult(before - len(graph.nodes), rounds, tuple(sorted(refused.items())))
+    inner = sum(_fold_body(body, max_bytes, refused) for body in _bodies(graph))
+    return FoldResult(before - len(graph.nodes) + inner, rounds, tuple(sorted(refused.items())))
+
+
+def _bodies(graph: gs.Graph) -> list[gs.Graph]:
+    """Bodies of the graph's nodes, outer ones first: inner ones read what they compute."""
+    found: list[gs.Graph] = []
+    for node in graph.nodes:
+        if has_bodies(node):
+            for body in node.subgraphs():
+                found += [body, *_bodies(body)]
+    return found
+
+
+def _fold_body(body: gs.Graph, max_bytes: int, refused: dict[str, str]) -> int:
+    """Fold what depends on constants alone; how many nodes are gone."""
+    before = len(body.nodes)
+    folds = any(
+        n.op != "Constant" and _only_constants(n) and _foldable(n, set(), max_bytes) for n in body.nodes
+    )
+    if not folds:
+        return 0
+    lift_constants(body)
+    if _fold_once(body, max_bytes, refused):
+        drop_dead(body)
+    return before - len(body.nodes)
+
+
+def _only_constants(node: gs.Node) -> bool:
+    """Whether all that a node of a body reads are constants, or Constant nodes."""
+    import onnx_graphsurgeon as gs
+
+    made = (
+        isinstance(t, gs.Constant) or (t.inputs and t.inputs[0].op == "Constant")
+        for t in node.inputs
+        if t.name
+    )
+    return bool(node.inputs) and all(made)
 
 
 def lift_constants(graph: gs.Graph) -> None:
