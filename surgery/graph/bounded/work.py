@@ -165,7 +165,8 @@ class Bounds:
                 continue
             elif any(r in self._done or r in typed for r in reads):
                 typed.update(self._sharpen(node))
-            self._look(node)
+            if name not in blocked:
+                self._look(node)
             self._out.append(node)
         graph.nodes.clear()
         graph.nodes.extend(self._out)
