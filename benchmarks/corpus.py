@@ -222,12 +222,17 @@ def main() -> None:
     parser.add_argument(
         "--page", type=Path, help="write the page from the results of --json, and run nothing"
     )
+    parser.add_argument("--expectations", type=Path, help="write what tests/corpus expects, and run nothing")
     parser.add_argument("--given-json", type=Path, help="results of --given, for the page")
     parser.add_argument("--gpu-lines", type=Path, help="results of benchmarks/corpus_gpu.py, for the page")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
         child(options)
+    elif options.expectations is not None:
+        from corpus_page import expectations
+
+        options.expectations.write_text(expectations(json.loads(options.json.read_text())))
     elif options.page is not None:
         from corpus_page import page, read
 

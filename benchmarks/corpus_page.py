@@ -79,6 +79,18 @@ def page(
     return "\n".join(lines) + "\n"
 
 
+def expectations(results: Sequence[Result]) -> str:
+    """How often each rule and plugin applies on each model that is reached: tests/corpus/expectations.yaml."""
+    lines = [
+        "# How often each rule and plugin applies on each model that ends with an engine; another count fails",
+        "# the test. Written by `python benchmarks/corpus.py --json results.json --expectations FILE`.",
+    ]
+    for r in sorted(filter(reached, results), key=stem):
+        counts = ", ".join(f"{rule}: {n}" for rule, n in sorted(r["rules"].items()))
+        lines.append(f"{stem(r)}: {{{counts}}}")
+    return "\n".join(lines) + "\n"
+
+
 def reached(result: Mapping[str, Any]) -> bool:
     """Whether a run ended with an engine."""
     return str(result["status"]).startswith("ok")

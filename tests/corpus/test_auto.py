@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 import surgery
 from surgery.families import family_for
@@ -32,7 +34,14 @@ def found(name: str) -> Path:
     return next(p for p in places if p.is_file())
 
 
-RECORDED = {name: pipeline for name, pipeline in recorded().items() if name != "model"}
+def expected() -> dict[str, dict[str, int]]:
+    """Model to how often each rule and plugin applies."""
+    text = (Path(__file__).parent / "expectations.yaml").read_text()
+    return dict(YAML(typ="safe").load(text))
+
+
+EXPECTED = expected()
+RECORDED = {name: pipeline for name, pipeline in recorded().items() if name not in ("model", "---")}
 
 
 @pytest.mark.parametrize("name", part(sorted(RECORDED), PARTS))
@@ -41,6 +50,11 @@ def test_what_was_reached_still_is(name: str) -> None:
     assert report.failure is None, report.failure
     assert report.verification["graph"]["status"] == "passed"
     assert report.pipeline["name"] == RECORDED[name]
+    assert Counter(e.rule for e in report.edits) == EXPECTED[name]
+
+
+def test_every_model_that_was_reached_has_its_expectation() -> None:
+    assert set(EXPECTED) == set(RECORDED)
 
 
 @pytest.mark.parametrize("name", part(sorted(RECORDED), 4))
