@@ -49,8 +49,9 @@ class Paste:
         node: The Loop.
         masks: float [N, 1, h, w].
         boxes: int64 [N, 4]: left, top, right, bottom, of which the last two are inside.
-        height: Whole number: height of the image.
+        height: Whole number [1]: height of the image.
         width: The same of its width.
+        known: Further tensors of one element that are the height (0) or the width (1).
     """
 
     node: gs.Node
@@ -58,6 +59,7 @@ class Paste:
     boxes: Any
     height: Any
     width: Any
+    known: tuple[tuple[Any, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,13 @@ def _candidate(graph: gs.Graph, node: gs.Node) -> Paste | None:
     read = [t for t in read if not isinstance(t, gs.Constant)]
     masks = [t for t in read if _is(t, 4, np.float32)]
     boxes = [t for t in read if _is(t, 2, np.int64)]
-    others = {t.name for t in read} - {t.name for t in (*masks, *boxes, *sizes, node.inputs[1])}
-    if len(masks) != 1 or len(boxes) != 1 or others or not _counts(node.inputs[0], masks[0]):
+    known = [(t, k) for k, tensor in enumerate(sizes) for t in _chain(tensor)]
+    others = {t.name for t in read} - {t.name for t in (*masks, *boxes, node.inputs[1])}
+    if len(masks) != 1 or len(boxes) != 1 or others - {t.name for t, _ in known}:
         return None
-    return Paste(node, masks[0], boxes[0], *sizes)
+    if not _counts(node.inputs[0], masks[0]):
+        return None
+    return Paste(node, masks[0], boxes[0], *sizes, tuple(known))
 
 
 def _image(empty: Any) -> tuple[Any, Any] | None:
@@ -126,35 +131,28 @@ def _image(empty: Any) -> tuple[Any, Any] | None:
             first, *parts = made.inputs
             if not isinstance(first, gs.Constant) or value_of(first).tolist() != [0]:
                 return None
-            height, width = (_scalar(p) for p in parts)
-            return (height, width) if height is not None and width is not None else None
+            return (parts[0], parts[1]) if all(_is(p, 1, np.int64) for p in parts) else None
         dims = value_of(shape).tolist() if isinstance(shape, gs.Constant) else []
     else:
         dims = list(empty.shape) if isinstance(empty, gs.Constant) else []
     if len(dims) != 3 or dims[0] != 0:
         return None
-    found = [constant(f"{empty.name}/{k}", np.asarray(d, np.int64)) for k, d in enumerate(dims[1:])]
+    found = [constant(f"{empty.name}/{k}", np.asarray([d], np.int64)) for k, d in enumerate(dims[1:])]
     return found[0], found[1]
 
 
-def _scalar(tensor: Any) -> Any:
-    """The number that a vector of one is made of."""
+def _chain(tensor: Any) -> list[Any]:
+    """A size, and what it is made of by a change of layout: each of one element."""
     import onnx_graphsurgeon as gs
 
-    if isinstance(tensor, gs.Constant):
-        value = value_of(tensor)
-        return (
-            constant(f"{tensor.name}/number", np.asarray(value.reshape(-1)[0], np.int64))
-            if value.size == 1
-            else None
-        )
-    node = _producer(tensor)
-    while node is not None and node.op in ("Unsqueeze", "Reshape", "Identity"):
-        tensor = node.inputs[0]
-        if _is(tensor, 0, np.int64):
-            return tensor
+    found: list[Any] = []
+    while isinstance(tensor, gs.Variable) and tensor.shape is not None and list(tensor.shape) in ([], [1]):
+        found.append(tensor)
         node = _producer(tensor)
-    return None
+        if node is None or node.op not in PASSED_ON:
+            break
+        tensor = node.inputs[0]
+    return found
 
 
 def _is(tensor: Any, rank: int, dtype: Any) -> bool:
@@ -234,7 +232,9 @@ def _weights(b: Body, paste: Paste, column: int, size: str) -> str:
         dim = b.gather(b.op("Shape", "masks"), b.const(3 - column, np.int64), axis=0)
         pixels = b.cast(b.op("Range", b.const(0, np.int64), dim, one), np.float32)
         number = b.cast(dim, np.float32)
-    places = b.unsqueeze(b.op("Range", b.const(0, np.int64), size, one), 0)  # [1, pixels of the image]
+    places = b.unsqueeze(
+        b.op("Range", b.const(0, np.int64), b.squeeze(size, 0), one), 0
+    )  # [1, pixels of the image]
     inside = b.logical_and(b.greater_equal(places, start), b.greater_equal(end, places))
     half = b.const(0.5)
     at = b.div(b.add(b.cast(b.sub(places, start), np.float32), half), b.div(length, number))
@@ -273,10 +273,10 @@ def _difference(graph: gs.Graph, paste: Paste, body: Body) -> float | None:
         count = _known_count(paste, len(boxes))
         boxes = np.resize(boxes, (count, 4))
         masks = generator.uniform(0, 1, (count, 1, *shape)).astype(np.float32)
-        named = {"masks": masks, "boxes": boxes, "height": np.int64(height), "width": np.int64(width)}
+        named = {"masks": masks, "boxes": boxes, "height": np.asarray([height]), "width": np.asarray([width])}
         try:
             before = _run(*_loop_model(graph, paste, named))
-            after = _run(_model(body), {k: np.asarray(v) for k, v in named.items()})
+            after = _run(_model(body), named)
         except EvaluationError:
             return None
         one, other = before[paste.node.outputs[0].name], after["result"]
@@ -289,7 +289,7 @@ def _difference(graph: gs.Graph, paste: Paste, body: Body) -> float | None:
 def _known(tensor: Any) -> int | None:
     import onnx_graphsurgeon as gs
 
-    return int(value_of(tensor)) if isinstance(tensor, gs.Constant) else None
+    return int(value_of(tensor).reshape(-1)[0]) if isinstance(tensor, gs.Constant) else None
 
 
 def _known_count(paste: Paste, count: int) -> int:
@@ -304,12 +304,11 @@ def _loop_model(
     import onnx_graphsurgeon as gs
 
     node = paste.node
-    image = (int(named["height"]), int(named["width"]))
+    image = (int(named["height"][0]), int(named["width"][0]))
     feeds: dict[str, Any] = {
         paste.masks.name: named["masks"],
         paste.boxes.name: named["boxes"],
-        paste.height.name: np.asarray(named["height"], np.int64),
-        paste.width.name: np.asarray(named["width"], np.int64),
+        **{t.name: np.full(t.shape, image[k], np.int64) for t, k in paste.known},
         node.inputs[0].name: np.full(node.inputs[0].shape or [], len(named["masks"]), np.int64),
         node.inputs[2].name: np.zeros((0, *image), np.float32),
     }
@@ -332,7 +331,7 @@ def _run(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, Any]:
 def _model(body: Body) -> onnx.ModelProto:
     import onnx
 
-    kinds = {"masks": (1, 4), "boxes": (7, 2), "height": (7, 0), "width": (7, 0)}
+    kinds = {"masks": (1, 4), "boxes": (7, 2), "height": (7, 1), "width": (7, 1)}
     inputs = [onnx.helper.make_tensor_value_info(n, k, [None] * r) for n, (k, r) in kinds.items()]
     outputs = [onnx.helper.make_tensor_value_info("result", 1, [None] * 3)]
     graph = onnx.helper.make_graph(body.nodes, "paste", inputs, outputs)

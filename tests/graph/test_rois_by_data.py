@@ -1,0 +1,130 @@
+"""Regions whose number depends on data: levels of a pyramid, suppressed boxes, classes beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, parser
+
+import surgery
+from surgery.graph.evaluate import Evaluator
+from surgery.report import Report
+
+
+def parsed(text: str) -> ModelProto:
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {text}')
+
+
+def converted(model: ModelProto) -> Report:
+    report = surgery.run("generic", model)
+    assert report.failure is None, report.failure
+    assert report.engine
+    assert report.verification["graph"]["status"] == "passed"
+    return report
+
+
+def compare(model: ModelProto, report: Report, feeds: dict[str, Any]) -> dict[str, int]:
+    """Compare what is real of the outputs; the counts."""
+    expected = Evaluator(model).run(feeds)
+    assert report.model is not None
+    found = Evaluator(report.model).run(feeds)
+    counts = {}
+    for change in report.io_changes:
+        inverse = change.inverse or {}
+        if inverse.get("op") == "slice_by_count":
+            counts[inverse["name"]] = int(found[inverse["count"]])
+            real = range(counts[inverse["name"]])
+            found[inverse["name"]] = np.take(found[inverse["name"]], real, axis=inverse["axis"])
+    for name, value in expected.items():
+        assert found[name].shape == value.shape
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    return counts
+
+
+def _level(number: int, maps: str, chosen: str, before: str) -> str:
+    """The regions of one level of a pyramid, put where they belong."""
+    k = number
+    return f"""p{k} = NonZero ({chosen}) t{k} = Transpose <perm = [1, 0]> (p{k}) i{k} = Squeeze (t{k}, one)
+        r{k} = Gather <axis = 0> (rois, i{k}) s{k} = Shape (i{k})
+        b{k} = ConstantOfShape <value = int64[1] {{0}}> (s{k})
+        a{k} = RoiAlign <output_height = 2, output_width = 3, sampling_ratio = 2> ({maps}, r{k}, b{k})
+        w{k} = Shape ({before}) c{k} = Slice (w{k}, one, end) f{k} = Concat <axis = 0> (s{k}, c{k})
+        v{k} = Reshape (a{k}, f{k}) u{k} = Unsqueeze (i{k}, last) d{k} = ScatterND ({before}, u{k}, v{k})"""
+
+
+PYRAMID = f"""(float[1, 2, h, w] fine, float[1, 2, p, q] coarse, float[r, 4] rois) => (float[r, 2, 2, 3] y)
+    <int64 zero = {{0}}, int64 two = {{2}}, int64[1] one = {{1}}, int64[1] last = {{-1}}, int64[1] first = {{0}},
+     int64[1] end = {{9223372036854775807}}, int64[3] rest = {{2, 2, 3}}, float limit = {{6.0}}>
+    {{ e = Gather <axis = 1> (rois, two) s = Gather <axis = 1> (rois, zero) size = Sub (e, s)
+       large = Greater (size, limit) small = Not (large)
+       whole = Shape (rois) number = Gather (whole, first) full = Concat <axis = 0> (number, rest)
+       blank = ConstantOfShape (full)
+       {_level(0, "fine", "small", "blank")}
+       {_level(1, "coarse", "large", "d0")}
+       y = Identity (d1) }}"""
+
+
+def rois(sizes: list[float], seed: int = 0) -> dict[str, Any]:
+    generator = np.random.default_rng(seed)
+    start = generator.uniform(-2, 9, (len(sizes), 2))
+    return {
+        "fine": generator.normal(0, 1, (1, 2, 12, 15)).astype(np.float32),
+        "coarse": generator.normal(0, 1, (1, 2, 6, 8)).astype(np.float32),
+        "rois": np.concatenate([start, start + np.asarray(sizes)[:, None]], 1).astype(np.float32),
+    }
+
+
+def test_each_region_is_read_from_its_level() -> None:
+    model = parsed(PYRAMID)
+    report = converted(model)
+    assert "RoiAlign" not in {n.op_type for n in report.model.graph.node}  # type: ignore[union-attr]
+    for sizes in ([3, 9, 4, 8, 2], [9, 8], [1, 2, 3], [7]):
+        compare(model, report, rois(sizes, seed=len(sizes)))
+
+
+SUPPRESSED = """(float[n] scores, float[n, 2] values) => (float[k, 2] y)
+    <float low = {0.3}, float high = {0.6}, int64 none = {0}, int64[1] z = {0}, int64[1] most = {3}>
+    { chosen = Greater (scores, low) p = NonZero (chosen) i = Squeeze (p, z) s = Gather (scores, i)
+      v = Gather <axis = 0> (values, i)
+      shape = Shape (v) size = ReduceProd <keepdims = 0> (shape) empty = Equal (size, none)
+      keep = If (empty) <then_branch = t () => (int64[j] o) { o = Constant <value = int64[0] {}> () },
+          else_branch = e () => (int64[m] o2) { g = Greater (s, high) q = NonZero (g) o2 = Squeeze (q, z) }>
+      head = Slice (keep, z, most, z) y = Gather <axis = 0> (v, head) }"""
+
+
+@pytest.mark.parametrize("above", [0, 1, 2, 3, 5])
+def test_what_a_branch_chooses_is_counted(above: int) -> None:
+    model = parsed(SUPPRESSED)
+    report = converted(model)
+    scores = np.full(8, 0.4, np.float32)
+    scores[:above] = 0.9
+    scores[7] = 0.1
+    values = np.arange(16, dtype=np.float32).reshape(8, 2)
+    counts = compare(model, report, {"scores": scores[::-1].copy(), "values": values})
+    assert counts == {"y": min(above, 3)}
+
+
+def test_nothing_passes_the_first_threshold() -> None:
+    model = parsed(SUPPRESSED)
+    feeds = {"scores": np.full(4, 0.1, np.float32), "values": np.ones((4, 2), np.float32)}
+    assert compare(model, converted(model), feeds) == {"y": 0}
+
+
+LABELLED = """(float[n] scores, float[n, 5] logits) => (int64[k, 5] y, float[k, 5] z)
+    <float low = {0.3}, int64[1] first = {0}, int64 axis = {1}, int64 start = {0}, int64 step = {1},
+     int64[2] row = {1, -1}>
+    { chosen = Greater (scores, low) p = NonZero (chosen) i = Squeeze (p, first)
+      some = Gather <axis = 0> (logits, i) l = Concat <axis = 0> (some)
+      shape = Shape (l) classes = Gather (shape, axis) numbers = Range (start, classes, step)
+      line = Reshape (numbers, row) y = Expand (line, shape) z = Softmax (l) }"""
+
+
+def test_labels_beside_what_is_chosen() -> None:
+    model = parsed(LABELLED)
+    report = converted(model)
+    for count in (0, 1, 4):
+        scores = np.asarray([0.9] * count + [0.1] * (6 - count), np.float32)
+        logits = np.random.default_rng(count).normal(0, 1, (6, 5)).astype(np.float32)
+        assert compare(model, report, {"scores": scores, "logits": logits}) == {"y": count, "z": count}
