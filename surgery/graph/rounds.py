@@ -481,7 +481,7 @@ class _Rounds:
             return None if values[0] is None else not values[0]
         if node.op == "Where":
             return _either(values[0], values[1], values[2])
-        decisive = node.op == "Or"
+        decisive = bool(node.op == "Or")
         if decisive in values:
             return decisive
         return None if None in values else not decisive
