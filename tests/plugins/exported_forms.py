@@ -246,3 +246,34 @@ def ultralytics(
         helper.make_node("Slice", [filled, g.ints(0), g.ints(1), g.ints(0)], ["output0"], name="/last")
     )
     return g.model({"raw": [1, end + extra, BOXES]}, {"output0": [1, None, width]})
+
+
+def disentangled(*, length: int = 40, span: int = 6, ratio: int = 2, scale: float = 3.0) -> onnx.ModelProto:
+    """DeBERTa's scores; `ratio` is the largest position by the number of buckets, 2 in the published models."""
+    g = Graph()
+    distance = np.arange(length)[:, None] - np.arange(length)[None]
+    middle = span // 2
+    near = np.abs(distance) < middle
+    size = np.where(near, middle - 1, np.abs(distance))
+    step = np.ceil(np.log(size / middle) / np.log((ratio * span - 1) / middle) * (middle - 1)) + middle
+    bucket = np.where(size <= middle, distance, step * np.sign(distance)).astype(np.int64)
+    batch, width = 4, 2 * span
+    columns = np.broadcast_to(np.clip(bucket + span, 0, width - 1), (batch, length, length))
+    rows = np.broadcast_to(np.clip(span - bucket, 0, width - 1), (batch, length, length))
+    content = g.op("MatMul", "query", g.op("Div", g.op("Transpose", "key", perm=[0, 2, 1]), g.const(scale)))
+    first = g.op("GatherElements", "to_position", g.const(columns, np.int64), axis=-1)
+    total = g.op("Add", g.op("Div", first, g.const(scale)), g.const(0, np.float32))
+    second = g.op("GatherElements", "to_content", g.const(rows, np.int64), axis=-1)
+    turned = g.op("Transpose", second, perm=[0, 2, 1])
+    total = g.op("Add", total, g.op("Div", turned, g.const(scale)))
+    g.nodes.append(helper.make_node("Add", [content, total], ["sum"], name="/last"))
+    g.nodes.append(helper.make_node("Relu", ["sum"], ["y"]))
+    return g.model(
+        {
+            "query": [batch, length, 5],
+            "key": [batch, length, 5],
+            "to_position": [batch, length, width],
+            "to_content": [batch, length, width],
+        },
+        {"y": [batch, length, length]},
+    )

@@ -25,6 +25,7 @@ REGISTRY = Registry.load()
 ATTENTION = "MultiscaleDeformableAttnPlugin_TRT"
 CONVOLUTION = "ModulatedDeformConv2d"
 SUPPRESSION = "EfficientNMS_TRT"
+SCORES = "DisentangledAttention_TRT"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ CASES: dict[str, tuple[str, str, onnx.ModelProto, dict[str, Any]]] = {
         exported.deform_conv(bias=False),
         {"stride": [1, 2], "padding": [0, 1], "dilation": [1, 1], "group": 1, "deformable_group": 1},
     ),
+    "scores": (SCORES, "gather-elements", exported.disentangled(), {"span": 6}),
     "suppression": (
         SUPPRESSION,
         "ultralytics-nms",
@@ -101,7 +103,7 @@ def test_a_form_becomes_the_plugin_that_computes_the_same(name: str, target: str
     assert report.model is not None
     assert [n.op_type for n in report.model.graph.node].count(plugin) == 1
     left = {n.op_type for n in report.model.graph.node}
-    assert not left & {"GridSample", "DeformConv", "NonMaxSuppression", "NonZero"}
+    assert not left & {"GridSample", "DeformConv", "NonMaxSuppression", "NonZero", "GatherElements"}
     assert report.verification["graph"]["status"] == "passed"
     for seed in range(3):
         given = feeds(model, seed)
@@ -165,6 +167,8 @@ def test_values_that_others_read_stay(tmp_path: Path) -> None:
         (CONVOLUTION, exported.deform_conv(strides=[2, 2]), "the offsets have 6 columns"),
         (CONVOLUTION, exported.deform_conv(pads=[2, 0, 0, 0]), "pads both ends of an axis by the same"),
         (SUPPRESSION, exported.ultralytics(extra=2), "masks or points"),
+        (SCORES, exported.disentangled(ratio=8), "differs"),
+        (SCORES, exported.disentangled(scale=0.5), "at most 1"),
     ],
 )
 def test_what_looks_like_it_and_is_not(plugin: str, model: onnx.ModelProto, reason: str) -> None:
