@@ -8,6 +8,7 @@ import numpy as np
 
 from surgery.graph.bounded.choices import not_negative
 from surgery.graph.bounded.dims import ONE, Dim, product
+from surgery.graph.bounded.wanted import limit_of, shape_from_data
 from surgery.graph.bounded.work import No, sized
 
 if TYPE_CHECKING:
@@ -26,16 +27,16 @@ SAME = frozenset({"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Tra
 
 
 def limited(bounds: Bounds, node: gs.Node) -> bool:
-    """Whether a node is a Range up to a number from data that has a largest value; that is a size from then on."""
+    """Whether a node makes something as long as a number from data, which is bounded; that is a size from then on."""
     if node.op != "Range" or node.domain not in (None, "", "ai.onnx"):
-        return False
+        return shape_from_data(bounds, node)
     start, limit, step = node.inputs
     if limit.dtype is None or np.dtype(limit.dtype).kind not in "iu" or bounds.elements(limit) is not None:
         return False
     first, by = bounds.number(start), bounds.number(step)
     if first is None or by is None or first.reshape(-1)[0] != 0 or by.reshape(-1)[0] != 1:
         return False
-    largest = largest_value(bounds, limit)
+    largest = limit_of(bounds, limit, node)
     if largest is None:
         return False
     bounds.sizes[limit.name] = sized([bounds.atom(limit.name, limit, 0, largest)]).reshape(())
@@ -89,6 +90,12 @@ def _behind(bounds: Bounds, node: gs.Node, steps: int) -> Dim | None:
         if one is None or other is None:
             return None
         return one * other if node.op == "Mul" else bounds.exact("Add", one, other)
+    if node.op in ("ReduceMax", "ReduceMin"):
+        return of(0)
+    if node.op == "Clip":
+        return _clipped(bounds, node, of(0))
+    if node.op in ("ArgMax", "ArgMin"):
+        return _last_place(bounds, node)
     if node.op == "ReduceSum" and np.dtype(node.inputs[0].dtype or np.float32).kind in "iu":
         return _sum(bounds, node, of(0))
     return None
@@ -113,6 +120,36 @@ def _select(node: gs.Node) -> list[Any] | None:
         if b.inputs and b.inputs[0].op == "Not" and b.inputs[0].inputs[0] is a:
             return [one, other]
     return None
+
+
+def _clipped(bounds: Bounds, node: gs.Node, found: Dim | None) -> Dim | None:
+    """Numbers that are clipped to 0 or more, and to a largest one."""
+    ends = []
+    for place, name in ((1, "min"), (2, "max")):
+        value = (
+            bounds.number(node.inputs[place])
+            if len(node.inputs) > place and node.inputs[place].name
+            else None
+        )
+        ends.append(node.attrs.get(name) if value is None else float(value.reshape(-1)[0]))
+    low, high = ends
+    if found is None and (low is None or low < 0):
+        return None
+    if high is not None and 0 <= high < EXACT:
+        top = Dim(int(np.ceil(high)))
+        found = top if found is None else bounds.exact("Min", found, top)
+    if found is not None and low is not None and low > 0:
+        return bounds.exact("Max", found, Dim(int(np.ceil(low))))
+    return found
+
+
+def _last_place(bounds: Bounds, node: gs.Node) -> Dim | None:
+    """What is behind the last place along an axis."""
+    try:
+        dims = bounds.dims(node.inputs[0])
+    except No:
+        return None
+    return bounds.room(dims[int(node.attrs.get("axis", 0)) % len(dims)])
 
 
 def _cast(found: Dim | None, to: int) -> Dim | None:

@@ -65,6 +65,8 @@ class Bounds:
         terms: Free size to the sum of products that it stands for.
         known: Counts that the model decides itself.
         trimmed: Tensor to what it is without the padding that is known to be none.
+        given: Tensor of numbers from data to the largest that they can be, where the model does not say.
+        open: Tensor of such numbers that nothing bounds yet, and the node that wants them for a size.
         present: Free sizes of inputs, which are 1 or more.
         assumptions: What has to hold, as it has to in the model, in words.
         named: Names of the free sizes of the graph's inputs.
@@ -88,6 +90,8 @@ class Bounds:
     present: set[str] = field(default_factory=set)
     known: dict[str, Dim] = field(default_factory=dict)
     trimmed: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, int] = field(default_factory=dict)
+    open: dict[str, tuple[Any, gs.Node]] = field(default_factory=dict)
     _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _out: list[Any] = field(default_factory=list)

@@ -1,0 +1,119 @@
+"""Sizes that come from data: the numbers that decide them are counts, if something says how large they can be.
+
+What says so is the model (a number of entries that something holds for, what is clipped, the place of a largest
+entry), or the user, for numbers that nothing in the model bounds (durations).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.bounded.dims import Dim
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.graph.bounded.work import Bounds
+
+SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
+"""Operators, and the operand that says the shape of what they make."""
+
+CARRYING = frozenset(
+    {
+        "Add", "Cast", "Concat", "Div", "Flatten", "Gather", "Identity", "Max", "Min", "Mul", "ReduceProd",
+        "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+    }
+)  # fmt: skip
+"""Operators through which a shape is followed back to the numbers that it is computed from."""
+
+FIRST_ALONE = frozenset(
+    {"Cast", "Flatten", "Gather", "Identity", "ReduceProd", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
+)
+"""Those of them whose further operands only say how."""
+
+MOST_STEPS = 64
+"""Tensors that are looked at."""
+
+MOST_NUMBERS = 16
+"""Elements of a tensor of numbers that can be sizes."""
+
+
+def shape_from_data(bounds: Bounds, node: gs.Node) -> bool:
+    """Whether the shape that a node wants comes from data and is bounded; its numbers are sizes from then on."""
+    place = SHAPES.get(node.op)
+    if place is None or node.domain not in (None, "", "ai.onnx") or len(node.inputs) <= place:
+        return False
+    shape = node.inputs[place]
+    if bounds.elements(shape) is not None:
+        return False
+    leaves: dict[str, Any] = {}
+    path: list[str] = []
+    if not _follow_back(bounds, shape, leaves, path) or not leaves:
+        return False
+    limits = {name: limit_of(bounds, leaf, node) for name, leaf in leaves.items()}
+    if any(limit is None for limit in limits.values()):
+        return False
+    for name, leaf in leaves.items():
+        count(bounds, leaf, limits[name] or Dim(0))
+    bounds._opaque.difference_update(path)
+    return bounds.elements(shape) is not None
+
+
+def limit_of(bounds: Bounds, tensor: Any, node: gs.Node) -> Dim | None:
+    """The largest that numbers from data can be; what nothing bounds is noted, with the node that wants it."""
+    from surgery.graph.bounded.values import largest_value
+
+    found = largest_value(bounds, tensor)
+    if found is not None:
+        return found
+    if tensor.name in bounds.given:
+        return Dim(bounds.given[tensor.name])
+    if tensor.inputs:  # an input is asked for by its name
+        bounds.open[tensor.name] = (tensor, node)
+    return None
+
+
+def count(bounds: Bounds, tensor: Any, limit: Dim) -> None:
+    """Take the numbers of a tensor for sizes that are at most so large."""
+    found = np.empty(tuple(int(d) for d in tensor.shape), object)
+    for flat, index in enumerate(np.ndindex(found.shape)):
+        name = tensor.name if found.size == 1 else f"{tensor.name}[{flat}]"
+        found[index] = bounds.atom(name, tensor, flat, limit)
+    bounds.sizes[tensor.name] = found
+
+
+def _follow_back(bounds: Bounds, tensor: Any, leaves: dict[str, Any], path: list[str]) -> bool:
+    """Collect the numbers from data behind a shape; False if it does not come from a few whole numbers."""
+    stack = [tensor]
+    while stack:
+        here = stack.pop()
+        if here.name in path or bounds.elements(here) is not None:
+            continue
+        path.append(here.name)
+        if len(path) > MOST_STEPS or here.name in bounds.padded:
+            return False
+        if here.dtype is None or np.dtype(here.dtype).kind not in "iu":
+            return False
+        node = here.inputs[0] if here.inputs else None
+        if node is not None and node.op in CARRYING and _whole(node):
+            operands = node.inputs[:1] if node.op in FIRST_ALONE else node.inputs
+            stack += [t for t in operands[1 if node.op == "Where" else 0 :] if t.name]
+            continue
+        static = here.shape is not None and all(isinstance(d, int) for d in here.shape)
+        if not static or not 0 < int(np.prod(here.shape)) <= MOST_NUMBERS:
+            return False
+        leaves[here.name] = here
+    return True
+
+
+def _whole(node: gs.Node) -> bool:
+    """Whether a node computes few whole numbers from few whole numbers."""
+    operands = node.inputs[:1] if node.op in FIRST_ALONE else node.inputs[1 if node.op == "Where" else 0 :]
+    for tensor in operands:
+        if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "iu" or tensor.shape is None:
+            return False
+        if not all(isinstance(d, int) for d in tensor.shape) or int(np.prod(tensor.shape)) > MOST_NUMBERS:
+            return False
+    return True
