@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.bounded import sums
 from surgery.graph.bounded.by_entry import PER_ENTRY, PER_SAMPLE
 from surgery.graph.bounded.dims import ONE, Dim, product, regrouped
 from surgery.graph.bounded.equations import learn, settle, settled
 from surgery.graph.bounded.pads import completed, pad_by_sizes
 from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
+from surgery.graph.bounded.spans import known_sum, note, span, terms_of
 from surgery.graph.bounded.work import No, sized, total
 
 if TYPE_CHECKING:
@@ -448,7 +450,7 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
     for scalar in scalars[1:]:
         ends.append(bounds.emit("Add", ends[-1], scalar))
     if whole is None or not whole.exact:
-        known = whole or bounds.atom("+".join(map(str, lengths)), ends[-1], 0, space)
+        known = whole or _summed(bounds, lengths, ends[-1], space)
         found[along] = known
         whole = space
         if all(d.exact for d in lengths[:-1]):
@@ -474,6 +476,17 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
     return True
 
 
+def _summed(bounds: Bounds, lengths: list[Dim], value: Any, room: Dim) -> Dim:
+    """The sum of counts, which a tensor holds, as a size."""
+    terms: sums.Terms = {}
+    for length in lengths:
+        terms = sums.plus(terms, terms_of(bounds, length))
+    known = known_sum(bounds, terms)
+    if known is not None:
+        return known
+    return note(bounds, bounds.atom("+".join(map(str, lengths)), value, 0, room), terms)
+
+
 # -- along axes -----------------------------------------------------------------------------------------
 
 
@@ -496,6 +509,14 @@ def _slice(bounds: Bounds, node: gs.Node) -> bool:
         starts, ends = found[0].reshape(-1), found[1].reshape(-1)
         axes = [a % len(dims) for a in _numbers(bounds, node, 3) or range(len(starts))]
         steps = _numbers(bounds, node, 4) or [1] * len(axes)
+    data, taken = _spans(bounds, data, list(zip(axes, starts, ends, steps, strict=True)))
+    left = [i for i, axis in enumerate(axes) if axis not in taken]
+    if taken and not left:
+        bounds.instead(node, "Identity", data)
+        bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(bounds.dims(data))))
+        return True
+    axes, steps = [axes[i] for i in left], [steps[i] for i in left]
+    starts, ends = sized(starts[i] for i in left), sized(ends[i] for i in left)
     after = dict(bounds.padded.get(data.name, {}))
     first: list[int] = []
     last: list[Dim] = []
@@ -523,6 +544,18 @@ def _slice(bounds: Bounds, node: gs.Node) -> bool:
     bounds.instead(node, "Slice", data, *values, np.asarray(steps, np.int64))
     bounds.pad(bounds._out[-1].outputs[0], after)
     return True
+
+
+def _spans(bounds: Bounds, data: Any, cuts: list[tuple[int, Dim, Dim, int]]) -> tuple[Any, set[int]]:
+    """What slices from one count to another leave, and the axes that are done with that."""
+    taken = set()
+    for axis, start, end, step in cuts:
+        counted = not start.exact or (start.number is None and not end.exact)
+        part = span(bounds, data, axis, start, end) if counted and step == 1 else None
+        if part is not None:
+            data = part
+            taken.add(axis)
+    return data, taken
 
 
 def _cut(bounds: Bounds, dim: Dim, start: int, end: Dim) -> tuple[Dim, Dim]:
@@ -904,6 +937,19 @@ def _roi_align(bounds: Bounds, node: gs.Node) -> bool:
     node.inputs[1] = bounds.masked(node.inputs[1], 0)
     node.inputs[2] = bounds.masked(node.inputs[2], 0)
     bounds.pad(node.outputs[0], {0: dim})
+    return False
+
+
+@_on("GridSample")
+def _grid_sample(bounds: Bounds, node: gs.Node) -> bool:
+    """As many samples as places."""
+    image, grid = (bounds.dims(t) for t in node.inputs[:2])
+    if node.inputs[0].name in bounds.padded:
+        raise No("a GridSample of padded images")
+    if image[0] != grid[0]:
+        raise No("a GridSample with different numbers of images and grids")
+    node.inputs[1] = bounds.masked(node.inputs[1], 0)
+    bounds.pad(node.outputs[0], dict(enumerate([*image[:2], *grid[1:-1]])))
     return False
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from surgery.graph.bounded.choices import choose_sizes, ones_and_zeros
+from surgery.graph.bounded import sums
+from surgery.graph.bounded.choices import choose_sizes, not_negative, ones_and_zeros
 from surgery.graph.bounded.dims import Dim
+from surgery.graph.bounded.spans import joined, note, terms_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -163,10 +165,16 @@ def _two(bounds: Bounds, node: gs.Node, a: Dim, b: Dim, flat: int, *, last: bool
         return bounds.smaller(a, b)
     if a.exact and b.exact:
         return bounds.exact(op, a, b)
+    known = joined(bounds, op, a, b)
+    if known is not None and not_negative(bounds, known):
+        return known
     if not last or node.outputs[0].dtype is None or (op == "Div" and b.number is None):
         return None
     room = bounds.room(a)
     if op != "Sub" or b.number is not None:
         room = bounds.exact(op, room, bounds.room(b))
-    name = f"{op.lower()}({a},{b})"
-    return bounds.atom(name, node.outputs[0], flat, room)
+    found = bounds.atom(f"{op.lower()}({a},{b})", node.outputs[0], flat, room)
+    if op in ("Add", "Sub"):
+        sign = 1 if op == "Add" else -1
+        note(bounds, found, sums.plus(terms_of(bounds, a), terms_of(bounds, b), sign))
+    return found

@@ -63,6 +63,7 @@ class Bounds:
         sizes: Tensor name to the sizes that its elements stand for.
         sources: Count to where its value is.
         terms: Free size to the sum of products that it stands for.
+        count_terms: Count to the sum of products that it is.
         known: Counts that the model decides itself.
         trimmed: Tensor to what it is without the padding that is known to be none.
         given: Tensor of numbers from data to the largest that they can be, where the model does not say.
@@ -88,6 +89,7 @@ class Bounds:
     _opaque: set[str] = field(default_factory=set)
     terms: dict[str, sums.Terms] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
+    count_terms: dict[str, sums.Terms] = field(default_factory=dict)
     known: dict[str, Dim] = field(default_factory=dict)
     trimmed: dict[str, Any] = field(default_factory=dict)
     given: dict[str, int] = field(default_factory=dict)
@@ -168,6 +170,9 @@ class Bounds:
                 self._step(node, reads)
                 continue
             elif any(r in self._done or r in typed for r in reads):
+                if self._sized(node):
+                    self._step(node, reads)
+                    continue
                 typed.update(self._sharpen(node))
             if name not in blocked:
                 self._look(node)
@@ -232,7 +237,7 @@ class Bounds:
         """Handle a node; it is written unless its handler has written something in its place."""
         from surgery.graph.bounded.operators import handle
 
-        names = [t.name for t in node.outputs if t.name]
+        made = [t for t in node.outputs if t.name]
         for tensor in node.outputs:
             tensor.shape = None  # what was declared holds for the true size
         inner = reads - {t.name for t in node.inputs}
@@ -245,7 +250,27 @@ class Bounds:
         if not replaced:
             self._out.append(node)
             self.infer(node)
-        self._done.update(names)
+        for tensor in made:
+            self._fill(tensor)
+        self._done.update(t.name for t in made)
+
+    def _fill(self, tensor: Any) -> None:
+        """Write sizes that are known into the type of a tensor, where inference does not know them."""
+        known = {**self._exact.get(tensor.name, {}), **self.padded.get(tensor.name, {})}
+        if tensor.shape is None or max(known, default=0) >= len(tensor.shape):
+            return
+        rooms = {axis: self.room(dim).number for axis, dim in known.items()}
+        tensor.shape = [
+            d if isinstance(d, int) or rooms.get(axis) is None else rooms[axis]
+            for axis, d in enumerate(tensor.shape)
+        ]
+
+    def _sized(self, node: gs.Node) -> bool:
+        """Whether a node lays out what has been written anew in sizes that are known, if not to inference."""
+        if node.op != "Reshape" or node.domain not in (None, "", "ai.onnx"):
+            return False
+        shape = node.outputs[0].shape
+        return (shape is None or not is_static(shape)) and self.elements(node.inputs[1]) is not None
 
     def _sharpen(self, node: gs.Node) -> list[str]:
         """Types behind what has been written anew: names of the outputs whose sizes are better known now."""
