@@ -182,17 +182,20 @@ def _in_forms(
     terms = terms_of(model)
     loose = loose_graph(terms)
     prover = Prover(model, types, registry, terms.opset, feeds)
+    candidates = []
     for definition, own in forms:
         for place in places(terms, loose, own):
             inside = finder.between(place.inputs.values(), [place.result])
-            if not finder.by_name and len(inside) < 2:
-                continue  # a single operator, which the target takes as it is
-            node = model.graph.node[inside[-1]]
-            where = f"at {node.name or node.output[0]!r}, in form {place.form.name!r}"
-            try:
-                yield _in_form(model, definition, place, inside, prover)
-            except NotProvenError as error:
-                finder.miss(definition, 0.0, f"{where}: {error}")
+            if finder.by_name or len(inside) > 1:  # the target takes a single operator as it is
+                candidates.append((definition, place, inside))
+                prover.expect(place, inside)
+    for definition, place, inside in candidates:
+        node = model.graph.node[inside[-1]]
+        where = f"at {node.name or node.output[0]!r}, in form {place.form.name!r}"
+        try:
+            yield _in_form(model, definition, place, inside, prover)
+        except NotProvenError as error:
+            finder.miss(definition, 0.0, f"{where}: {error}")
 
 
 def _in_form(

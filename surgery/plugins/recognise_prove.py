@@ -104,6 +104,14 @@ class Prover:
                 if value is not None and value.data_location != EXTERNAL:
                     self.constants[node.output[0]] = value
         self._values: dict[str, list[Array]] = {}
+        self._expected: dict[str, None] = {}
+
+    def expect(self, place: Place, inside: Sequence[int]) -> None:
+        """Announce a place, so that one run of the model gives what all of them need of it."""
+        given = [t for t in place.inputs.values() if t not in self.constants]
+        outside = self._outside([self.nodes[i] for i in inside])
+        self._expected.update(dict.fromkeys(given))
+        self._expected.update(dict.fromkeys(t for t in outside if not self._from_constants(t, {})))
 
     def write(self, definition: PluginDefinition, place: Place, inside: Sequence[int]) -> Written:
         """The plugin's part for a place, proven.
@@ -280,6 +288,7 @@ class Prover:
 
         missing = [n for n in dict.fromkeys(names) if n not in self._values]
         if missing and self.feeds is not None:
+            missing = [n for n in dict.fromkeys([*missing, *self._expected]) if n not in self._values]
             wide = onnx.ModelProto()
             wide.CopyFrom(self.model)
             there = {o.name for o in wide.graph.output}
