@@ -307,6 +307,7 @@ def _begin(
             fix="give the model after the pipeline: surgery run PIPELINE MODEL",
         )
     source = load_model(given)
+    report.warnings.extend(source.mended)
     report.model_info = describe(source)
     _tensors_alone(source.proto, chosen, source.name)
     check_volumes(source)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import ModelError
+from surgery.graph.mend import mend
 from surgery.graph.order import put_in_order
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class LoadedModel:
         sha256: Hash of the file's bytes (of the serialized proto where there is no file).
         base_dir: Folder that external data is relative to, or None.
         external: True if some tensor's data lies outside the file.
+        mended: What was not valid as it stood and is read as it is meant, in words.
     """
 
     proto: onnx.ModelProto
@@ -42,6 +44,7 @@ class LoadedModel:
     sha256: str
     base_dir: Path | None
     external: bool
+    mended: tuple[str, ...] = ()
 
     @property
     def opset(self) -> int:
@@ -84,8 +87,9 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     put_in_order(proto.graph)
     external = _check_external_data(proto, base, where)
     _check_structure(proto, where)
+    mended = mend(proto)
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "model"
-    return LoadedModel(proto, path, safe, hashlib.sha256(data).hexdigest(), base, external)
+    return LoadedModel(proto, path, safe, hashlib.sha256(data).hexdigest(), base, external, mended)
 
 
 def check_header(

@@ -1,0 +1,156 @@
+"""Nodes that are not valid as they stand, and whose meaning leaves no doubt, written as ONNX wants them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
+
+POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+"""Operators on images with a batch and channels, which PyTorch's also take without a batch."""
+
+KEEPERS = frozenset(
+    {
+        "Relu", "Cast", "Equal", "Greater", "Less", "Where", "Or", "And", "Not", "Sigmoid", "Clip", "Identity", "Mul",
+        "Add", "Sub", "Div", "Softmax", "LeakyRelu",
+    }
+)  # fmt: skip
+"""Operators that a rank is followed through to where it comes from."""
+
+BATCHED = frozenset(
+    {
+        "Conv", "ConvTranspose", "BatchNormalization", "MaxPool", "AveragePool", "Resize", "Upsample", "LRN",
+        "InstanceNormalization", "GroupNormalization", "GlobalAveragePool", "QLinearConv", "ConvInteger",
+    }
+)  # fmt: skip
+"""Operators whose results have a batch and channels."""
+
+SMALL = 4096
+"""Bytes of constants whose values may be sizes."""
+
+MOST_ROUNDS = 64
+"""Rounds of inference; each finds the nodes whose operands the last one has made known."""
+
+
+def mend(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Write pooling of images without a batch with one, in place.
+
+    PyTorch pools (C, H, W) as it does (N, C, H, W), and its exporter writes such a node as it is; in ONNX the batch
+    has to be there, and neither ONNX Runtime nor TensorRT takes the node.
+
+    Args:
+        model: Changed in place where there is such a node.
+
+    Returns:
+        What was done, in words.
+    """
+    if not _suspects(model.graph):
+        return ()
+    done: list[str] = []
+    for _ in range(MOST_ROUNDS):
+        found = _without_batch(model)
+        if not found:
+            break
+        for node in found:
+            done.append(node.name or node.output[0])
+            _with_batch(model, node, len(done))
+    if not done:
+        return ()
+    more = f" and {len(done) - 1} more" if len(done) > 1 else ""
+    return (
+        f"{done[0]!r}{more} pools an image without a batch, which is not valid ONNX: it is read as PyTorch means it",
+    )
+
+
+def _suspects(graph: onnx.GraphProto) -> bool:
+    """Whether some pooling reads what is not surely an image with a batch; cheap."""
+    pools = [n for n in graph.node if n.op_type in POOLS and n.domain in ("", "ai.onnx")]
+    if not pools:
+        return False
+    made = {name: n for n in graph.node for name in n.output if name}
+    images = {v.name for v in graph.input if len(v.type.tensor_type.shape.dim) >= 4}
+    for pool in pools:
+        name = pool.input[0]
+        for _ in range(MOST_ROUNDS):
+            node = made.get(name)
+            if node is None or node.op_type not in KEEPERS:
+                break
+            name = next((i for i in node.input if i in made and made[i].op_type not in POOLS), node.input[0])
+        node = made.get(name)
+        if (node is None and name not in images) or (node is not None and node.op_type not in BATCHED):
+            return True
+    return False
+
+
+def _without_batch(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes that pool along all dims of their operand but one."""
+    import onnx
+
+    try:
+        inferred = onnx.shape_inference.infer_shapes(_light(model), data_prop=True).graph
+    except Exception:  # a help; onnx raises many undocumented types
+        return []
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim)
+        for v in (*inferred.input, *inferred.value_info)
+        if v.type.tensor_type.HasField("shape")
+    }
+    found = []
+    for node in model.graph.node:
+        if (
+            node.op_type not in POOLS
+            or node.domain not in ("", "ai.onnx")
+            or sum(map(bool, node.output)) != 1
+        ):
+            continue
+        kernel = next((len(a.ints) for a in node.attribute if a.name == "kernel_shape"), 0)
+        if kernel and ranks.get(node.input[0]) == kernel + 1:
+            found.append(node)
+    return found
+
+
+def _light(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with types alone in the place of large constants."""
+    import onnx
+
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = light.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    light.functions.extend(model.functions)
+    return light
+
+
+def _with_batch(model: onnx.ModelProto, node: onnx.NodeProto, number: int) -> None:
+    """Put a batch of one in front of a node, and take it off behind it."""
+    import onnx
+
+    graph = model.graph
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    prefix = f"surgery/mend/{number}"
+    axes: list[str] = []
+    attributes: dict[str, Any] = {"axes": [0]}
+    if opset >= 13:
+        axes, attributes = [f"{prefix}/axes"], {}
+        graph.initializer.append(onnx.helper.make_tensor(axes[0], onnx.TensorProto.INT64, [1], [0]))
+    inside, outside = f"{prefix}/batch", f"{prefix}/pooled"
+    before = onnx.helper.make_node(
+        "Unsqueeze", [node.input[0], *axes], [inside], f"{prefix}/unsqueeze", None, "", **attributes
+    )
+    after = onnx.helper.make_node(
+        "Squeeze", [outside, *axes], [node.output[0]], f"{prefix}/squeeze", None, "", **attributes
+    )
+    place = next(i for i, n in enumerate(graph.node) if n is node or n.output[0] == node.output[0])
+    node.input[0], node.output[0] = inside, outside
+    graph.node.insert(place, before)
+    graph.node.insert(place + 2, after)
