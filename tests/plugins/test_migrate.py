@@ -23,6 +23,7 @@ from surgery.plugins.samples import sample_inputs, sample_model
 from surgery.plugins.schema import Sample
 from surgery.plugins.successor import Proven, find_successor
 from surgery.targets import resolve_target
+from tests.plugin_fields import field_problems
 
 REGISTRY = Registry.load()
 TRT10, TRT11, RTX = (resolve_target(n) for n in ("tensorrt-10.16", "tensorrt-11.4", "tensorrt-rtx-1.7"))
@@ -399,40 +400,6 @@ def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
 
 
 # -- what the target has ---------------------------------------------------------------------------------
-
-
-KINDS = {
-    "int32": (onnx.AttributeProto.INT, onnx.AttributeProto.INTS),
-    "float32": (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS, onnx.AttributeProto.TENSOR),
-    "char": (onnx.AttributeProto.STRING,),
-    "string": (onnx.AttributeProto.STRING,),
-}
-
-
-def field_problems(model: onnx.ModelProto, target: Any) -> list[str]:
-    """What the recorded creators of that TensorRT would not take of a model's bare plugin nodes."""
-    problems = []
-    for node in model.graph.node:
-        if onnx.defs.has(node.op_type, node.domain):
-            continue
-        entry = target.plugin(node.op_type)
-        attributes = {a.name: a for a in node.attribute}
-        version = attributes["plugin_version"].s.decode()
-        if entry is None or version not in entry.versions:
-            problems.append(f"{target.name} has no {node.op_type} version {version}")
-            continue
-        fields = {f.name: f.type for f in entry.attributes}
-        for name, attribute in attributes.items():
-            if name in ("plugin_version", "plugin_namespace"):
-                continue
-            kind = fields.get(name, "missing").partition("[")[0].split()[0]
-            if attribute.type not in KINDS.get(
-                kind, KINDS["float32"] + KINDS["int32"] if kind == "weights" else ()
-            ):
-                problems.append(
-                    f"{node.op_type}: {name} is field type {fields.get(name)}, not {attribute.type}"
-                )
-    return problems
 
 
 @pytest.mark.parametrize("name", ["tensorrt-10.16", "tensorrt-11.4"])
