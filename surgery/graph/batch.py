@@ -176,10 +176,21 @@ def with_free_batch(
     Raises:
         NoBatchError: why not, and at which node.
     """
+    try:
+        return _first_way(model, shapes, lists=lists)
+    except NoBatchError as error:
+        try:
+            return _first_way(model, shapes, lists=lists, show=True)
+        except NoBatchError:
+            raise error from None
+
+
+def _first_way(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], **options: bool) -> Freed:
+    """The first set of choices with which every node can be followed."""
     choices: dict[str, int] = {}
     first: NoBatchError | None = None
     for _ in range(MOST_WAYS):
-        way = _Freeing(model, shapes, lists=lists, choices=choices)
+        way = _Freeing(model, shapes, choices=choices, **options)
         try:
             return way.run()
         except NoBatchError as error:
@@ -199,6 +210,7 @@ class _Freeing:
         model: The model.
         shapes: Measured shapes.
         lists: Whether lists of boxes of all samples stay lists.
+        show: Whether what takes the only sample out of the batch is followed further; else a loop starts there.
         choices: Which of the possible axes the batch goes to, by the output of a Reshape; else the first.
     """
 
@@ -208,12 +220,13 @@ class _Freeing:
         shapes: dict[str, tuple[int, ...]],
         *,
         lists: bool = False,
+        show: bool = False,
         choices: Mapping[str, int] | None = None,
     ) -> None:
         self.size = fixed_batch(model)
         self.model = relabeled(model)
         self.outputs = {v.name: v for v in model.graph.output}
-        self.shapes = dict(shapes)
+        self.shapes, self.show = dict(shapes), show
         self.choices = dict(choices or {})
         self.chosen: dict[str, tuple[int, int]] = {}
         self.sources: dict[str, list[str]] = {}
@@ -281,6 +294,8 @@ class _Freeing:
                 crossings[name] = Crossing(name, None)
             elif name in self.axes:
                 crossings[name] = Crossing(name, self.axes[name], self.dims(name)[self.axes[name]])
+        if not self.static and any(c.size != 1 for c in crossings.values()):
+            raise self.reason  # how much a sample has is not known
         outputs = [v for n, v in self.outputs.items() if n in self.behind]
         for value in outputs:
             dims = self.dims(value.name)
@@ -735,30 +750,52 @@ class _Freeing:
 
     def alone(self, node: onnx.NodeProto) -> None:
         """A node on samples without the axis of the batch, of which there was one: they keep it in front."""
-        taken = next(self.hidden[n] for n in node.input if n in self.hidden)
+        taken = next(self.hidden[n] for n in reads(node) if n in self.hidden)
         refused = MixingError(
             f"{node.op_type} {node.name!r}: {taken} takes the only sample out of the batch, and this is for one"
         )
-        if any(n in self.axes for n in node.input) or node.op_type in MIXING:
+        if node.op_type in MIXING:
             raise refused
+        if node.op_type == "Shape" and len(node.attribute) == 0:
+            whole = self.emit("Shape", [node.input[0]])
+            self.replace(node, "Slice", [whole, *(self.ints([v]) for v in (1, 1 << 30))])
+            return
         if node.op_type == "Unsqueeze" and (self.axes_of(node) or [1])[0] == 0:
             self.nodes.append(_identity(node))
             self.axes[node.output[0]] = 0
             return
-        if node.op_type == "Transpose":
-            perm = next((a for a in node.attribute if a.name == "perm"), None)
-            if perm is None:
-                raise refused
+        rank = len(self.dims(node.output[0])) if node.output[0] else 0
+        perm = next((a for a in node.attribute if a.name == "perm"), None)
+        plain = node.op_type in EACH and not any(
+            n in self.axes or (len(self.dims(n)) != rank if n in self.hidden else len(self.dims(n)) > rank)
+            for n in node.input
+            if n
+        )
+        if node.op_type == "Transpose" and perm is not None:
             perm.ints[:] = [0, *(p + 1 for p in perm.ints)]
-        elif node.op_type not in EACH:
-            raise refused
-        rank = len(self.dims(node.output[0]))
-        if any(n not in self.hidden and len(self.dims(n)) > rank for n in node.input if n):
-            raise refused
-        if any(n in self.hidden and len(self.dims(n)) != rank for n in node.input):
-            raise refused
+        elif not plain:
+            self.shown(node, refused)
+            return
         self.hidden.update({n: taken for n in node.output if n})
         self.nodes.append(node)
+
+    def shown(self, node: onnx.NodeProto, refused: MixingError) -> None:
+        """A node on samples without the axis of the batch, which get it in front of their first axis."""
+        known = all(self.dims(n) for n in node.input if n in self.hidden)
+        if not (self.show and self.static and known) or any(
+            n in self.hidden for n in reads(node)[len(node.input) :]
+        ):
+            raise refused
+        for i, name in enumerate(node.input):
+            if name in self.hidden:
+                dims = self.dims(name)
+                node.input[i] = self.emit("Reshape", [name, self.ints([-1, *dims[1:]])])
+                self.shapes[node.input[i]] = tuple(dims)
+                self.axes[node.input[i]] = 0
+        try:
+            self.batched(node)
+        except NoBatchError:
+            raise refused from None
 
     def hide(self, node: onnx.NodeProto) -> bool:
         """Leave the batch in front where a node would take the only sample out of it."""

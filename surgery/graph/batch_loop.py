@@ -133,11 +133,15 @@ def per_sample(
         ],
     )
     turns = f"{prefix}/samples"
-    first = next((c for c in crossings if c.axis is None or c.size == 1), None)
-    if first is None:
-        raise ValueError("no tensor has an axis for samples alone")
+    first = min(crossings, key=lambda c: c.size if c.axis is not None else 1)
+    whole = turns if first.size == 1 else f"{turns}/all"
+    counted = count(first.name, first.axis or 0, whole)
+    if first.size != 1:
+        each = onnx.helper.make_tensor(f"{turns}/each", TensorProto.INT64, [], [first.size])
+        counted.append(make("Constant", [], [f"{turns}/each"], name=f"{turns}/each", value=each))
+        counted.append(make("Div", [whole, f"{turns}/each"], [turns], name=turns))
     return [
-        *count(first.name, first.axis or 0, turns),
+        *counted,
         make("Loop", [turns, ""], [v.name for v in outputs], name=prefix, body=graph),
     ]
 

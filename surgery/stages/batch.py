@@ -28,6 +28,14 @@ BATCHES = (1, 2, 4)
 
 ATOL = RTOL = 1e-4
 
+HOW = {
+    "size": "the declared size alone was fixed",
+    "constants": "sizes that were constants follow the batch",
+    "loop": "what is written for one sample runs sample by sample, in a loop at the end",
+    "lists": "boxes of all samples make one list; each row says which sample it is from",
+}
+"""How a batch was made free."""
+
 MOST_COLUMNS = 16
 """Columns of rows among which one may say which sample the row is from."""
 
@@ -53,7 +61,7 @@ def free_batch(
     """
     try:
         check = _Check(source, complete, seed)
-        first, reason = _proposed(source, check)
+        first, reason, how = _proposed(source, check)
     except NoBatchError as error:
         reason = str(error)
     if reason is not None:
@@ -66,28 +74,30 @@ def free_batch(
         )
     edit = Edit(
         "dynamic-batch", "rewrite", (), (), "passed", check.largest,
-        (f"batch {', '.join(map(str, BATCHES))}: each sample as the original computes it alone",),
+        (f"batch {', '.join(map(str, BATCHES))}: each sample as the original computes it alone", how),
     )  # fmt: skip
     return replace(source, proto=first), edit
 
 
-def _proposed(source: LoadedModel, check: _Check) -> tuple[onnx.ModelProto, str | None]:
-    """The first model that holds, and None; or the last one, and why the likeliest one does not."""
+def _proposed(source: LoadedModel, check: _Check) -> tuple[onnx.ModelProto, str | None, str]:
+    """The first model that holds, None, and how it came about; or the last one, and why the likeliest does not."""
     first = relabeled(source.proto)
     if check.differs(first) is None:
-        return first, None
+        return first, None, HOW["size"]
     boxes = any(n.op_type == "NonMaxSuppression" for n in source.proto.graph.node)
     reasons: list[str] = []
+    how = ""
     for lists in (False, True) if boxes else (False,):
         try:
             freed = with_free_batch(source.proto, check.shapes(), lists=lists)
             first, reason = freed.model, check.ragged(freed) or check.differs(freed.model)
+            how = HOW["loop" if freed.apart else "lists" if lists else "constants"]
         except NoBatchError as error:
             reason = str(error)
         if reason is None:
-            return first, None
+            return first, None, how
         reasons.append(reason)
-    return first, reasons[0]
+    return first, reasons[0], how
 
 
 class _Check:
