@@ -38,7 +38,11 @@ def exact_dims(bounds: Bounds, tensor: Any) -> dict[int, Dim]:
         found = dict.fromkeys(first_alone(bounds, node), ONE)
     elif node.op == "Unsqueeze" or node.op in PER_ENTRY:
         found = _traced(bounds, node, tensor)
-    if bounds.depth < DEEPEST and tensor.shape is not None and (node.op == "Split" or tensor is node.outputs[0]):
+    if (
+        bounds.depth < DEEPEST
+        and tensor.shape is not None
+        and (node.op == "Split" or tensor is node.outputs[0])
+    ):
         bounds.depth += 1
         try:
             found = {**survey(bounds, node, len(tensor.shape)), **(found or {})}
