@@ -169,8 +169,8 @@ class Bounds:
                 self._done.add(name)
                 self._step(node, reads)
                 continue
-            elif any(r in self._done or r in typed for r in reads):
-                if self._sized(node):
+            elif name not in self._done and any(r in self._done or r in typed for r in reads):
+                if name not in self._done and self._sized(node):
                     self._step(node, reads)
                     continue
                 typed.update(self._sharpen(node))
