@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,13 @@ BOOL = 9
 
 MOST_VALUES = 1 << 20
 """Elements of a value that is computed here to see what a condition is."""
+
+PLAIN: dict[str, Callable[..., Any]] = {
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Less": np.less, "LessOrEqual": np.less_equal,
+    "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Equal": np.equal, "And": np.logical_and,
+    "Or": np.logical_or, "Not": np.logical_not, "Identity": np.array,
+}  # fmt: skip
+"""Operators on whole numbers and booleans that numpy computes alike: counting rounds asks for many of them."""
 
 SCANNED = "loop-scan-output-no-trip"
 """Class of loops whose number of rounds decides the size of what they put together."""
@@ -89,7 +96,7 @@ class Scope:
 
     graph: gs.Graph
     parent: Scope | None = None
-    assumed: Mapping[str, bool] = field(default_factory=dict)
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     producers: dict[str, gs.Node] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     memo: dict[str, NDArray[Any] | None] = field(default_factory=dict)
@@ -294,6 +301,9 @@ def _run(node: gs.Node, feeds: Mapping[str, NDArray[Any]], opset: int) -> dict[s
     import onnx
     from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+    plain = PLAIN.get(node.op)
+    if plain is not None and opset >= 7 and all(v.dtype.kind in "iub" for v in feeds.values()):
+        return {node.outputs[0].name: np.asarray(plain(*(feeds[t.name] for t in node.inputs)))}
     helper = onnx.helper
     outputs = [helper.make_empty_tensor_value_info(t.name) for t in node.outputs if t.name]
     tensors = [onnx.numpy_helper.from_array(v, n) for n, v in feeds.items()]

@@ -8,7 +8,7 @@ The bound is the round after which the condition is surely false, whatever the d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from surgery.graph.control_flow import (
     put_constant,
 )
 from surgery.graph.convert import value_of
+from surgery.graph.decided import Conditions
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -41,19 +42,9 @@ if TYPE_CHECKING:
 
     from surgery.graph.bounded.dims import Dim
 
-    Range = tuple[int | None, int | None]
 
 CHANGES = "loop-state-shape-changes"
 """Class of loops that carry a tensor whose shape changes."""
-
-THROUGH = frozenset({"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Cast"})
-"""Operators that leave it open whether the one element of a tensor is 0 or not."""
-
-COMPARED = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal"})
-"""Comparisons of whole numbers."""
-
-DEEPEST = 64
-"""Nodes in a row through which a condition is traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +57,7 @@ class Grown:
         given: Whether the user gave the bound, and the condition does not.
         padded: Tensor, its padded axis, and the count: an int64 tensor of rank 0.
         made: Names of the new nodes.
+        loop: Whether it is a loop still, with buffers.
     """
 
     node: str
@@ -73,6 +65,7 @@ class Grown:
     given: bool
     padded: tuple[tuple[Any, int, Any], ...]
     made: tuple[str, ...]
+    loop: bool = False
 
 
 def write_out_rounds(graph: gs.Graph, names: Sequence[str], most: int | None) -> list[Grown | Unresolved]:
@@ -88,14 +81,27 @@ def write_out_rounds(graph: gs.Graph, names: Sequence[str], most: int | None) ->
     """
     found: list[Grown | Unresolved] = []
     for node in [n for n in graph.nodes if n.op == "Loop" and (n.name or n.outputs[0].name) in names]:
-        writer = _Rounds(graph, node, most)
         try:
-            found.append(writer.write())
-        except _Stuck as stuck:
-            detach(writer.made)
+            found.append(_written(graph, node, most))
+        except Stuck as stuck:
             name = node.name or node.outputs[0].name
             found.append(Unresolved(name, "Loop", "", str(stuck), stuck.known_as, stuck.fix))
     return found
+
+
+def _written(graph: gs.Graph, node: gs.Node, most: int | None) -> Grown:
+    """The rounds written out, or where they are too many, a loop with buffers."""
+    from surgery.graph.buffers import Buffers
+
+    ways = (_Rounds(graph, node, most), Buffers(graph, node, most))
+    for way in ways:
+        try:
+            return way.write()
+        except Stuck as stuck:
+            detach(way.made)
+            if way is ways[-1] or not stuck.long:
+                raise
+    raise AssertionError
 
 
 def changes_size(body: gs.Graph, before: Any, after: Any) -> bool:
@@ -134,12 +140,12 @@ def _shortens(node: gs.Node) -> bool:
     return (starts is not None and bool((starts > 0).any())) or (ends is not None and bool((ends < 0).any()))
 
 
-class _Stuck(Exception):  # noqa: N818 - an answer
+class Stuck(Exception):  # noqa: N818 - an answer
     """Why a loop cannot be written out."""
 
-    def __init__(self, why: str, known_as: str = CHANGES, fix: str = "") -> None:
+    def __init__(self, why: str, known_as: str = CHANGES, fix: str = "", *, long: bool = False) -> None:
         super().__init__(why)
-        self.known_as, self.fix = known_as, fix
+        self.known_as, self.fix, self.long = known_as, fix, long
 
 
 @dataclass
@@ -170,6 +176,7 @@ class _Rounds:
         self.scope = Scope(graph)
         self.bounds = Bounds({})
         self.bounds._opset = int(graph.opset)
+        self.conditions = Conditions(self.bounds)
         self.bounds.named = frozenset(d for t in graph.inputs for d in t.shape or () if isinstance(d, str))
         self.made: list[Any] = []
         self.count = len(node.inputs) - 2
@@ -227,7 +234,7 @@ class _Rounds:
             _State([t], t, known_value(t, scope) is not None) for t in map(scope.tensor, node.inputs[2:])
         ]
         if any(getattr(s.kept, "type", "tensor_type") != "tensor_type" for s in states):
-            raise _Stuck("it carries sequences, and how many rounds it makes depends on data")
+            raise Stuck("it carries sequences, and how many rounds it makes depends on data")
         scanned: list[list[Any]] = [[] for _ in body.outputs[1 + self.count :]]
         guard, sure = self._start()
         guards = []  # one for each round: None if it is surely made
@@ -257,7 +264,7 @@ class _Rounds:
                 self._carry(state, value, guards[-1])
             for values, value in zip(scanned, results[1 + self.count :], strict=True):
                 values.append(value)
-            goes_on = self.decided(results[0])
+            goes_on = self.conditions.decided(results[0], scope)
             k += 1
             ended = goes_on is False or k == last
             if goes_on is None and not ended:
@@ -271,22 +278,16 @@ class _Rounds:
         if len(self.node.inputs) < 2 or not self.node.inputs[1].name:
             return None, True
         condition = self.scope.tensor(self.node.inputs[1])
-        known = self.decided(condition)
+        known = self.conditions.decided(condition, self.scope)
         if known is False:
-            raise _Stuck("it makes no round at all")
+            raise Stuck("it makes no round at all")
         return (None, True) if known else (self._scalar(condition), False)
 
     def _check_end(self, rounds: int) -> None:
         """Make sure that the user has said that there are no more rounds."""
         if self.given is not None and rounds >= self.given:
             return
-        what = "what it makes depends on how many rounds it makes"
-        if self.given is not None:
-            raise _Stuck(
-                f"{what}, and {self.given} rounds of {len(self.body.nodes)} nodes are too many to write out"
-            )
-        fix = f"say how many rounds it makes at most, up to {rounds}: --set rewrite.most_rounds={rounds}"
-        raise _Stuck(f"{what}, and {rounds} rounds do not end it whatever the data", fix=fix)
+        raise Stuck(f"{rounds} rounds of {len(self.body.nodes)} nodes do not end it", long=True)
 
     def _scalar(self, tensor: Any) -> Any:
         """The one element of a tensor, as one of rank 0."""
@@ -347,7 +348,7 @@ class _Rounds:
             if not _any_used([target], self.scope):
                 continue
             if not values:
-                raise _Stuck("it stacks what its rounds make, and makes none", SCANNED)
+                raise Stuck("it stacks what its rounds make, and makes none", SCANNED)
             ends.append((target, self._stacked(values), None if done is None else 0, done))
         for target, value, _, _ in ends:
             if target.dtype is None:
@@ -384,7 +385,7 @@ class _Rounds:
             return state.values[-1], None, None
         ranks = {None if v.shape is None else len(v.shape) for v in state.values}
         if len(ranks) > 1 or None in ranks:
-            raise _Stuck("it carries a tensor whose rank changes, or is not known")
+            raise Stuck("it carries a tensor whose rank changes, or is not known")
         ways = {self._continues(one, other) for one, other in pairwise(state.values)}
         axis = ways.pop() if len(ways) == 1 else None
         begins = axis is not None
@@ -392,7 +393,7 @@ class _Rounds:
         if axis is None:
             axes = [a for a in range(len(shapes[0])) if len({s[a] for s in shapes}) > 1]
             if len(axes) != 1:
-                raise _Stuck("it carries a tensor that changes along more than one axis, or may do so")
+                raise Stuck("it carries a tensor that changes along more than one axis, or may do so")
             (axis,) = axes
         dims = [s[axis] for s in shapes]
         count = self.emit("Gather", self._sizes(state.values, dims, axis), done, axis=0)
@@ -454,107 +455,3 @@ class _Rounds:
             here = self.emit("Equal", done, np.asarray(number, np.int64), dtype=np.bool_)
             found = part if found is None else self._chosen(here, part, found)
         return found
-
-    # -- conditions ---------------------------------------------------------------------------------
-
-    def decided(self, tensor: Any, scope: Scope | None = None, depth: int = DEEPEST) -> bool | None:
-        """What a condition is whatever the data; None if that depends on it."""
-        scope = scope or self.scope
-        known = known_value(tensor, scope)
-        if known is not None:
-            return bool(known.reshape(-1)[0]) if known.size == 1 else None
-        owner = scope.owner(tensor.name) if tensor.name else None
-        node = None if owner is None else owner.producers.get(tensor.name)
-        if node is None or owner is None or depth == 0 or node.domain not in (None, "", "ai.onnx"):
-            return None
-        if node.op in THROUGH:
-            return self.decided(node.inputs[0], owner, depth - 1)
-        if node.op in COMPARED:
-            one, other = (self._range(t, owner, depth - 1) for t in node.inputs)
-            return _compared(str(node.op), one, other)
-        if node.op == "If":
-            return self._of_branches(node, tensor, owner, depth)
-        if node.op not in ("Not", "And", "Or", "Where"):
-            return None
-        values = [self.decided(t, owner, depth - 1) for t in node.inputs]
-        if node.op == "Not":
-            return None if values[0] is None else not values[0]
-        if node.op == "Where":
-            return _either(values[0], values[1], values[2])
-        decisive = bool(node.op == "Or")
-        if decisive in values:
-            return decisive
-        return None if None in values else not decisive
-
-    def _of_branches(self, node: gs.Node, tensor: Any, scope: Scope, depth: int) -> bool | None:
-        """What the branches of an If say."""
-        place = next(i for i, t in enumerate(node.outputs) if t.name == tensor.name)
-        found = []
-        for name in ("then_branch", "else_branch"):
-            branch = node.attrs[name]
-            found.append(self.decided(branch.outputs[place], Scope(branch, scope), depth - 1))
-        return _either(self.decided(node.inputs[0], scope, depth - 1), *found)
-
-    def _range(self, tensor: Any, scope: Scope, depth: int) -> Range:
-        """Least and greatest whole number that a tensor of one element can be; None for those that are open."""
-        known = known_value(tensor, scope)
-        if known is not None:
-            number = int(known.reshape(-1)[0]) if known.size == 1 and known.dtype.kind in "iu" else None
-            return number, number
-        elements = self.bounds.elements(scope.tensor(tensor))
-        if elements is not None and elements.size == 1:
-            number = elements.reshape(-1)[0].number
-            if number is not None:
-                return number, number
-        owner = scope.owner(tensor.name) if tensor.name else None
-        node = None if owner is None else owner.producers.get(tensor.name)
-        if node is None or owner is None or depth == 0 or node.domain not in (None, "", "ai.onnx"):
-            return None, None
-        if node.op in THROUGH - {"Cast"}:
-            return self._range(node.inputs[0], owner, depth - 1)
-        if node.op not in ("Min", "Max", "Clip"):
-            return None, None
-        ranges = [self._range(t, owner, depth - 1) if t.name else (None, None) for t in node.inputs]
-        if node.op == "Clip":
-            low = _most(max, *(r[0] for r in ranges[:2]))
-            return (low if len(ranges) < 3 else None), _most(
-                min, *(r[1] for r in (*ranges[:1], *ranges[2:3]))
-            )
-        if node.op == "Min":
-            return _all(min, *(r[0] for r in ranges)), _most(min, *(r[1] for r in ranges))
-        return _most(max, *(r[0] for r in ranges)), _all(max, *(r[1] for r in ranges))
-
-
-def _compared(op: str, one: Range, other: Range) -> bool | None:
-    """What a comparison of two numbers says, as far as their ranges decide it."""
-    if op in ("Greater", "GreaterOrEqual"):
-        one, other, op = other, one, op.replace("Greater", "Less")
-    if op == "Equal":
-        if None not in one and one == other and one[0] == one[1]:
-            return True
-        return False if _compared("Less", one, other) or _compared("Less", other, one) else None
-    gap = 1 if op == "Less" else 0
-    if one[1] is not None and other[0] is not None and one[1] + gap <= other[0]:
-        return True
-    if one[0] is not None and other[1] is not None and one[0] + gap > other[1]:
-        return False
-    return None
-
-
-def _most(choose: Callable[..., int], *numbers: int | None) -> int | None:
-    """The strictest of bounds, each of which holds."""
-    known = [n for n in numbers if n is not None]
-    return choose(known) if known else None
-
-
-def _all(choose: Callable[..., int], *numbers: int | None) -> int | None:
-    """The widest of bounds, one of which holds."""
-    known = [n for n in numbers if n is not None]
-    return choose(known) if len(known) == len(numbers) else None
-
-
-def _either(condition: bool | None, one: bool | None, other: bool | None) -> bool | None:
-    """A choice between two values, as far as it is known."""
-    if condition is None:
-        return one if one == other else None
-    return one if condition else other
