@@ -128,3 +128,24 @@ def test_labels_beside_what_is_chosen() -> None:
         scores = np.asarray([0.9] * count + [0.1] * (6 - count), np.float32)
         logits = np.random.default_rng(count).normal(0, 1, (6, 5)).astype(np.float32)
         assert compare(model, report, {"scores": scores, "logits": logits}) == {"y": count, "z": count}
+
+
+SAMPLED = """(float[1, 1, h, w] heat, float[1, 3, p, q] maps) => (float[k, 3] y)
+    <float low = {0.8}, int64[1] z = {0}, int64[2] flat = {-1, 2}, int64[4] grid = {1, 1, -1, 2},
+     int64[3] lines = {1, 3, -1}, int64[2] borders = {0, 1}, int64[1] a = {1}, float half = {8.0}, float one = {1.0}>
+    { s = Squeeze (heat, borders) chosen = Greater (s, low) places = NonZero (chosen)
+      t = Transpose <perm = [1, 0]> (places) at = Cast <to = 1> (t) d = Div (at, half) e = Sub (d, one)
+      g = Reshape (e, grid) found = GridSample <align_corners = 1> (maps, g) l = Reshape (found, lines)
+      n = ReduceL2 <keepdims = 1> (l, a) shape = Shape (l) wide = Expand (n, shape) u = Div (l, wide)
+      first = Squeeze (u, z) y = Transpose <perm = [1, 0]> (first) }"""
+
+
+def test_maps_are_sampled_where_there_is_something() -> None:
+    model = parsed(SAMPLED)
+    report = converted(model)
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        heat = generator.uniform(0, 0.9, (1, 1, 11, 14)).astype(np.float32)
+        maps = generator.uniform(1, 2, (1, 3, 5, 6)).astype(np.float32)
+        counts = compare(model, report, {"heat": heat, "maps": maps})
+        assert counts == {"y": int((heat > 0.8).sum())}

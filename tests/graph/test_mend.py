@@ -1,0 +1,72 @@
+"""Nodes that are not valid as they stand, and what they are read as."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, checker, parser
+
+import surgery
+from surgery.graph.evaluate import Evaluator
+from surgery.graph.mend import mend
+
+
+def parsed(text: str, opset: int = 18) -> ModelProto:
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}')
+
+
+def windows(x: np.ndarray, size: int) -> np.ndarray:
+    """The largest of each window of a channel, with windows that reach over the edges."""
+    half = size // 2
+    padded = np.pad(x, ((0, 0), (half, half), (half, half)), constant_values=-np.inf)
+    view = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+    return view.max((-1, -2))
+
+
+PEAKS = """(float[2, 1, h, w] x) => (bool[2, h, w] y) <int64[1] a = {1}>
+    { s = Squeeze (x, a) m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s) e = Equal (s, m)
+      f = Cast <to = 1> (e) n = MaxPool <kernel_shape = [5, 5], pads = [2, 2, 2, 2]> (f)
+      z = CastLike (a, n) g = Greater (n, z) y = And (e, g) }"""
+
+
+def test_pooling_without_a_batch_is_read_as_pytorch_means_it() -> None:
+    model = parsed(PEAKS)
+    report = surgery.run("generic", model)
+    assert report.failure is None, report.failure
+    assert report.engine
+    assert any("without a batch" in w for w in report.warnings)
+    x = np.random.default_rng(0).normal(0, 1, (2, 1, 9, 12)).astype(np.float32)
+    found = Evaluator(report.model).run({"x": x})["y"]
+    peaks = x[:, 0] == windows(x[:, 0], 3)
+    assert (found == (peaks & (windows(peaks.astype(np.float32), 5) > 1))).all()
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_what_is_written_is_valid(opset: int) -> None:
+    model = parsed(
+        """(float[3, 8, 8] x) => (float[3, 4, 4] y)
+        { r = Relu (x) y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r) }""",
+        opset,
+    )
+    assert len(mend(model)) == 1
+    checker.check_model(model, full_check=True)
+    x = np.random.default_rng(0).normal(0, 1, (3, 8, 8)).astype(np.float32)
+    expected = np.maximum(x, 0).reshape(3, 4, 2, 4, 2).max((2, 4))
+    assert (Evaluator(model).run({"x": x})["y"] == expected).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(float[1, 3, 8, 8] x) => (float[1, 3, 7, 7] y) { y = MaxPool <kernel_shape = [2, 2]> (x) }",
+        "(float[2, 3, 8] x) => (float[2, 3, 4] y) { y = MaxPool <kernel_shape = [2], strides = [2]> (x) }",
+        "(float[8, 8] x) => (float[4, 4] y) { y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x) }",
+        "(float[n, 8] x, int64[m] s) => (float[k, 4, 4] y) "
+        "{ r = Reshape (x, s) y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r) }",
+    ],
+)
+def test_other_pooling_stays(text: str) -> None:
+    model = parsed(text)
+    before = model.SerializeToString()
+    assert mend(model) == ()
+    assert model.SerializeToString() == before
