@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from surgery.graph.bounded.dims import Dim
 
-MOST_ROUNDS = 4096
+MOST_ROUNDS = 2048
 """Rounds up to which a bound is looked for."""
 
 PROBED = 64
@@ -62,11 +62,11 @@ class _Growing:
     index: int
     axis: int
     size: int | None
-    by: int = 0
+    by: int
 
     def room(self, rounds: int) -> int | None:
         """Size of a buffer for so many rounds; None if it is free."""
-        return None if self.size is None else self.size + rounds * self.by
+        return None if self.size is None else self.size + rounds * max(0, self.by)
 
 
 @dataclass
@@ -113,8 +113,6 @@ class Buffers:
         if any(n.op in SEQUENCE_OPS for n in inside):
             raise Stuck("it carries sequences, and how many rounds it makes depends on data")
         growing = self._growing()
-        for one in growing:
-            one.by = 1  # until it is known
         probe = self._followed(growing, PROBED)
         for one in growing:
             one.by = self._growth(probe, one, PROBED)
@@ -166,26 +164,32 @@ class Buffers:
             axes = self._changing(body.bounds, before, after, grows)
             if len(axes) > 1:
                 raise Stuck("it carries a tensor that changes along more than one axis, or may do so")
-            for axis in axes:
+            for axis, by in axes.items():
                 size = start.shape[axis]
-                found.append(_Growing(index, axis, size if isinstance(size, int) else None))
+                found.append(_Growing(index, axis, size if isinstance(size, int) else None, by))
         return found
 
     @staticmethod
-    def _changing(bounds: Bounds, before: Any, after: Any, grows: bool) -> list[int]:
-        """Axes along which a tensor is of another size after a round, surely; or perhaps, if it surely changes."""
+    def _changing(bounds: Bounds, before: Any, after: Any, grows: bool) -> dict[int, int]:
+        """Axes along which a tensor surely changes in a round, and by how much, as far as that is known (else 1).
+
+        Where no axis surely does, but one of them has to: those that may.
+        """
         try:
             one, other = bounds.dims(before), bounds.dims(after)
         except No:
-            return []
-        found: list[int] = []
-        perhaps: list[int] = []
+            return {}
+        found: dict[int, int] = {}
+        perhaps: dict[int, int] = {}
         for axis, (a, b) in enumerate(zip(one, other, strict=True)):
             if a == b:
                 continue
             by = bounds.exact("Sub", b, a).number if a.exact and b.exact else None
-            (perhaps if by is None else found).append(axis)
-        return found or (perhaps if grows else [])
+            if by is None:
+                perhaps[axis] = 1
+            else:
+                found[axis] = by
+        return found or (perhaps if grows else {})
 
     def _followed(self, growing: list[_Growing], rounds: int) -> _Body:
         """The body with buffers for so many rounds."""

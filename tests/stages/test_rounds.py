@@ -189,6 +189,105 @@ def test_sums_and_means_of_what_has_grown_look_at_what_is_real() -> None:
         compare(text, report, {"x": np.array([0.5, 1], np.float32), "limit": np.asarray(limit, np.float32)})
 
 
+# -- too many rounds to write out: buffers ------------------------------------------------------------------
+
+
+def test_many_rounds_stay_a_loop() -> None:
+    text = decoder().replace("most = {5}", "most = {100}")
+    report = run(text)
+    assert rounds(report) == [100]
+    assert loops(good(report)) == 1
+    for x in cases((1, 4), (3, 4)):
+        compare(text, report, {"x": x})
+
+
+def test_lengths_bound_many_rounds() -> None:
+    text = decoder(limit="len, most").replace("most = {5}", "most = {100}")
+    text = text.replace("go1 =", "sh = Shape (t2) len0 = Gather (sh, one) len = Squeeze (len0) go1 =")
+    report = run(text)
+    assert rounds(report) == [99]
+    assert loops(good(report)) == 1
+    for x in cases((2, 4)):
+        compare(text, report, {"x": x})
+
+
+def test_many_rounds_from_a_prompt_of_free_length() -> None:
+    text = decoder(inputs="float[n, 4] x, int64[n, m] prompt", start="prompt, done0, i0")
+    text = text.replace("most = {5}", "most = {70}")
+    report = run(text, shapes={"x": ((1, 4), (2, 4), (3, 4)), "prompt": ((1, 1), (2, 3), (3, 5))})
+    assert rounds(report) == [70]
+    assert loops(good(report)) == 1
+    rng = np.random.default_rng(5)
+    for x in cases((1, 4), (3, 4)):
+        for m in (1, 4):
+            compare(text, report, {"x": x, "prompt": rng.integers(0, 6, (len(x), m))})
+
+
+def test_a_bound_that_the_user_gives_for_many_rounds() -> None:
+    text = decoder(inputs="float[n, 4] x, int64 limit", limit="i2, small").replace(
+        "go1 =", "abs = Abs (limit) small = Mod (abs, most) go1 ="
+    )
+    feeds = {"x": cases((2, 4))[0], "limit": np.asarray(3)}
+    report = run(text, overrides={"rewrite.most_rounds": 100}, inputs=feeds)
+    assert rounds(report) == [100]
+    assert any("most_rounds" in w for w in report.warnings)
+    for limit in (1, 4):
+        compare(text, report, {"x": cases((3, 4))[0], "limit": np.asarray(limit)})
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_tensors_that_grow_together_and_apart(start: int) -> None:
+    """One grows by 1, another one with it, a third one by 2; what one is used for meets the other."""
+    text = f"""(float[{max(start, 1)}, 2] x, float limit) => (float[a, 2] y, float[b] w, float[2, c] z, float s)
+        <int64 most = {{90}}, bool yes = {{1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, float half = {{0.5}},
+         float nil = {{0}}, int64[1] axis1 = {{1}}, float[1] v = {{1.25}}, float[2, 2] block = {{1, 2, 3, 4}},
+         int64[1] first = {{{start}}}>
+        {{ x0 = Slice (x, zero, first, zero) w0 = ReduceSum <keepdims = 0> (x0, one) z0 = Transpose (x0)
+          y, w, z, s = Loop (most, yes, x0, w0, z0, nil) <body = b (int64 k, bool c, float[p, 2] t, float[q] u,
+              float[2, r] g, float sum) => (bool go, float[p2, 2] t2, float[q2] u2, float[2, r2] g2, float sum2)
+          {{ t1 = ReduceSum (t, zero) t1b = Add (t1, half) t2 = Concat <axis = 0> (t, t1b)
+            u1 = Concat <axis = 0> (u, v) u2 = Mul (u1, half) col = Unsqueeze (u2, axis1) tu = Mul (t2, col)
+            g2 = Concat <axis = 1> (block, g) a = ReduceMean <keepdims = 0> (tu) m = ReduceMean <keepdims = 0> (g2)
+            am = Add (a, m) sum2 = Add (sum, am) go = Less (sum2, limit) }}> }}"""
+    report = run(
+        text, inputs={"x": np.full((max(start, 1), 2), 0.01, np.float32), "limit": np.asarray(9, np.float32)}
+    )
+    assert rounds(report) == [90]
+    assert loops(good(report)) == 1
+    rng = np.random.default_rng(6)
+    for limit in (-1, 5, 20):
+        x = rng.uniform(0, 0.01, (max(start, 1), 2)).astype(np.float32)
+        compare(text, report, {"x": x, "limit": np.asarray(limit, np.float32)})
+
+
+def test_many_rows_are_stacked_up_to_an_end_that_data_decides() -> None:
+    text = """(float[n, 3] x, float limit) => (float[n, 3] last, float[k, n, 3] all, bool[k] big)
+        <int64 most = {600}, bool yes = {1}, float more = {1.05}>
+        { last, all, big = Loop (most, yes, x) <body = b (int64 k, bool c, float[n, 3] t)
+            => (bool go, float[n, 3] t2, float[n, 3] o, bool p)
+          { t2 = Mul (t, more) o = Neg (t2) m = ReduceMax <keepdims = 0> (t2) go = Less (m, limit)
+            p = Greater (m, more) }> }"""
+    x = np.array([[0.5, 1, 0.25]], np.float32)
+    report = run(text, inputs={"x": x, "limit": np.asarray(5, np.float32)})
+    assert rounds(report) == [600]
+    assert loops(good(report)) == 1
+    for n in (1, 3):
+        for limit in (0.1, 3, 1e3):
+            compare(text, report, {"x": np.repeat(x, n, 0), "limit": np.asarray(limit, np.float32)})
+
+
+def test_what_cannot_work_on_a_buffer_is_told() -> None:
+    text = f"""(float[2, 2] x, float limit) => (float[a, b] y)
+        <int64 most = {{{FOREVER}}}, bool yes = {{1}}>
+        {{ y = Loop (most, yes, x) <body = b (int64 k, bool c, float[p, q] t) => (bool go, float[p2, q2] t2)
+          {{ t1 = Concat <axis = 0> (t, t) t2 = Concat <axis = 1> (t1, t1) a = ReduceMean <keepdims = 0> (t2)
+            go = Less (a, limit) }}> }}"""
+    report = run(text, inputs={"x": np.ones((2, 2), np.float32), "limit": np.asarray(9, np.float32)})
+    assert report.exit_code == 4
+    assert report.failure is not None
+    assert "more than one axis" in report.failure.message
+
+
 def test_a_loop_of_no_growth_stays_a_loop() -> None:
     text = f"""(float[2] x, float limit) => (float[2] y)
         <int64 forever = {{{FOREVER}}}, bool yes = {{1}}, float two = {{2.0}}>
@@ -204,6 +303,7 @@ def test_the_engine_of_a_decoder_is_built() -> None:
 
     if not resolve_target(None).installed:
         pytest.skip("no TensorRT is installed")
-    report = surgery.run("generic", parse(decoder()))
-    good(report)
-    assert report.engine is not None
+    for most in (5, 100):
+        report = surgery.run("generic", parse(decoder().replace("most = {5}", f"most = {{{most}}}")))
+        good(report)
+        assert report.engine is not None
