@@ -40,6 +40,8 @@ class Rewrite:
         rule_files: YAML or Python files with rules of your own, relative to this file; they come before the others.
         optional_rules: Names of rules that only change the form of what the target takes, and wait to be asked for.
         most_rounds: Rounds that a loop makes at most, where what it makes grows and its condition does not say.
+        limits: Largest values of numbers from data that decide sizes and that nothing in the model bounds (lengths,
+            durations), by tensor; measured on derived inputs without it.
     """
 
     name: ClassVar[str] = "rewrite"
@@ -50,6 +52,7 @@ class Rewrite:
     rule_files: tuple[str, ...] = ()
     optional_rules: tuple[str, ...] = ()
     most_rounds: int | None = Field(default=None, ge=1)
+    limits: dict[str, int] = Field(default_factory=dict)
 
     def run(self, state: State) -> StageResult:
         """Apply in place."""
@@ -74,6 +77,7 @@ class Rewrite:
                 files=self.rule_files,
                 optional=self.optional_rules,
                 most_rounds=self.most_rounds,
+                limits=self.limits,
             )
             texts.append(told)
             changed |= len(state.report.edits) > edits

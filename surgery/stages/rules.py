@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,7 @@ def apply_rules(
     files: Sequence[str] = (),
     optional: Sequence[str] = (),
     most_rounds: int | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> str:
     """Fold, apply rules, and again until nothing changes; the report gets edits and changes of contract.
 
@@ -55,6 +56,7 @@ def apply_rules(
         files: Files with rules of the user's own, relative to the pipeline.
         optional: Names of rules that apply only where they are asked for.
         most_rounds: Rounds that a loop makes at most, where its condition does not say.
+        limits: Tensor of numbers from data that decide sizes to the largest that they can be.
 
     Raises:
         ConversionError: an operand has to be constant, and only the user can know it.
@@ -74,7 +76,7 @@ def apply_rules(
     rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
     engine = Engine(rules, oracle.takes, target=state.target.name, seed=state.options.seed, optional=names)
     counts: dict[str, int] = {}
-    sizes = Sizes(state, engine, oracle)
+    sizes = Sizes(state, engine, oracle, limits)
     unresolved = resolve_structure(state) if shipped else []
     if unresolved:
         unresolved = resolve_open_loops(state, sizes, unresolved, most_rounds)

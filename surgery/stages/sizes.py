@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConversionError
@@ -76,14 +76,18 @@ class Sizes:
         state: The run.
         engine: Rules.
         oracle: What the target takes.
+        limits: Tensor of numbers from data that decide sizes to the largest that they can be.
     """
 
-    def __init__(self, state: State, engine: Engine, oracle: Oracle) -> None:
+    def __init__(
+        self, state: State, engine: Engine, oracle: Oracle, limits: Mapping[str, int] | None = None
+    ) -> None:
         self.state, self.engine, self.oracle = state, engine, oracle
-        self.bounds = Bounds(state.provenance)
+        self.limits = dict(limits or {})
+        self.bounds = Bounds(state.provenance, refuses=lambda node: bool(self._refused(node)))
         self._given_up: set[str] = set()
         self._held: list[Any] = []
-        self._refused: Any = None
+        self._refused: Any = lambda node: False
 
     def resolve(self) -> Outcome | None:
         """Replace what the target refuses; what the rules did, None if there is nothing of the kind.
@@ -92,7 +96,9 @@ class Sizes:
             ConversionError: a node behind one of these cannot work on padded tensors.
         """
         state = self.state
-        if not any(n.op in SELECTING or _open_slice(n) or limited(self.bounds, n) for n in state.graph.nodes):
+        self._refused = self.engine.refuses(state.graph)
+        data = any(n.op in SELECTING or _open_slice(n) or limited(self.bounds, n) for n in state.graph.nodes)
+        if not data and not self.bounds.open:
             return None
         whole: Outcome | None = None
         merge_equal(state.graph)  # what is chosen twice by the same condition is of the same size
@@ -104,6 +110,8 @@ class Sizes:
                 infer_types(state.graph)
             self._refused = self.engine.refuses(state.graph)
             found = self._follow()
+            if self._limit():
+                continue
             if not found:
                 break
             branches = [n for n in found if n.op == "If"]
@@ -124,6 +132,21 @@ class Sizes:
                 whole.edits.extend(outcome.edits)
         self.tell()
         return whole
+
+    def _limit(self) -> bool:
+        """Bound numbers from data that nothing in the model bounds; whether there was one."""
+        from surgery.stages.limits import limits_for
+
+        names = self.state.graph.tensors()
+        wanted = {
+            name: node
+            for name, (_, node) in self.bounds.open.items()
+            if name not in self.bounds.given and name in names
+        }
+        if not wanted:
+            return False
+        self.bounds.given.update(limits_for(self.state, wanted, self.limits))
+        return True
 
     def _assign(self) -> None:
         """Assignments to what a mask chooses need no sizes; the report gets an edit for each."""

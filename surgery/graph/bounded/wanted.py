@@ -70,7 +70,7 @@ def limit_of(bounds: Bounds, tensor: Any, node: gs.Node) -> Dim | None:
         return found
     if tensor.name in bounds.given:
         return Dim(bounds.given[tensor.name])
-    if tensor.inputs:  # an input is asked for by its name
+    if tensor.inputs and bounds.refuses(node):  # an input is asked for by its name
         bounds.open[tensor.name] = (tensor, node)
     return None
 

@@ -68,6 +68,7 @@ class Bounds:
         trimmed: Tensor to what it is without the padding that is known to be none.
         given: Tensor of numbers from data to the largest that they can be, where the model does not say.
         open: Tensor of such numbers that nothing bounds yet, and the node that wants them for a size.
+        refuses: Whether the target takes no size from data for a node.
         present: Free sizes of inputs, which are 1 or more.
         assumptions: What has to hold, as it has to in the model, in words.
         named: Names of the free sizes of the graph's inputs.
@@ -94,6 +95,7 @@ class Bounds:
     trimmed: dict[str, Any] = field(default_factory=dict)
     given: dict[str, int] = field(default_factory=dict)
     open: dict[str, tuple[Any, gs.Node]] = field(default_factory=dict)
+    refuses: Callable[[gs.Node], bool] = lambda node: False
     _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
     _out: list[Any] = field(default_factory=list)
@@ -163,12 +165,16 @@ class Bounds:
                     settle(self, node)
                     self._guard(node, prepare)
                     self._done.add(name)
-            elif name not in self._done and (
-                any(r in self.padded or r in self.sizes for r in reads) or limited(self, node)
+            elif (
+                name not in self._done
+                and (any(r in self.padded or r in self.sizes for r in reads) or limited(self, node))
+                and not self._open_for(node)
             ):
                 self._done.add(name)
                 self._step(node, reads)
                 continue
+            elif self._open_for(node):
+                blocked.update(t.name for t in node.outputs)
             elif name not in self._done and any(r in self._done or r in typed for r in reads):
                 if name not in self._done and self._sized(node):
                     self._step(node, reads)
@@ -181,6 +187,13 @@ class Bounds:
         graph.nodes.extend(self._out)
         self._out = []
         return found
+
+    def _open_for(self, node: gs.Node) -> bool:
+        """Whether a node makes something as long as a number from data that nothing bounds yet."""
+        from surgery.graph.bounded.values import limited
+
+        limited(self, node)
+        return any(wants is node for name, (_, wants) in self.open.items() if name not in self.given)
 
     def _look(self, node: gs.Node) -> None:
         """Take note of the free sizes of what a node makes; those that are numbers are so from now on."""
