@@ -6,13 +6,16 @@ Source: plugin/efficientNMSPlugin of NVIDIA/TensorRT, release/10.16.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from surgery.graph.body import Body
+from surgery.graph.body import SMALLEST, Body
 from surgery.plugins.definition import ConfiguredNode
+from surgery.plugins.free_boxes import best_of_an_image
 from surgery.plugins.native_nms import NmsOutputs, NmsSpec, choose_form, emit_nms
+from surgery.plugins.nms_forms import select_form
 from surgery.plugins.roi_sampling import numbers
 
 CANDIDATES = 5000
@@ -102,7 +105,11 @@ def emit_selection(b: Body, node: ConfiguredNode, p: EfficientNms) -> NmsOutputs
     boxes_type = node.inputs[0]
     shape = () if boxes_type is None or boxes_type.shape is None else boxes_type.shape
     per_class = len(shape) == 4 and node.static(0, 2) != 1
-    number, classes = node.static(1, 1), node.static(1, 2)
+    given = node.inputs[1]
+    free = given is not None and given.shape is not None and not isinstance(given.shape[1], int)
+    if free and 0 <= p.output_boxes_per_class < p.output_boxes:
+        raise node.refuse("the number of boxes is not known, and there is a limit for each class")
+    number, classes = -1 if free else node.static(1, 1), node.static(1, 2)
     names = node.input_names
     scores = b.reshape(names[1], 0, number, classes)  # a trailing 1 is allowed
     boxes = b.reshape(names[0], 0, number, classes, 4) if per_class else b.reshape(names[0], 0, number, 4)
@@ -117,6 +124,8 @@ def emit_selection(b: Body, node: ConfiguredNode, p: EfficientNms) -> NmsOutputs
             passes = b.logical_and(passes, b.const(wanted, np.bool_))
         scores = b.where(passes, scores, b.scalar(REJECTED))
         threshold, background = -3.0e38, -1
+    if free:
+        return _of_pairs(b, node, p, boxes, scores, per_class, threshold, background)
     k = p.output_boxes
     try:
         spec = NmsSpec(
@@ -138,6 +147,44 @@ def emit_selection(b: Body, node: ConfiguredNode, p: EfficientNms) -> NmsOutputs
     except ValueError as error:
         raise node.refuse(str(error)) from error
     return emit_nms(b, spec, boxes, scores, form=choose_form(spec, node.batch(1)))
+
+
+def _of_pairs(
+    b: Body,
+    node: ConfiguredNode,
+    p: EfficientNms,
+    boxes: str,
+    scores: str,
+    per_class: bool,
+    threshold: float,
+    background: int,
+) -> NmsOutputs:
+    """The same for a number of boxes that is not known: one list of the candidates of all classes."""
+    classes, k = node.static(1, 2), p.output_boxes
+    if 0 <= background < classes:
+        wanted = b.const(np.arange(classes).reshape(1, 1, classes) != background, np.bool_)
+        scores = b.where(wanted, scores, b.scalar(SMALLEST))
+    pairs = best_of_an_image(b, boxes, scores, count=CANDIDATES, classes=classes, per_class=per_class)
+    spec = NmsSpec(
+        num_boxes=pairs.number,
+        num_classes=1,
+        max_total=k,
+        max_per_class=k,
+        iou_threshold=p.iou_threshold,
+        score_threshold=threshold,
+        suppress_at_equal=True,
+        keep_at_equal=True,
+        clip_window=(0.0, 0.0, 1.0, 1.0) if p.clip_boxes else None,
+    )
+    select = None if p.class_agnostic else partial(select_form, labels=b.unsqueeze(pairs.label, 2))
+    found = emit_nms(b, spec, pairs.boxes, b.unsqueeze(pairs.scores, 2), form="select", select=select)
+    row = b.const(np.arange(k, dtype=np.float32).reshape(1, -1))
+    valid = b.less(row, b.unsqueeze(b.cast(found.count, np.float32), 1))
+
+    def listed(values: str) -> str:
+        return b.cast(b.where(valid, b.gather_elements(values, found.indices, 1), b.scalar(0.0)), np.int32)
+
+    return replace(found, classes=listed(pairs.label), indices=listed(pairs.box))
 
 
 def _corners(b: Body, p: EfficientNms, boxes: str, anchors: str | None, per_class: bool) -> str:

@@ -20,6 +20,25 @@ FURTHEST = 2**24
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs:
+    """The best (box, class) pairs of an image, in the order of the scores in memory; names of values.
+
+    Attributes:
+        boxes: [B, K, 4] float32.
+        scores: [B, K] float32, `SMALLEST` where there is no further pair.
+        box: [B, K] float32, rows of the boxes that were given.
+        label: [B, K] float32, columns of the scores.
+        number: K.
+    """
+
+    boxes: str
+    scores: str
+    box: str
+    label: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """The best of each class, in the order of the boxes; names of values.
 
@@ -79,3 +98,42 @@ def best_of_each_class(
         index=b.cast(b.transpose(found, 0, 2, 1), np.float32),
         number=count,
     )
+
+
+def best_of_an_image(b: Body, boxes: str, scores: str, *, count: int, classes: int, per_class: bool) -> Pairs:
+    """The `count` best pairs of each image; of equal scores at the limit, the first in memory.
+
+    Args:
+        b: Where the nodes go.
+        boxes: [B, N, 4], or [B, N, C, 4] with `per_class`; N may be anything.
+        scores: [B, N, C], `SMALLEST` for what takes no part.
+        count: How many, K; at most twice what TensorRT's TopK takes.
+        classes: C.
+        per_class: Whether every class has its own boxes.
+    """
+    rows = b.ints(0, 0, 0, 0, 0, count)
+    every = b.op("Pad", b.reshape(scores, 0, 1, -1), rows, b.scalar(SMALLEST))
+    best = best_only(b, every, FURTHEST, count)
+    taken = b.cast(b.greater(best, b.scalar(SMALLEST)), np.float32)
+    one = b.slice(best, 0, 0, 1)
+    ones = b.add(b.cast(b.greater(one, one), np.float32), b.scalar(1.0))
+    place = b.op("CumSum", ones, b.const(2, np.int64))
+    key = b.mul(taken, b.sub(b.scalar(float(FURTHEST)), place))
+    first = min(count, TOPK_LIMIT)
+    keys, found = b.topk(key, first)
+    listed, values = [found], [b.gather_elements(best, found, 2)]
+    if count > first:
+        # What the first list has is struck out of the second one, its scores included: nothing comes twice.
+        inside = b.greater_equal(key, b.slice(keys, 2, first - 1, first))
+        _, more = b.topk(b.where(inside, b.scalar(0.0), key), count - first)
+        left = b.where(inside, b.scalar(SMALLEST), best)
+        listed.append(more)
+        values.append(b.gather_elements(left, more, 2))
+    value = b.reshape(b.concat(values, 2), 0, count)
+    pair = b.reshape(b.concat(listed, 2), 0, count)
+    pair = b.where(b.greater(value, b.scalar(SMALLEST)), pair, b.const(0, np.int64))
+    box = b.div(pair, b.const(classes, np.int64))
+    label = b.sub(pair, b.mul(box, b.const(classes, np.int64)))
+    source = b.reshape(boxes, 0, -1, 4) if per_class else boxes
+    picked = b.gather_elements(source, b.expand(b.unsqueeze(pair if per_class else box, 2), 1, 1, 4), 1)
+    return Pairs(picked, value, b.cast(box, np.float32), b.cast(label, np.float32), count)

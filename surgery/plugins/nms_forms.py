@@ -88,7 +88,9 @@ def overlap(b: Body, one: Corners, two: Corners, spec: NmsSpec) -> str:
     return b.logical_and(above, b.greater(common, zero))
 
 
-def select_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool) -> Selected:
+def select_form(
+    b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool, labels: str | None = None
+) -> Selected:
     """One round per detection: the best of every group is taken, and what it suppresses is struck out.
 
     All images and groups advance together; memory is a few times [B, G, N].
@@ -99,12 +101,15 @@ def select_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool
         boxes: [B, N, 4] if shared, else [B, G * N, 4].
         scores: [B, G, N]; candidates that do not take part are `SMALLEST`.
         shared: All groups use the same boxes.
+        labels: [B, N or G * N, 1] float32: boxes of different labels do not suppress each other.
     """
     groups, size, rounds = spec.groups, spec.group_size, spec.rounds
     table = corners(b, boxes, spec)  # each [B, N or G*N, 1]
-    packed = b.concat(table.parts(), 2)
+    columns = [*table.parts(), *([labels] if labels is not None else [])]
+    packed = b.concat(columns, 2)
     wide = [b.reshape(v, 0, -1, size) for v in table.parts()]  # [B, 1 or G, N]
     everyone = Corners(*wide)
+    label = b.reshape(labels, 0, -1, size) if labels is not None else None
     iota = b.const(np.arange(size).reshape(1, 1, size))
     beyond, dead = b.scalar(float(size)), b.scalar(SMALLEST)
     offset = None if shared or groups == 1 else b.const((np.arange(groups) * size).reshape(1, groups, 1))
@@ -114,9 +119,11 @@ def select_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool
     best = inner.reduce("ReduceMax", alive, 2)
     winner = inner.reduce("ReduceMin", inner.where(inner.equal(alive, best), iota, beyond), 2)
     row = winner if offset is None else inner.add(winner, offset)
-    rows = inner.expand(inner.cast(row, np.int32), 1, 1, 5)
-    chosen = Corners(*inner.split(inner.gather_elements(packed, rows, 1), 2, 5))  # each [B, G, 1]
-    hit = overlap(inner, chosen, everyone, spec)
+    rows = inner.expand(inner.cast(row, np.int32), 1, 1, len(columns))
+    own = inner.split(inner.gather_elements(packed, rows, 1), 2, len(columns))  # each [B, G, 1]
+    hit = overlap(inner, Corners(*own[:5]), everyone, spec)
+    if label is not None:
+        hit = inner.logical_and(hit, inner.equal(label, own[5]))
     gone = inner.logical_or(hit, inner.equal(iota, winner))
     left = inner.where(gone, dead, alive)
     graph = inner.subgraph(

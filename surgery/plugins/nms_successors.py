@@ -166,7 +166,10 @@ def onnx_nms_successors(node: ConfiguredNode) -> list[Successor | str]:
     """What EfficientNMS_ONNX_TRT becomes: NonMaxSuppression, its rows ranked and filled up, for one image."""
     a = node.attributes
     boxes, scores = node.input_names
-    number, classes, rows = node.static(1, 1), node.static(1, 2), a["max_output_boxes_per_class"]
+    given = node.inputs[1]
+    if given is None or given.shape is None or not isinstance(given.shape[1], int):
+        return ["the number of boxes is not known"]
+    number, classes, rows = given.shape[1], node.static(1, 2), a["max_output_boxes_per_class"]
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
     per_class = shape is not None and len(shape) == 4 and shape[2] != 1
     if node.batch(1) != 1 or per_class:

@@ -55,6 +55,7 @@ from surgery.plugins.definition import ConfiguredNode
 #   check(attributes, types) -> list[str]      problems beyond the types and ranges in plugin.yaml
 #   output_types(node) -> list[TensorType]     where the shapes in plugin.yaml do not say it
 #   successor(node, target) -> list            other nodes of the target that compute the same
+#   fit(body, names, attributes, types)        inputs that models give otherwise, see docs/plugins.md
 
 
 def body(node: ConfiguredNode):  # -> onnx.FunctionProto

@@ -114,3 +114,82 @@ def test_a_successor_takes_the_best_of_each_class() -> None:
     (edit,) = (e for e in report.edits if e.rule == "successor-plugin")
     assert edit.details["successor"].startswith("EfficientNMS_TRT")
     assert edit.verified == "passed"
+
+
+EFFICIENT = {
+    "score_threshold": 0.25, "iou_threshold": 0.4, "max_output_boxes": 15, "background_class": -1,
+    "score_activation": 0, "box_coding": 0,
+}  # fmt: skip
+
+
+def efficient(batch: Any, number: Any, sets: int, anchors: bool, **change: Any) -> onnx.ModelProto:
+    boxes = [batch, number, sets, 4] if sets else [batch, number, 4]
+    shapes = {"b": boxes, "s": [batch, number, 3], **({"a": [1, number, 4]} if anchors else {})}
+    node = helper.make_node(
+        "EfficientNMS_TRT", list(shapes), list("nxyz"), name="nms", **{**EFFICIENT, **change}
+    )
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    kinds = (TensorProto.INT32, TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT32)
+    results = [helper.make_tensor_value_info(o, k, None) for o, k in zip("nxyz", kinds, strict=True)]
+    graph = helper.make_graph([node], "g", inputs, results)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("sets", "anchors", "change"),
+    [
+        (0, False, {}),
+        (0, False, {"class_agnostic": 1, "background_class": 0}),
+        (3, False, {"background_class": 1}),
+        (0, True, {"box_coding": 1, "score_activation": 1}),
+        (1, False, {"score_threshold": 0.001, "background_class": 2}),
+    ],
+)
+def test_the_best_pairs_of_an_image(sets: int, anchors: bool, change: dict[str, Any]) -> None:
+    free, _ = adopt_plugins(efficient("n", "boxes", sets, anchors, **change), REGISTRY)
+    kept = 0
+    # The last one has more pairs than the 5000 that take part, most of them tied at the limit.
+    for batch, number, levels in ((1, 4, 50), (2, 40, 50), (2, 90, 4), (1, 2000, 7)):
+        known, _ = adopt_plugins(efficient(batch, number, sets, anchors, **change), REGISTRY)
+        boxes, scores = inputs_of("TRTBatchedNMS", batch, number, levels)
+        boxes = np.repeat(boxes, 3, axis=2) if sets == 3 else boxes if sets else boxes[:, :, 0]
+        if sets == 3:
+            boxes = boxes + RNG.uniform(-0.05, 0.05, boxes.shape).astype(np.float32)
+        given = [boxes, scores * 6 - 3 if change.get("score_activation") else scores]
+        given += [RNG.uniform(0.2, 0.8, (1, number, 4)).astype(np.float32)] if anchors else []
+        results = run(free, given)
+        for got, want in zip(results, run(known, given), strict=True):
+            np.testing.assert_array_equal(got, want)
+        kept += int(results[0].sum())
+    assert kept > 30
+
+
+@pytest.mark.slow
+def test_an_engine_for_any_number_of_pairs() -> None:
+    shapes = {"b": ([1, 4, 4], [1, 40, 4], [2, 90, 4]), "s": ([1, 4, 3], [1, 40, 3], [2, 90, 3])}
+    model = efficient("n", "boxes", 0, False)
+    report = surgery.run("migrate", model, target="tensorrt-rtx", shapes=shapes)
+    assert report.failure is None, report.failure
+    assert report.engine
+    kept = surgery.run("migrate", model, target="tensorrt-11.4", shapes=shapes)
+    assert kept.failure is None, kept.failure
+    assert kept.verification["graph"]["status"] == "passed"
+    assert not kept.edits  # the plugin stays, whatever the number
+
+
+def test_a_limit_for_each_class_needs_the_number() -> None:
+    attributes = {
+        "max_output_size_per_class": 5, "max_total_size": 15, "iou_threshold": 0.5, "score_threshold": 0.2,
+        "pad_per_class": 0, "clip_boxes": 0,
+    }  # fmt: skip
+    node = helper.make_node(
+        "EfficientNMS_Explicit_TF_TRT", ["b", "s"], list("nxyz"), name="nms", **attributes
+    )
+    inputs = [
+        helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, "boxes", 4]),
+        helper.make_tensor_value_info("s", TensorProto.FLOAT, [1, "boxes", 3]),
+    ]
+    graph = helper.make_graph([node], "g", inputs, [onnx.helper.make_empty_tensor_value_info("n")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ConversionError, match="not known, and there is a limit for each class"):
+        adopt_plugins(model, REGISTRY)
