@@ -14,6 +14,7 @@ from surgery.graph.bounded.equations import learn, settle, settled
 from surgery.graph.bounded.pads import completed, pad_by_sizes
 from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
 from surgery.graph.bounded.spans import known_sum, note, span, terms_of
+from surgery.graph.bounded.wanted import whole
 from surgery.graph.bounded.work import No, sized, total
 
 if TYPE_CHECKING:
@@ -368,7 +369,7 @@ def _constant_of_shape(bounds: Bounds, node: gs.Node) -> bool:
 
 @_on("Range")
 def _range(bounds: Bounds, node: gs.Node) -> bool:
-    limit = bounds.elements(node.inputs[1])
+    limit = whole(bounds, node.inputs[1])
     start, step = bounds.number(node.inputs[0]), bounds.number(node.inputs[2])
     if limit is None:
         return False

@@ -8,8 +8,8 @@ import numpy as np
 
 from surgery.graph.bounded.choices import not_negative
 from surgery.graph.bounded.dims import ONE, Dim, product
-from surgery.graph.bounded.wanted import limit_of, shape_from_data
-from surgery.graph.bounded.work import No, sized
+from surgery.graph.bounded.wanted import count, limit_of, shape_from_data, whole
+from surgery.graph.bounded.work import No
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -31,6 +31,9 @@ def limited(bounds: Bounds, node: gs.Node) -> bool:
     if node.op != "Range" or node.domain not in (None, "", "ai.onnx"):
         return shape_from_data(bounds, node)
     start, limit, step = node.inputs
+    floats = limit.dtype is not None and np.dtype(limit.dtype).kind == "f"
+    if floats and (known := whole(bounds, limit)) is not None:
+        return not known.reshape(-1)[0].exact
     if limit.dtype is None or np.dtype(limit.dtype).kind not in "iu" or bounds.elements(limit) is not None:
         return False
     first, by = bounds.number(start), bounds.number(step)
@@ -39,7 +42,7 @@ def limited(bounds: Bounds, node: gs.Node) -> bool:
     largest = limit_of(bounds, limit, node)
     if largest is None:
         return False
-    bounds.sizes[limit.name] = sized([bounds.atom(limit.name, limit, 0, largest)]).reshape(())
+    count(bounds, limit, largest)
     return True
 
 

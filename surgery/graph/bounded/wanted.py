@@ -33,6 +33,12 @@ FIRST_ALONE = frozenset(
 )
 """Those of them whose further operands only say how."""
 
+LAYOUT_ALONE = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+"""Operators that keep all entries in their order."""
+
+SAME_ALONE = LAYOUT_ALONE | {"ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd"}
+"""Operators that make of a tensor of one element one of the same number."""
+
 MOST_STEPS = 64
 """Tensors that are looked at."""
 
@@ -79,7 +85,7 @@ def count(bounds: Bounds, tensor: Any, limit: Dim) -> None:
     """Take the numbers of a tensor for sizes that are at most so large."""
     found = np.empty(tuple(int(d) for d in tensor.shape), object)
     for flat, index in enumerate(np.ndindex(found.shape)):
-        name = tensor.name if found.size == 1 else f"{tensor.name}[{flat}]"
+        name = same_number(bounds, tensor) if found.size == 1 else f"{tensor.name}[{flat}]"
         found[index] = bounds.atom(name, tensor, flat, limit)
     bounds.sizes[tensor.name] = found
 
@@ -117,3 +123,77 @@ def _whole(node: gs.Node) -> bool:
         if not all(isinstance(d, int) for d in tensor.shape) or int(np.prod(tensor.shape)) > MOST_NUMBERS:
             return False
     return True
+
+
+def whole(bounds: Bounds, tensor: Any) -> Any:
+    """The sizes that a tensor stands for, also as floats; None if it is not made of sizes."""
+    found = bounds.elements(tensor)
+    node = tensor.inputs[0] if getattr(tensor, "inputs", None) else None
+    if found is None and node is not None and node.op == "Cast":
+        return bounds.elements(node.inputs[0])
+    return found
+
+
+def same_number(bounds: Bounds, tensor: Any) -> str:
+    """A name for a number from data: the same for tensors that surely hold the same number.
+
+    Args:
+        bounds: What is known of sizes.
+        tensor: A tensor of one element.
+    """
+    node = _default(tensor)
+    if node is not None and _one(bounds, node.inputs[0] if node.inputs else None):
+        if node.op in SAME_ALONE or (node.op == "Cast" and _exact_cast(node)):
+            return same_number(bounds, node.inputs[0])
+    elif node is not None and node.op == "ReduceSum":
+        return f"sum({_same_entries(bounds, node.inputs[0])})"
+    return str(tensor.name)
+
+
+def _same_entries(bounds: Bounds, tensor: Any) -> str:
+    """A name for the entries of a tensor, in any order and shape."""
+    node = _default(tensor)
+    if node is None:
+        return str(tensor.name)
+    if node.op in LAYOUT_ALONE | {"Transpose"} or (node.op == "Cast" and _exact_cast(node)):
+        return _same_entries(bounds, node.inputs[0])
+    if node.op == "Split" and len(node.outputs) == 1:
+        return _same_entries(bounds, node.inputs[0])
+    if node.op == "Expand" and _like(bounds, tensor, node.inputs[0]):
+        return _same_entries(bounds, node.inputs[0])
+    if node.op == "Where" and all(_like(bounds, tensor, t) for t in node.inputs[1:]):
+        one, other = (_same_entries(bounds, t) for t in node.inputs[1:])
+        if one == other:
+            return one
+    return str(tensor.name)
+
+
+def _default(tensor: Any) -> Any:
+    node = tensor.inputs[0] if getattr(tensor, "inputs", None) else None
+    return node if node is not None and node.domain in (None, "", "ai.onnx") else None
+
+
+def _one(bounds: Bounds, tensor: Any) -> bool:
+    """Whether a tensor has one element."""
+    from surgery.graph.bounded.work import No
+
+    try:
+        return tensor is not None and all(d.number == 1 for d in bounds.dims(tensor))
+    except No:
+        return False
+
+
+def _like(bounds: Bounds, one: Any, other: Any) -> bool:
+    """Whether two tensors have the same sizes."""
+    from surgery.graph.bounded.work import No
+
+    try:
+        return bounds.dims(one) == bounds.dims(other)
+    except No:
+        return False
+
+
+def _exact_cast(node: gs.Node) -> bool:
+    """Whether a Cast leaves whole numbers as they are."""
+    dtype = node.inputs[0].dtype
+    return dtype is not None and np.dtype(dtype) in (np.int32, np.int64) and int(node.attrs["to"]) == 7
