@@ -110,6 +110,18 @@ def test_a_form_becomes_the_plugin_that_computes_the_same(name: str, target: str
         np.testing.assert_allclose(run(report.model, given)[0], run(model, given)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_node_has_the_fields_of_its_definition(name: str) -> None:
+    plugin, _, model, _ = CASES[name]
+    (match,) = recognise(model, REGISTRY, TRT11, plugins=[plugin])
+    (node,) = [n for n in match.replacement if n.op_type == plugin]
+    wanted = match.plugin.make_node(node.name, node.input, node.output, match.attributes)
+    found, expected = ({a.name: a.type for a in n.attribute} for n in (node, wanted))
+    assert found.items() <= expected.items()
+    required = {n for n, a in match.plugin.file.attributes.items() if a.required}
+    assert found.keys() >= {*required, "plugin_version", "plugin_namespace"}
+
+
 def test_every_form_has_a_graph_here() -> None:
     have = {(plugin, form) for plugin, form, _, _ in CASES.values()}
     assert have == {(d.name, f.name) for d in REGISTRY.definitions() for f in forms_of(d)}

@@ -307,3 +307,57 @@ def test_rules_behind_a_plugin_have_the_shapes_that_they_need(
     assert "ROIAlign_TRT" in left
     assert "Det" not in left
     assert report.verification["graph"]["status"] == "passed"
+
+
+# -- what is wrong is told before TensorRT is asked -------------------------------------------------
+
+
+def leaky(op: str = "LReLU_TRT", **attributes: Any) -> onnx.ModelProto:
+    node = helper.make_node(op, ["x"], ["y"], name="node", **{"negSlope": 0.1, **attributes})
+    given, made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3, 4, 4]) for n in ("x", "y"))
+    graph = helper.make_graph([node], "g", [given], [made])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def suppression(boxes: list[int], kind: int = TensorProto.FLOAT, **attributes: Any) -> onnx.ModelProto:
+    options = {"score_threshold": 0.25, "iou_threshold": 0.45, "max_output_boxes": 6, "background_class": -1,
+               "score_activation": 0, "box_coding": 0, "plugin_version": "1", **attributes}  # fmt: skip
+    outputs = ["count", "found_boxes", "found_scores", "found_classes"]
+    node = helper.make_node("EfficientNMS_TRT", ["boxes", "scores"], outputs, name="node", **options)
+    inputs = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, boxes),
+        helper.make_tensor_value_info("scores", kind, [1, 20, 3]),
+    ]
+    result = helper.make_tensor_value_info("count", TensorProto.INT32, [1, 1])
+    graph = helper.make_graph([node], "g", inputs, [result])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+WRONG = {
+    "name": (leaky("LReLUs_TRT", plugin_version="1"), "unknown-plugin", "LReLU_TRT"),
+    "version": (leaky(plugin_version="7"), "plugin-version", "only 1"),
+    "namespace": (leaky(plugin_namespace="acme"), "plugin-configuration", "is registered in ''"),
+    "attribute": (
+        suppression([1, 20, 4], class_agnostc=1),
+        "plugin-configuration",
+        "did you mean 'class_agnostic'",
+    ),
+    "dtype": (
+        suppression([1, 20, 4], kind=TensorProto.FLOAT16),
+        "plugin-configuration",
+        "input 'scores' is float16; expected float32",
+    ),
+    "rank": (suppression([20, 4]), "plugin-configuration", "they would if boxes had one more dim of 1 at 0"),
+}
+
+
+@pytest.mark.parametrize("target", ["tensorrt-rtx-1.7", "tensorrt-10.16"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_ends_the_run_before_the_parser(wrong: str, target: str) -> None:
+    """One message that names the node, and what would be right."""
+    model, code, near = WRONG[wrong]
+    report = surgery.run("generic", model, target=target)
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code, report.failure.node) == (4, code, "node")
+    assert near in f"{report.failure.message} {report.failure.fix}"
+    assert "parse" not in [s.name for s in report.stages]
