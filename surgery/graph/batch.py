@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph import batch_index as by_index
-from surgery.graph.batch_loop import HEAVY, Crossing, count, per_sample, reads
+from surgery.graph.batch_loop import HEAVY, Crossing, count, per_sample, reads, rename
 from surgery.graph.infer import dims_of
 
 if TYPE_CHECKING:
@@ -257,10 +257,27 @@ class _Freeing:
             self.failed = self.sources[node.output[0]]
             self.follow(node)
         self.failed = []
+        for name in self.outputs:
+            self.hand_out(name)
         crossings = self.loop() if self.apart else ()
         del self.model.graph.node[:]
         self.model.graph.node.extend(self.nodes)
         return Freed(self.model, tuple(self.apart), crossings, str(self.reason or ""))
+
+    def hand_out(self, name: str) -> None:
+        """Bring the batch of an output that shares an axis with something else to an axis of its own."""
+        if name not in self.axes or not self.static or self.size != 1:
+            return
+        dims, axis = self.dims(name), self.axes[name]
+        single = [j for j, d in enumerate(dims) if d == 1]
+        if dims[axis] == 1 or not single:
+            return
+        inner = f"surgery/batch/{name}"
+        for node in [*self.nodes, *self.apart]:
+            rename(node, {name: inner})
+            node.output[:] = [inner if n == name else n for n in node.output]
+        self.shapes[inner], self.axes[inner] = tuple(dims), axis
+        self.moved(_identity_of(inner, name), inner, axis, single[0])
 
     def other_choices(self) -> dict[str, int] | None:
         """Other choices, of which the last one before the node that failed differs; None if there are no more."""
@@ -720,12 +737,10 @@ class _Freeing:
 
     def aligned(self, name: str, axis: int, place: int) -> str:
         """A tensor with the batch of one sample at another axis."""
-        import onnx
-
         self.count += 1
         made = f"surgery/batch/{self.count}"
         self.shapes[made] = tuple(self.dims(name))
-        self.moved(onnx.helper.make_node("Identity", [name], [made], name=made), name, axis, place)
+        self.moved(_identity_of(name, made), name, axis, place)
         return made
 
     def length(self, name: str, axis: int) -> str:
@@ -1098,9 +1113,15 @@ def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
 
 def _identity(node: onnx.NodeProto) -> onnx.NodeProto:
     """What hands on the first operand under the node's own name and output."""
+    made = _identity_of(node.input[0], node.output[0])
+    made.name = node.name
+    return made
+
+
+def _identity_of(given: str, made: str) -> onnx.NodeProto:
     import onnx
 
-    return onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name)
+    return onnx.helper.make_node("Identity", [given], [made], name=made)
 
 
 def _is_plugin(node: onnx.NodeProto) -> bool:

@@ -121,12 +121,19 @@ def test_the_result_is_what_the_dynamic_export_computes(name: str) -> None:
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in again.graph.input}
     if any(list(feeds[n].shape[1:]) != shape[1:] for n, shape in shapes.items()):
         pytest.skip("the values that come with the model have other sizes")
+    export = Evaluator(EXPORTED / f"{name}.onnx")
     try:
-        wanted = Evaluator(EXPORTED / f"{name}.onnx").run(feeds)
+        wanted = export.run(feeds)
     except EvaluationError:
         pytest.skip("the dynamic export does not run on the values that come with it")
-    for key, value in Evaluator(again).run(feeds).items():
-        assert same(value, wanted[key]), key
+    made = Evaluator(again)
+    for key, value in made.run(feeds).items():
+        if not same(value, wanted[key]):  # some exports mix samples: then it is to be right for each alone
+            count = len(next(iter(feeds.values())))
+            rows = [{n: v[i : i + 1] for n, v in feeds.items()} for i in range(count)]
+            alone = [export.run(r)[key] for r in rows]
+            assert not all(same(w, wanted[key][i : i + 1]) for i, w in enumerate(alone)), key
+            assert all(same(value[i : i + 1], w) for i, w in enumerate(alone)), key
 
 
 def fixed_models() -> list[str]:
