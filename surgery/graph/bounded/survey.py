@@ -33,24 +33,24 @@ INT_MAX = 2**31 - 1
 _SURVEYS: dict[str, Callable[[Bounds, gs.Node], Found]] = {}
 
 
-def survey(bounds: Bounds, node: gs.Node, rank: int) -> dict[int, Dim]:
+def survey(bounds: Bounds, node: gs.Node, rank: int | None = None) -> dict[int, Dim]:
     """Sizes of the first output of a node, as far as they follow from those of its operands.
 
     Args:
         bounds: What is known of sizes.
-        node: A node of the default domain, none of whose operands is padded.
-        rank: Rank of its first output.
+        node: A node of the default domain; its operands may be padded.
+        rank: Rank of its first output, if it is known.
     """
     from surgery.graph.bounded.work import No
 
     handler = _SURVEYS.get(node.op)
-    if handler is None or any(t.name in bounds.padded for t in node.inputs):
+    if handler is None:
         return {}
     try:
         found = handler(bounds, node)
     except No:
         return {}
-    if found is None or len(found) != rank:
+    if found is None or (rank is not None and len(found) != rank):
         return {}
     return {a: d for a, d in enumerate(found) if d is not None}
 
@@ -71,6 +71,11 @@ def _values(bounds: Bounds, node: gs.Node, place: int, attribute: str = "") -> l
         return None
     value = bounds.number(node.inputs[place])
     return None if value is None else [int(v) for v in value.reshape(-1)]
+
+
+def _exact(bounds: Bounds, op: str, a: Dim | None, b: Dim | None) -> Dim | None:
+    """Arithmetic on sizes that follow from those of the inputs; None where one is a count."""
+    return bounds.exact(op, a, b) if a is not None and b is not None and a.exact and b.exact else None
 
 
 def _given(node: gs.Node, place: int) -> bool:
@@ -156,10 +161,10 @@ def _reshape(bounds: Bounds, node: gs.Node) -> Found:
 def quotient(bounds: Bounds, whole: Dim, part: Dim) -> Dim | None:
     """One size over another, if nothing is left over."""
     found = whole.over(part)
-    if found is not None or not (whole.exact and part.exact):
+    if found is not None:
         return found
-    found = bounds.exact("Div", whole, part)
-    return None if any(a in bounds._computed for a in found.atoms) else found
+    found = _exact(bounds, "Div", whole, part)
+    return None if found is None or any(a in bounds._computed for a in found.atoms) else found
 
 
 @_on("Expand")
@@ -185,9 +190,9 @@ def _concat(bounds: Bounds, node: gs.Node) -> Found:
         numbers = [d for d in here if d.number is not None]
         found.append(numbers[0] if numbers else here[0])
         if axis == along:
-            whole = here[0]
+            whole: Dim | None = here[0]
             for dim in here[1:]:
-                whole = bounds.exact("Add", whole, dim)
+                whole = _exact(bounds, "Add", whole, dim)
             found[-1] = whole
     return found
 
@@ -231,9 +236,9 @@ def _cut(bounds: Bounds, size: Dim, start: Dim, end: Dim, step: int) -> Dim | No
     first = _place(bounds, size, start)
     if first is None or last is None:
         return None
-    length = bounds.exact("Max", bounds.exact("Sub", last, first), Dim(0))
+    length = _exact(bounds, "Max", _exact(bounds, "Sub", last, first), Dim(0))
     if step > 1:
-        length = bounds.exact("Div", bounds.exact("Add", length, Dim(step - 1)), Dim(step))
+        length = _exact(bounds, "Div", _exact(bounds, "Add", length, Dim(step - 1)), Dim(step))
     return length
 
 
@@ -242,12 +247,12 @@ def _place(bounds: Bounds, size: Dim, bound: Dim) -> Dim | None:
     from surgery.graph.bounded.choices import not_negative
 
     if bound.number is not None and bound.number < 0:
-        return bounds.exact("Max", bounds.exact("Add", size, bound), Dim(0))
+        return _exact(bounds, "Max", _exact(bounds, "Add", size, bound), Dim(0))
     if not not_negative(bounds, bound):
         return None
     if bound.number is not None and bound.number >= INT_MAX:
         return size
-    return bounds.exact("Min", size, bound)
+    return _exact(bounds, "Min", size, bound)
 
 
 @_on("Pad")
@@ -268,8 +273,8 @@ def _pad(bounds: Bounds, node: gs.Node) -> Found:
     for i, axis in enumerate(axes):
         size = dims[axis % len(dims)]
         assert size is not None
-        both = bounds.exact("Add", pads[i], pads[i + len(axes)])
-        dims[axis % len(dims)] = bounds.exact("Add", size, both)
+        both = _exact(bounds, "Add", pads[i], pads[i + len(axes)])
+        dims[axis % len(dims)] = _exact(bounds, "Add", size, both)
     return dims
 
 
@@ -336,7 +341,7 @@ def _window(bounds: Bounds, node: gs.Node) -> Found:
             more = step - reach
         else:
             more = int(pads[axis]) + int(pads[axis + count]) + step - reach
-        found.append(bounds.exact("Div", bounds.exact("Add", size, Dim(more)), Dim(step)))
+        found.append(_exact(bounds, "Div", _exact(bounds, "Add", size, Dim(more)), Dim(step)))
     return found
 
 
@@ -356,7 +361,7 @@ def _transposed(bounds: Bounds, node: gs.Node) -> Found:
     for axis, size in enumerate(dims[2:]):
         more = (int(kernel[axis]) - 1) * int(wide[axis]) + 1 - int(steps[axis]) + int(extra[axis])
         more -= int(pads[axis]) + int(pads[axis + count])
-        found.append(bounds.exact("Add", size * Dim(int(steps[axis])), Dim(more)))
+        found.append(_exact(bounds, "Add", size * Dim(int(steps[axis])), Dim(more)))
     return found
 
 

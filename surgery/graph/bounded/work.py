@@ -249,6 +249,7 @@ class Bounds:
     def _step(self, node: gs.Node, reads: set[str]) -> None:
         """Handle a node; it is written unless its handler has written something in its place."""
         from surgery.graph.bounded.operators import handle
+        from surgery.graph.bounded.survey import survey
 
         made = [t for t in node.outputs if t.name]
         for tensor in node.outputs:
@@ -259,10 +260,17 @@ class Bounds:
                 node, next(r for r in inner if r in self.padded), "its body reads a padded tensor"
             )
         settle(self, node)
+        sizes = (
+            survey(self, node) if node.domain in (None, "", "ai.onnx") and made == node.outputs[:1] else {}
+        )
         replaced = self._guard(node, handle)
         if not replaced:
             self._out.append(node)
             self.infer(node)
+        if sizes:
+            own = self.padded.get(made[0].name, {})
+            follow = {a: d for a, d in sizes.items() if d.exact and a not in own}
+            self._exact[made[0].name] = {**follow, **self._exact.get(made[0].name, {})}
         for tensor in made:
             self._fill(tensor)
         self._done.update(t.name for t in made)
