@@ -134,7 +134,17 @@ def _report(state: State, placed: Placed) -> str | None:
         "why": match.why,
         **({"form": match.form} if match.form else {}),
     }
+    assumed = tuple(" ".join(text.split()) for text in match.plugin.file.unconfirmed)
     state.report.edits.append(
-        Edit("recognised-plugin", "plugin", placed.removed, placed.made, "passed", match.error, (), details)
+        Edit(
+            "recognised-plugin",
+            "plugin",
+            placed.removed,
+            placed.made,
+            "passed",
+            match.error,
+            assumed,
+            details,
+        )
     )
     return f"{len(placed.removed)} nodes -> {match.plugin.name}"
