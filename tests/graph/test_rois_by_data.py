@@ -149,3 +149,68 @@ def test_maps_are_sampled_where_there_is_something() -> None:
         maps = generator.uniform(1, 2, (1, 3, 5, 6)).astype(np.float32)
         counts = compare(model, report, {"heat": heat, "maps": maps})
         assert counts == {"y": int((heat > 0.8).sum())}
+
+
+def _mapped(k: int, maps: str, scale: float) -> str:
+    """The regions of one of several levels, as torchvision's MultiScaleRoIAlign pools them."""
+    return f"""e{k} = Equal (levels, l{k}) p{k} = NonZero (e{k}) t{k} = Transpose <perm = [1, 0]> (p{k})
+        i{k} = Squeeze (t{k}, one) r{k} = Gather <axis = 0> (rois, i{k}) q{k} = Gather <axis = 1> (r{k}, first)
+        o{k} = Squeeze (q{k}, one) b{k} = Cast <to = 7> (o{k}) c{k} = Gather <axis = 1> (r{k}, corners)
+        a{k} = RoiAlign <output_height = 2, output_width = 3, sampling_ratio = 2, spatial_scale = {scale},
+            coordinate_transformation_mode = "output_half_pixel"> ({maps}, c{k}, b{k})"""
+
+
+def _merged(k: int, before: str) -> str:
+    """What a level gave, scattered to the places of its regions."""
+    return f"""m{k} = NonZero (e{k}) n{k} = Transpose <perm = [1, 0]> (m{k}) flat{k} = Squeeze (n{k}, one)
+        g{k} = Reshape (flat{k}, column) h{k} = Shape (g{k}) j{k} = Gather (h{k}, zero) k{k} = Unsqueeze (j{k}, first)
+        s{k} = Shape (a{k}) u{k} = Slice (s{k}, one, end) v{k} = Concat <axis = 0> (k{k}, u{k})
+        rank{k} = Shape (v{k}) ones{k} = ConstantOfShape <value = int64[1] {{1}}> (rank{k})
+        any{k} = Mul (ones{k}, minus) same{k} = Equal (v{k}, any{k}) to{k} = Where (same{k}, ones{k}, v{k})
+        x{k} = Expand (g{k}, to{k}) d{k} = ScatterElements <axis = 0> ({before}, x{k}, a{k})"""
+
+
+MULTISCALE = f"""(float[1, 4, h, w] f0, float[1, 4, p, q] f1, float[1, 4, u, v] f2, float[r, 4] all, float[r] scores)
+    => (float[k, 5] y, float[k, 4] where)
+    <int64 zero = {{0}}, int64 unit = {{1}}, int64 two = {{2}}, int64 three = {{3}}, int64[1] first = {{0}},
+     int64[1] one = {{1}}, int64[4] corners = {{1, 2, 3, 4}}, int64[4] column = {{-1, 1, 1, 1}}, int64 minus = {{-1}},
+     int64[1] end = {{9223372036854775807}}, int64[3] rest = {{4, 2, 3}}, int64[2] matrix = {{24, 5}},
+     int64 l0 = {{0}}, int64 l1 = {{1}}, int64 l2 = {{2}}, float low = {{0.4}}, float epsilon = {{0.000001}},
+     float base = {{64.0}}, float half = {{0.72134752}}, float lowest = {{0.0}}, float highest = {{2.0}},
+     float offset = {{1.0}}>
+    {{ chosen = Greater (scores, low) pn = NonZero (chosen) kept = Squeeze (pn, first)
+       where = Gather <axis = 0> (all, kept) column0 = Slice (where, first, one, one) count = Shape (column0)
+       image = ConstantOfShape (count) rois = Concat <axis = 1> (image, where)
+       right = Gather <axis = 1> (where, two) left = Gather <axis = 1> (where, zero)
+       bottom = Gather <axis = 1> (where, three) top = Gather <axis = 1> (where, unit)
+       dx = Sub (right, left) dy = Sub (bottom, top) area = Mul (dx, dy) part = Div (area, base) ln = Log (part)
+       scaled = Mul (ln, half) shifted = Add (scaled, offset) raised = Add (shifted, epsilon)
+       floor = Floor (raised) level = Clip (floor, lowest, highest) levels = Cast <to = 7> (level)
+       {_mapped(0, "f0", 0.5)}
+       {_mapped(1, "f1", 0.25)}
+       {_mapped(2, "f2", 0.125)}
+       all_levels = Shape (levels) number = Gather (all_levels, first) full = Concat <axis = 0> (number, rest)
+       blank = ConstantOfShape (full)
+       {_merged(0, "blank")}
+       {_merged(1, "d0")}
+       {_merged(2, "d1")}
+       flat = Flatten <axis = 1> (d2) weights = ConstantOfShape <value = float[1] {{0.05}}> (matrix)
+       y = MatMul (flat, weights) }}"""
+
+
+@pytest.mark.slow
+def test_regions_chosen_by_score_are_pooled_from_three_levels() -> None:
+    model = parsed(MULTISCALE)
+    report = converted(model)
+    for count, seed in ((9, 0), (1, 2), (6, 3)):
+        generator = np.random.default_rng(seed)
+        start = generator.uniform(0, 40, (count, 2))
+        feeds = {
+            "f0": generator.normal(0, 1, (1, 4, 32, 40)),
+            "f1": generator.normal(0, 1, (1, 4, 16, 20)),
+            "f2": generator.normal(0, 1, (1, 4, 8, 10)),
+            "all": np.concatenate([start, start + generator.uniform(1, 50, (count, 2))], 1),
+            "scores": generator.uniform(0, 1, count),
+        }
+        counts = compare(model, report, {k: v.astype(np.float32) for k, v in feeds.items()})
+        assert set(counts.values()) == {int((feeds["scores"] > 0.4).sum())}
