@@ -33,7 +33,8 @@ def put_back_plugins(state: State, names: Sequence[str], *, everything: bool) ->
 
     shipped = []
     for name in names:
-        if ships(state.registry.get(name), state.target, state.per_sample_plugins):
+        versions = state.registry.versions_of(name)
+        if any(ships(d, state.target, state.per_sample_plugins) for d in versions):
             shipped.append(name)
         else:
             state.warn(f"{name} is not put back: {state.target.name} does not ship it for an explicit batch")

@@ -209,6 +209,14 @@ def test_a_target_without_plugins_keeps_the_graph() -> None:
         assert recognise(model, REGISTRY, RTX, plugins=[plugin]) == []
 
 
+@pytest.mark.parametrize(("target", "version"), [("tensorrt-8.6", "1"), ("tensorrt-10.16", "2")])
+def test_the_version_is_one_that_the_target_has(target: str, version: str, tmp_path: Path) -> None:
+    report = surgery.run(pipeline(tmp_path, CONVOLUTION), CASES["convolution"][2], target=target)
+    assert report.failure is None, report.failure
+    (edit,) = [e for e in report.edits if e.rule == "recognised-plugin"]
+    assert edit.details["version"] == version
+
+
 def test_all_plugins_are_looked_for_together() -> None:
     model = CASES["slices"][2]
     (match,) = recognise(model, REGISTRY, TRT11)
