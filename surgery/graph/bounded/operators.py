@@ -15,6 +15,7 @@ from surgery.graph.bounded.pads import completed, pad_by_sizes
 from surgery.graph.bounded.sizes import SIZE_OPS, compute_sizes
 from surgery.graph.bounded.spans import known_sum, note, span, terms_of
 from surgery.graph.bounded.wanted import whole
+from surgery.graph.bounded.windows import WINDOWED, windows
 from surgery.graph.bounded.work import No, sized, total
 
 if TYPE_CHECKING:
@@ -146,9 +147,21 @@ def _per_entry(bounds: Bounds, node: gs.Node) -> bool:
     return False
 
 
+@_on("RandomNormalLike", "RandomUniformLike", "Bernoulli")
+def _random(bounds: Bounds, node: gs.Node) -> bool:
+    """Each entry is drawn by itself, padding too."""
+    bounds.pad(node.outputs[0], _only_first(bounds, node))
+    return False
+
+
 @_on(*PER_SAMPLE)
 def _per_sample(bounds: Bounds, node: gs.Node) -> bool:
     own = _only_first(bounds, node)
+    if node.op in WINDOWED and set(own) != {0}:
+        return windows(bounds, node)
+    if node.op == "BatchNormalization" and 1 not in own and not node.attrs.get("training_mode", 0):
+        bounds.pad(node.outputs[0], own)
+        return False
     if set(own) != {0} or node.attrs.get("training_mode", 0):
         raise No(f"{node.op} works along a padded axis")
     bounds.pad(node.outputs[0], own)
