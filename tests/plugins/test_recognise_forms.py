@@ -17,6 +17,7 @@ from runtime import run
 
 import surgery
 from surgery.errors import ConfigError
+from surgery.plugins.attach import target_model
 from surgery.plugins.recognise import recognise
 from surgery.plugins.recognise_forms import forms_of
 from surgery.plugins.registry import Registry
@@ -108,6 +109,21 @@ def test_a_form_becomes_the_plugin_that_computes_the_same(name: str, target: str
     for seed in range(3):
         given = feeds(model, seed)
         np.testing.assert_allclose(run(report.model, given)[0], run(model, given)[0], rtol=1e-4, atol=1e-5)
+    for_parser = target_model(report.model, REGISTRY, TRT10 if target == "tensorrt-10.16" else TRT11)
+    (node,) = [n for n in for_parser.graph.node if n.op_type == plugin]
+    assert node.domain == ""
+    assert not for_parser.functions
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_put_in_goes_on_to_other_targets(name: str, tmp_path: Path) -> None:
+    plugin, _, model, _ = CASES[name]
+    report = surgery.run(pipeline(tmp_path, plugin), model, target="tensorrt-11.4")
+    assert report.model is not None
+    written = target_model(report.model, REGISTRY, RTX)
+    assert plugin not in {n.op_type for n in written.graph.node}
+    given = feeds(model, 5)
+    np.testing.assert_allclose(run(written, given)[0], run(model, given)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
