@@ -37,6 +37,9 @@ MOST_TRIES, MOST_END_TRIES = 160, 60
 SHORTEST = 8
 """Pixels along an axis of a picture, at least."""
 
+STEP = 64
+"""Heights and widths of networks that halve a picture six times, or five times and take it in patches of two."""
+
 SHARED_BY_IMAGES = 3
 """A dim that more inputs share is no height or width: caches share theirs."""
 
@@ -320,8 +323,11 @@ def _ends(role: str, optimum: int, end: int) -> list[int]:
     if role == "batch":
         values = [1, optimum] if end == 0 else [4 * optimum, 3 * optimum, 2 * optimum, optimum + 1, optimum]
     elif role == "image":
-        near = max(1, optimum * 7 // 10 // 32 * 32)
-        values = [near, optimum // 2, optimum] if end == 0 else [2 * optimum, optimum * 3 // 2, optimum]
+        near, whole = max(1, optimum * 7 // 10 // 32 * 32), optimum // STEP * STEP
+        if end == 0:
+            values = [near, optimum // 2, optimum // 2 // STEP * STEP, whole - STEP, optimum]
+        else:
+            values = [2 * optimum, optimum * 3 // 2, optimum * 3 // 2 // STEP * STEP, whole + STEP, optimum]
     elif end == 0:
         values = [1, 2, 4, optimum // 2, optimum]
     else:

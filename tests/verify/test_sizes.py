@@ -134,3 +134,12 @@ def test_numbers_in_target_shapes() -> None:
 def test_the_first_choices_come_first() -> None:
     assert list(best_first([2, 3])) == [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (1, 2)]
     assert list(best_first([])) == [()]
+
+
+def test_pictures_of_whole_patches_of_the_last_map() -> None:
+    inputs = [value("image", "n", 3, "h", "w")]
+
+    def judge(sizes: Mapping[str, int]) -> str | None:
+        return None if sizes["h"] % 64 == 0 and sizes["h"] < 600 else "patches do not fit"
+
+    assert fit(free_dims(inputs), judge, {}).ranges["h"] == (128, 320, 448)
