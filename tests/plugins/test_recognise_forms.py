@@ -184,6 +184,29 @@ def test_values_that_others_read_stay(tmp_path: Path) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_form_inside_a_branch(tmp_path: Path) -> None:
+    whole = exported.attention()
+    made = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    then = onnx.helper.make_graph(whole.graph.node, "then", [], [made], whole.graph.initializer)
+    shape = [d.dim_value for d in whole.graph.output[0].type.tensor_type.shape.dim]
+    nothing = onnx.helper.make_node("ConstantOfShape", ["shape"], ["nothing"])
+    sizes = [onnx.numpy_helper.from_array(np.array(shape), "shape")]
+    value = onnx.helper.make_tensor_value_info("nothing", onnx.TensorProto.FLOAT, shape)
+    other = onnx.helper.make_graph([nothing], "else", [], [value], sizes)
+    condition = onnx.helper.make_node("If", ["c"], ["z"], then_branch=then, else_branch=other)
+    flag = onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, [])
+    result = onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, shape)
+    graph = onnx.helper.make_graph([condition], "g", [*whole.graph.input, flag], [result])
+    model = onnx.helper.make_model(graph, opset_imports=whole.opset_import, ir_version=8)
+    report = surgery.run(pipeline(tmp_path, ATTENTION), model, target="tensorrt-10.16")
+    (edit,) = [e for e in report.edits if e.rule == "recognised-plugin"]
+    assert edit.details["form"] == "grid-sample"
+    assert report.model is not None
+    for chosen in (True, False):
+        given = [*feeds(whole), np.array(chosen)]
+        np.testing.assert_allclose(run(report.model, given)[0], run(model, given)[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("plugin", "model", "reason"),
     [
