@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConversionError
+from surgery.graph.bounded.dims import Dim
 from surgery.graph.bounded.values import limited
 from surgery.graph.bounded.work import Bounds, Unbounded
 from surgery.graph.by_mask import RULE, assign_by_mask
@@ -301,6 +302,28 @@ class Sizes:
                         },
                     )
                 )
+
+        self._tell_limits(told | {o.name for o in state.graph.outputs if o.name in self.bounds.padded})
+
+    def _tell_limits(self, padded: set[str]) -> None:
+        """Make numbers that nothing bounds outputs, where the count of no output says that there is no room."""
+        state = self.state
+        said = {a for name in padded for d in self.bounds.padded.get(name, {}).values() for a in d.atoms}
+        known = {str((c.inverse or {}).get("of")) for c in state.report.io_changes}
+        for number, limit in self.bounds.limited.items():
+            if number in said or number in known:
+                continue
+            name = f"{self.bounds.sources[number].tensor.name}/needed"
+            state.graph.outputs.append(self.bounds.append_value(state.graph, Dim(1, (number,)), name))
+            state.report.io_changes.append(
+                IoChange(
+                    name,
+                    f"a size depends on the data: the result is valid where this is at most {limit}",
+                    {},
+                    {"name": name, "limit": limit},
+                    {"op": "at_most", "name": name, "count": name, "limit": limit, "of": number, "added": True},
+                )
+            )
 
     def _error(self, tensor: str, why: str, node: str = "") -> ConversionError:
         refused = [op for op in self.oracle.said if op in SELECTING or op == "Slice"]

@@ -32,6 +32,7 @@ def apply_inverses(outputs: Mapping[str, NDArray[Any]], inverses: Sequence[Step]
     ``slice_by_count``  name, count (an output: one number, or one per image if all are equal), axis (default
                         0): the first entries along the axis, as many as the count says; with ``added``, the original
                         has no such output, and it is left out
+    ``at_most``         name, limit: an error if the output is greater; with ``added`` as above
     ==================  =====================================================================
 
     Raises:
@@ -102,6 +103,13 @@ def _slice(value: NDArray[Any], step: Step, outputs: Arrays) -> NDArray[Any]:
     return np.take(value, range(count), axis=axis)
 
 
+def _at_most(value: NDArray[Any], step: Step, _: Arrays) -> NDArray[Any]:
+    limit = int(step["limit"])
+    if (value > limit).any():
+        raise ValueError(f"{int(value.max())} entries are needed, and there is room for {limit}")
+    return value
+
+
 OPERATIONS: dict[str, Callable[[NDArray[Any], Step, Arrays], NDArray[Any]]] = {
     "cast": _cast,
     "transpose": lambda value, step, _: value.transpose(step["perm"]),
@@ -109,6 +117,7 @@ OPERATIONS: dict[str, Callable[[NDArray[Any], Step, Arrays], NDArray[Any]]] = {
     "squeeze": lambda value, step, _: np.squeeze(value, tuple(step["axes"])),
     "unsqueeze": lambda value, step, _: np.expand_dims(value, tuple(step["axes"])),
     "slice_by_count": _slice,
+    "at_most": _at_most,
 }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from surgery.graph.bounded import sums
-from surgery.graph.bounded.dims import Dim
+from surgery.graph.bounded.dims import ONE, Dim
 
 if TYPE_CHECKING:
     from surgery.graph.bounded.work import Bounds
@@ -52,7 +54,7 @@ def note(bounds: Bounds, dim: Dim, terms: sums.Terms) -> Dim:
 
 
 def span(bounds: Bounds, tensor: Any, axis: int, start: Dim, end: Dim) -> Any:
-    """What is from one place to another along an axis, by a Gather; None if its length is not known.
+    """What is from one place to another along an axis, by a Gather; None if these may be outside of it.
 
     Args:
         bounds: What is known of sizes.
@@ -64,20 +66,64 @@ def span(bounds: Bounds, tensor: Any, axis: int, start: Dim, end: Dim) -> Any:
     from surgery.graph.bounded.choices import not_negative
 
     dims = bounds.dims(tensor)
-    size = terms_of(bounds, dims[axis])
     if end.number is not None and end.number >= INT_MAX:
         end = dims[axis]
-    over = sums.plus(size, terms_of(bounds, end), -1)
+    terms = terms_of(bounds, end), terms_of(bounds, start)
+    over = sums.plus(terms_of(bounds, dims[axis]), terms[0], -1)
+    if not _not_below_0(bounds, over) or not (not_negative(bounds, start) or _not_below_0(bounds, terms[1])):
+        return None
     length = joined(bounds, "Sub", end, start)
-    if not bounds._natural(over) or not not_negative(bounds, start):
+    if length is None or not length.exact:
+        length = _length(bounds, start, end, sums.plus(*terms, -1))
+    if length is None or not not_negative(bounds, length):
         return None
-    if length is None or not length.exact or not not_negative(bounds, length):
-        return None
-    places = bounds.emit("Add", bounds.places(length), bounds.scalar(start))
+    places = bounds.emit("Add", bounds.places(bounds.room(length)), bounds.scalar(start))
+    if not length.exact:  # behind what is real, any place will do
+        last = bounds.scalar(bounds.exact("Sub", bounds.room(dims[axis]), ONE))
+        inside = bounds.emit("Less", places, last, dtype=np.bool_)
+        places = bounds.emit("Where", inside, places, last, dtype=np.int64)
     made = bounds.emit("Gather", tensor, places, axis=axis)
     after = {a: d for a, d in bounds.padded.get(tensor.name, {}).items() if a != axis}
     bounds.pad(made, {**after, axis: length})
     shape = list(tensor.shape)
-    shape[axis] = length.number
+    shape[axis] = bounds.room(length).number
     made.shape = shape
     return made
+
+
+def _length(bounds: Bounds, start: Dim, end: Dim, terms: sums.Terms) -> Dim | None:
+    """A length that depends on counts, as a size of a name of its own; None if its largest value is not a number."""
+    known = known_sum(bounds, terms)
+    if known is not None:
+        return known
+    reach = _reach(bounds, terms)
+    if reach is None:
+        return None
+    value = bounds.emit("Sub", bounds.scalar(end), bounds.scalar(start))
+    if reach[0] < 0:
+        zero = np.asarray(0, np.int64)
+        below = bounds.emit("Less", value, zero, dtype=np.bool_)
+        value = bounds.emit("Where", below, zero, value, dtype=np.int64)
+    return note(bounds, bounds.atom(f"span({start},{end})", value, 0, Dim(max(0, reach[1]))), terms)
+
+
+def _not_below_0(bounds: Bounds, terms: sums.Terms) -> bool:
+    """Whether a sum is 0 or more for all values of its counts."""
+    reach = _reach(bounds, terms)
+    return bounds._natural(terms) or (reach is not None and reach[0] >= 0)
+
+
+def _reach(bounds: Bounds, terms: sums.Terms) -> tuple[int, int] | None:
+    """The smallest and largest values of a sum, whose counts are at most as large as there is room for."""
+    low = high = 0
+    for key, value in terms.items():
+        most = bounds.room(Dim(1, key)).number
+        if most is None:
+            return None
+        if key and value < 0:
+            low += value * most
+        elif key:
+            high += value * most
+        else:
+            low, high = low + value, high + value
+    return low, high

@@ -87,6 +87,8 @@ def count(bounds: Bounds, tensor: Any, limit: Dim) -> None:
     for flat, index in enumerate(np.ndindex(found.shape)):
         name = same_number(bounds, tensor) if found.size == 1 else f"{tensor.name}[{flat}]"
         found[index] = bounds.atom(name, tensor, flat, limit)
+        if tensor.name in bounds.given and limit.number == bounds.given[tensor.name]:
+            bounds.limited.setdefault(name, limit.number)
     bounds.sizes[tensor.name] = found
 
 

@@ -68,6 +68,7 @@ class Bounds:
         trimmed: Tensor to what it is without the padding that is known to be none.
         given: Tensor of numbers from data to the largest that they can be, where the model does not say.
         open: Tensor of such numbers that nothing bounds yet, and the node that wants them for a size.
+        limited: Count to the largest that it can be, of those that the model does not bound.
         refuses: Whether the target takes no size from data for a node.
         present: Free sizes of inputs, which are 1 or more.
         assumptions: What has to hold, as it has to in the model, in words.
@@ -95,6 +96,7 @@ class Bounds:
     trimmed: dict[str, Any] = field(default_factory=dict)
     given: dict[str, int] = field(default_factory=dict)
     open: dict[str, tuple[Any, gs.Node]] = field(default_factory=dict)
+    limited: dict[str, int] = field(default_factory=dict)
     refuses: Callable[[gs.Node], bool] = lambda node: False
     _computed: dict[str, tuple[str, Dim, Dim]] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
