@@ -122,6 +122,13 @@ def _verify(
             where=str(path),
             cause=f"sha256 {source.sha256}, the report says {report.model_info['sha256']}",
         )
+    if any(e.rule == "dynamic-batch" for e in report.edits):
+        from surgery.plugins.adopt import adopt_plugins
+        from surgery.plugins.registry import Registry
+        from surgery.stages.batch import free_batch
+
+        registry = Registry.load([])
+        source, _ = free_batch(source, lambda proto: adopt_plugins(proto, registry)[0], report.seed)
     reference = source.proto
     for edit in report.edits:
         overridden = edit.details.get("overridden") or {}
