@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from surgery.plugins.definition import TensorType
 from surgery.plugins.recognise_forms import Place, forms_of, loose_graph, places
 from surgery.plugins.recognise_match import Match as Laid
 from surgery.plugins.recognise_match import content, find
-from surgery.plugins.recognise_prove import Feeds, NotProvenError, Prover
+from surgery.plugins.recognise_prove import Feeds, NotProvenError, Opened, Prover
 from surgery.plugins.recognise_solve import (
     Bodies,
     Form,
@@ -131,6 +132,7 @@ def recognise(
     folded: bool = True,
     misses: dict[str, str] | None = None,
     feeds: Feeds | None = None,
+    opened: Opened = nullcontext,
 ) -> list[Match]:
     """The plugins that a model computes in standard operators, in the order of its nodes; no two overlap.
 
@@ -143,6 +145,7 @@ def recognise(
         folded: Look for bodies with constants and static shapes folded too.
         misses: Receives, by name of plugin, why the place that comes nearest to one that was not found is none.
         feeds: Gives inputs of the model, to prove forms with whose sizes the graph does not fix.
+        opened: Puts a model beside its weights, where these are in other files, to be run on these inputs.
 
     Raises:
         ConfigError: a plugin that is named is not in the registry.
@@ -160,28 +163,21 @@ def recognise(
         for definition in definitions if folded or form == "written" else ():
             own = [m for m in found if m.plugin is definition]
             found += finder.matches(definition, form, breadth, own)
-    found += _in_forms(model, registry, definitions, types, feeds, finder)
+    found += _in_forms(definitions, finder, Prover(model, types, registry, graph.opset, feeds, opened))
     if misses is not None:
         names = {m.plugin.name for m in found}
         misses.update({n: text for n, (_, text) in sorted(finder.misses.items()) if n not in names})
     return _choose(found, target)
 
 
-def _in_forms(
-    model: onnx.ModelProto,
-    registry: Registry,
-    definitions: Sequence[PluginDefinition],
-    types: Mapping[str, TensorType],
-    feeds: Feeds | None,
-    finder: _Finder,
-) -> Iterator[Match]:
+def _in_forms(definitions: Sequence[PluginDefinition], finder: _Finder, prover: Prover) -> Iterator[Match]:
     """The plugins that the graph computes in one of their forms."""
     forms = [(d, forms_of(d)) for d in definitions]
     if not any(f for _, f in forms):
         return
+    model = prover.model
     terms = terms_of(model)
     loose = loose_graph(terms)
-    prover = Prover(model, types, registry, terms.opset, feeds)
     candidates = []
     for definition, own in forms:
         for place in places(terms, loose, own):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Feeds = Callable[[], Iterable[Mapping[str, Array]]]
 """Gives inputs of the whole model, of several sizes where these are free."""
+
+Opened = Callable[[onnx.ModelProto], AbstractContextManager[onnx.ModelProto | Path]]
+"""Puts a model beside its weights, where these are in other files."""
 
 EXTERNAL = onnx.TensorProto.EXTERNAL
 
@@ -77,6 +82,7 @@ class Prover:
         opset: Version of ONNX's operators.
         feeds: Gives inputs of the whole model; None if there are none, and places with sizes that the graph does not
             fix cannot be proven.
+        opened: Puts a model beside its weights.
     """
 
     def __init__(
@@ -86,12 +92,14 @@ class Prover:
         registry: Registry,
         opset: int,
         feeds: Feeds | None,
+        opened: Opened = nullcontext,
     ) -> None:
         self.model = model
         self.types = types
         self.registry = registry
         self.opset = opset
         self.feeds = feeds
+        self.opened = opened
         self.nodes = list(model.graph.node)
         self.places = {o: p for p, n in enumerate(self.nodes) for o in n.output if o}
         self.maker = {o: self.nodes[p] for o, p in self.places.items()}
@@ -296,8 +304,9 @@ class Prover:
             from surgery.plugins.attach import attach_bodies
 
             try:
-                evaluator = Evaluator(attach_bodies(wide, self.registry))
-                runs = [evaluator.run(feeds, missing) for feeds in self.feeds()]
+                with self.opened(attach_bodies(wide, self.registry)) as ready:
+                    evaluator = Evaluator(ready)
+                    runs = [evaluator.run(feeds, missing) for feeds in self.feeds()]
             except EvaluationError as error:
                 raise NotProvenError(f"ONNX Runtime does not run the model: {error}") from None
             for name in missing:

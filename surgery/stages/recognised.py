@@ -64,6 +64,7 @@ def _find(
     """The plugins in one graph; those that are named go after those that are not."""
     from surgery.graph.convert import export_graph
     from surgery.plugins.recognise import recognise
+    from surgery.stages.trt_model import on_disk
 
     whole = graph is state.graph
     model = export_graph(graph, state.header) if whole else _body_model(graph, state.graph)
@@ -71,7 +72,11 @@ def _find(
     def feeds() -> list[dict[str, Any]]:
         return _feeds(state, model)
 
-    options: dict[str, Any] = {"per_sample": state.per_sample_plugins, "feeds": feeds if whole else None}
+    options: dict[str, Any] = {
+        "per_sample": state.per_sample_plugins,
+        "feeds": feeds if whole else None,
+        "opened": lambda ready: on_disk(ready, state.source),
+    }
     found: list[Match] = []
     if everything:
         found = recognise(model, state.registry, state.target, **options)

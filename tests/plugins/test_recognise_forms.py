@@ -167,6 +167,35 @@ def test_free_sizes_are_proven_with_inputs_of_the_model(tmp_path: Path) -> None:
         np.testing.assert_allclose(run(report.model, given)[0], run(model, given)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_weights_in_other_files(tmp_path: Path) -> None:
+    """They are there where the model is run, and stay where they are."""
+    model = exported.attention(batch="n")
+    scaled = onnx.helper.make_node("Mul", ["value_in", "w"], ["value"], name="/scale")
+    model.graph.node[0].CopyFrom(scaled)
+    weight = np.random.default_rng(1).normal(size=exported.HEADS * exported.DEPTH).astype(np.float32)
+    weight = weight.reshape(exported.HEADS, exported.DEPTH)
+    tensor = onnx.numpy_helper.from_array(weight, "w")
+    model.graph.initializer.append(tensor)
+    inline = onnx.ModelProto.FromString(model.SerializeToString())
+    outside = model.graph.initializer[-1]
+    outside.ClearField("raw_data")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key="location", value="w.data")
+    (tmp_path / "w.data").write_bytes(weight.tobytes())
+    onnx.save(model, tmp_path / "model.onnx")
+    report = surgery.run(pipeline(tmp_path, ATTENTION), tmp_path / "model.onnx", target="tensorrt-10.16")
+    assert report.failure is None, report.failure
+    (edit,) = [e for e in report.edits if e.rule == "recognised-plugin"]
+    assert "were run on" in edit.details["proof"]
+    assert report.model is not None
+    (kept,) = [t for t in report.model.graph.initializer if t.name == "w"]
+    assert kept.data_location == onnx.TensorProto.EXTERNAL
+    loaded = onnx.ModelProto.FromString(report.model.SerializeToString())
+    onnx.external_data_helper.load_external_data_for_model(loaded, str(tmp_path))
+    given = feeds(inline)
+    np.testing.assert_allclose(run(loaded, given)[0], run(inline, given)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_without_inputs_free_sizes_are_not_proven() -> None:
     misses: dict[str, str] = {}
     assert recognise(exported.attention(batch="n"), REGISTRY, TRT10, plugins=[ATTENTION], misses=misses) == []
