@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.errors import ConversionError
 from surgery.graph.bounded.dims import Dim
 from surgery.graph.bounded.values import limited
+from surgery.graph.bounded.wanted import same_number
 from surgery.graph.bounded.work import Bounds, Unbounded
 from surgery.graph.by_mask import RULE, assign_by_mask
 from surgery.graph.fold import drop_unused_outputs, fold_constants
@@ -146,7 +147,12 @@ class Sizes:
         }
         if not wanted:
             return False
-        self.bounds.given.update(limits_for(self.state, wanted, self.limits))
+        alike: dict[str, list[str]] = {}
+        for name in wanted:
+            alike.setdefault(same_number(self.bounds, self.bounds.open[name][0]), []).append(name)
+        first = {next((n for n in same if n in self.limits), same[0]): same for same in alike.values()}
+        for name, limit in limits_for(self.state, {n: wanted[n] for n in first}, self.limits).items():
+            self.bounds.given.update(dict.fromkeys(first[name], limit))
         return True
 
     def _assign(self) -> None:

@@ -291,7 +291,8 @@ def _regathered(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Di
     rooms = [bounds.room(d) for d in after]
     size = product(rooms).number
     shapes = f"{[*map(str, before)]} to {[*map(str, after)]}"
-    if total(before) != total(after) or size is None or size > MOST_GATHERED:
+    same = terms_of(bounds, total(before)) == terms_of(bounds, total(after))
+    if not same or size is None or size > MOST_GATHERED:
         raise No(f"a reshape from {shapes} would leave padding between what is real")
     numbers = [r.factor for r in rooms]
     zero = np.asarray(0, np.int64)
@@ -579,18 +580,25 @@ def _cut(bounds: Bounds, dim: Dim, start: int, end: Dim) -> tuple[Dim, Dim]:
         end = dim
     if end.number is not None and end.factor < 0:
         stop = bounds.exact("Sub", room, Dim(-end.factor))
-        scalar = _not_negative(
-            bounds, bounds.emit("Add", bounds.scalar(dim), np.asarray(end.factor, np.int64))
-        )
-        left = bounds.atom(f"({dim}{end.factor})", scalar, 0, stop)
+        left = _shortened(bounds, dim, -end.factor, stop)
     elif end == dim:
         left, stop = dim, room
     else:
         left, stop = bounds.smaller(dim, end), bounds.exact("Min", room, bounds.room(end))
     if start:
-        value = _not_negative(bounds, bounds.emit("Sub", bounds.scalar(left), np.asarray(start, np.int64)))
-        left = bounds.atom(f"({left}-{start})", value, 0, bounds.exact("Sub", stop, Dim(start)))
+        left = _shortened(bounds, left, start, bounds.exact("Sub", stop, Dim(start)))
     return left, stop
+
+
+def _shortened(bounds: Bounds, dim: Dim, less: int, room: Dim) -> Dim:
+    """A count without so many, not below 0."""
+    terms = sums.plus(terms_of(bounds, dim), {(): -less})
+    known = known_sum(bounds, terms)
+    if known is None:
+        less_of_it = bounds.emit("Sub", bounds.scalar(dim), np.asarray(less, np.int64))
+        known = bounds.atom(f"({dim}-{less})", _not_negative(bounds, less_of_it), 0, room)
+        note(bounds, known, terms)
+    return known
 
 
 def _not_negative(bounds: Bounds, value: Any) -> Any:
