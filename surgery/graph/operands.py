@@ -79,6 +79,14 @@ def _out(call: Call, i: int = 0) -> tuple[int, ...]:
     return shape
 
 
+def _kept(call: Call, rng: np.random.Generator) -> int:
+    """How many entries of an axis are kept: what the result has, or any number that there is."""
+    axis = _axis_of(call)
+    if call.results and call.results[0] is not None:
+        return call.results[0][axis]
+    return int(rng.integers(1, _data(call)[axis] + 1))
+
+
 def _signed(axes: Sequence[int], rank: int, rng: np.random.Generator) -> list[int]:
     """The same axes, some counted from the end."""
     return [a - rank if rng.integers(3) == 0 else a for a in axes]
@@ -347,7 +355,7 @@ RULES: dict[str, Callable[[Call, np.random.Generator], Found]] = {
     "ScatterND": _scatter,
     "Attention": _filled,
     "Upsample": lambda call, rng: {1: [_scale(d, o) for d, o in zip(_data(call), _out(call), strict=True)]},
-    "TopK": lambda call, rng: {1: [_out(call)[_axis_of(call)]]},
+    "TopK": lambda call, rng: {1: [_kept(call, rng)]},
     "OneHot": lambda call, rng: {1: _out(call)[_axis_of(call)]},
     "Trilu": lambda call, rng: {1: int(rng.integers(-3, 4))},
     "Dropout": lambda call, rng: {1: float(rng.uniform(0, 0.9))},

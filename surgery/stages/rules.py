@@ -62,6 +62,8 @@ def apply_rules(
         ConversionError: an operand has to be constant, and only the user can know it.
         ConfigError: a file of rules is wrong, or there is no rule of that name.
     """
+    from surgery.diagnose.static import MAX_K
+    from surgery.graph.bounded.limits import sorts_more
     from surgery.graph.retype import written_out_first
     from surgery.rules.engine.run import Engine
     from surgery.rules.engine.user_rules import choose_rules
@@ -90,7 +92,9 @@ def apply_rules(
         _ask(state, outcome.wanted, unresolved, oracle)
     if shipped and _unroll(state, oracle):
         outcome = _until_settled(state, engine, sizes, counts)
-    nodes = written_out_first(state.graph, engine.refuses(state.graph))
+    nodes = [
+        *written_out_first(state.graph, engine.refuses(state.graph)), *sorts_more(state.graph, MAX_K)
+    ]  # fmt: skip
     if nodes:
         engine.refuse(state.graph, nodes)
         _until_settled(state, engine, sizes, counts)
