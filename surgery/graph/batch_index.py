@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-    from surgery.graph.batch import _Freeing
+    from surgery.graph.batch_way import Way
 
 
-def own_places(way: _Freeing, index: str, at: int, data: str, axis: int, column: int | None = None) -> str:
+def own_places(way: Way, index: str, at: int, data: str, axis: int, column: int | None = None) -> str:
     """Indices along an axis of the batch, moved to the entries of the sample that each of them is for.
 
     Args:
@@ -55,11 +55,11 @@ def own_places(way: _Freeing, index: str, at: int, data: str, axis: int, column:
     return parts[0] if len(parts) == 1 else way.emit("Concat", parts, axis=-1)
 
 
-def _columns(way: _Freeing, name: str, start: int, end: int) -> str:
+def _columns(way: Way, name: str, start: int, end: int) -> str:
     return way.emit("Slice", [name, way.ints([start]), way.ints([end]), way.ints([-1])])
 
 
-def gather(way: _Freeing, node: onnx.NodeProto, held: list[int], along: int) -> bool:
+def gather(way: Way, node: onnx.NodeProto, held: list[int], along: int) -> bool:
     """A Gather along the axis of the batch."""
     data, index = node.input[:2]
     at = way.axes.get(index, 0)
@@ -81,7 +81,7 @@ def gather(way: _Freeing, node: onnx.NodeProto, held: list[int], along: int) -> 
     return True
 
 
-def elements(way: _Freeing, node: onnx.NodeProto, held: list[int], along: int) -> bool:
+def elements(way: Way, node: onnx.NodeProto, held: list[int], along: int) -> bool:
     """GatherElements or ScatterElements along the axis of the batch."""
     if any(way.axes[node.input[i]] != along for i in held):
         return False
@@ -92,7 +92,7 @@ def elements(way: _Freeing, node: onnx.NodeProto, held: list[int], along: int) -
     return True
 
 
-def nd(way: _Freeing, node: onnx.NodeProto, held: list[int]) -> bool:
+def nd(way: Way, node: onnx.NodeProto, held: list[int]) -> bool:
     """GatherND or ScatterND, without axes of their own for a batch."""
     data, index = node.input[:2]
     width, rank = way.dims(index)[-1], len(way.dims(index))
@@ -121,7 +121,7 @@ def nd(way: _Freeing, node: onnx.NodeProto, held: list[int]) -> bool:
     return True
 
 
-def _whole(way: _Freeing, node: onnx.NodeProto, held: list[int], place: int) -> bool:
+def _whole(way: Way, node: onnx.NodeProto, held: list[int], place: int) -> bool:
     if 1 in held:
         return False
     if node.op_type == "GatherND":
@@ -135,7 +135,7 @@ def _whole(way: _Freeing, node: onnx.NodeProto, held: list[int], place: int) -> 
     return True
 
 
-def _spread(way: _Freeing, name: str, axis: int) -> str:
+def _spread(way: Way, name: str, axis: int) -> str:
     """As often as there are samples; the sizes of one sample stay known under the new name."""
     made = way.spread(name, axis)
     way.shapes[made] = tuple(way.dims(name))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.errors import ConversionError
-from surgery.graph.batch import Freed, NoBatchError, batched_inputs, fixed_batch, relabeled, with_free_batch
+from surgery.graph.batch import Freed, with_free_batch
+from surgery.graph.batch_inputs import NoBatchError, batched_inputs, fixed_batch, relabeled
 from surgery.graph.batch_loop import reads, with_what_they_read
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.report import Edit
