@@ -11,18 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
+from surgery.diagnose.bodies import BodyParts, all_nodes, bodies_of, count_nodes, lifted
 from surgery.diagnose.checks import Answer, Check, CommandCheck, EngineCheck, TensorRtCheck, broken, need_gpu
+from surgery.diagnose.parts import Parts
 from surgery.diagnose.shrink import Set, shrink
 from surgery.errors import ConfigError, MissingEnvironmentError, ModelError
 
 if TYPE_CHECKING:
     import onnx
 
-    from surgery.diagnose.parts import Parts
+    from surgery.diagnose.bodies import Path as BodyPath
     from surgery.graph.load import LoadedModel
     from surgery.targets import Target
 
@@ -30,6 +33,9 @@ While = Literal["parse fails", "build fails", "engine differs"]
 WHILE: tuple[While, ...] = ("parse fails", "build fails", "engine differs")
 
 JOURNAL = "checks.jsonl"
+MOST_STAGES = 16
+"""Times that bodies are made smaller, and after them what is around them."""
+
 JOBS = 4
 """Most checks side by side without --jobs."""
 
@@ -91,8 +97,8 @@ class Reduction:
 
     Attributes:
         folder: The report folder.
-        nodes_before: Nodes of the model, functions expanded and Constant nodes stored.
-        nodes_after: Nodes that are left.
+        nodes_before: Nodes of the model and its bodies, functions expanded and without Constant nodes.
+        nodes_after: Nodes that are left, those of bodies too.
         nodes: Their labels and operators.
         failure: How the model fails.
         checks: How many models were asked about, by kind of answer; ``known`` were in the journal.
@@ -162,9 +168,13 @@ def reduce(
         work.close()
 
 
+def _same(model: onnx.ModelProto) -> onnx.ModelProto:
+    return model
+
+
 class _Work:
     def __init__(self, source: LoadedModel, folder: Path, options: Options, say: Say) -> None:
-        from surgery.diagnose.parts import Parts, with_random_weights
+        from surgery.diagnose.parts import with_random_weights
 
         self.source, self.folder, self.options, self.say = source, folder, options, say
         self.notes: list[str] = []
@@ -176,6 +186,7 @@ class _Work:
         self._answers: dict[str, Answer] = {}
         self._lock = threading.Lock()
         self._wanted: Answer | None = None
+        self._stage = ""
         self._file: Any = None
         proto = source.proto
         if options.random_weights:
@@ -309,19 +320,28 @@ class _Work:
 
     def _about(self, units: Set) -> Answer:
         """The answer about a set of units, from the journal or by asking."""
-        key = hashlib.sha256(",".join(map(str, sorted(units))).encode()).hexdigest()[:24]
+        nodes = sum(len(self.parts.units[u]) for u in units)
+        return self._answer(
+            self._stage + ",".join(map(str, sorted(units))), nodes,
+            lambda: self.parts.model_of(units) if units else None,
+        )  # fmt: skip
+
+    def _answer(self, what: str, nodes: int, make: Callable[[], onnx.ModelProto | None]) -> Answer:
+        """The answer about a model that has a name in the journal."""
+        key = hashlib.sha256(what.encode()).hexdigest()[:24]
         known = self._answers.get(key)
         if known is not None:
             with self._lock:
                 self.counts["known"] += 1
             return known
-        answer = self._ask(self.parts.model_of(units)) if units else Answer("passes")
+        model = make()
+        answer = self._ask(model) if model is not None else Answer("passes")
         with self._lock:
             other = self._wanted is not None and answer.kind == "fails" and not answer.like(self._wanted)
             self.counts["fails otherwise" if other else answer.kind] += 1
             self._answers[key] = answer
             if self._file is not None:
-                line = {"key": key, "nodes": sum(len(self.parts.units[u]) for u in units), **asdict(answer)}
+                line = {"key": key, "nodes": nodes, **asdict(answer)}
                 self._file.write(json.dumps(line) + "\n")
                 self._file.flush()
         return answer
@@ -339,31 +359,86 @@ class _Work:
         if self.target is None and self.options.canary:
             self._canary(wanted)
         self._open_journal(everything, wanted)
-        count = sum(map(len, self.parts.units))
+        count = count_nodes(self.parts.model.graph)
         self.say(f"{count} nodes: {wanted.kind} ({wanted.mark})")
-        smallest = len(everything)
-
-        def fails(sets: Sequence[Set]) -> list[bool]:
-            nonlocal smallest
-            if len(sets) == 1 or self.jobs == 1:
-                answers = [self._about(s) for s in sets]
-            else:
-                with ThreadPoolExecutor(self.jobs) as pool:
-                    answers = list(pool.map(self._about, sets))
-            alike = [a.like(wanted) for a in answers]
-            for one, good in zip(sets, alike, strict=True):
-                if good and len(one) < smallest:
-                    smallest = len(one)
-                    nodes = sum(len(self.parts.units[u]) for u in one)
-                    self.say(f"{nodes} nodes still fail ({sum(self.counts.values())} checks)")
-            return alike
-
-        left, minimal = shrink(sorted(everything), fails, self.jobs, self.options.most_checks)
+        left, minimal = self._shrunk(self.parts, self._about, len(everything))
+        for number in range(MOST_STAGES):
+            smaller = self._inside(self.parts.model_of(left), f"{number} ") if minimal else None
+            if smaller is None:
+                break
+            self.parts = Parts(smaller, self.values)
+            self._stage = f"{number + 1}:"
+            left, minimal = self._shrunk(self.parts, self._about, len(self.parts.units))
         if not minimal:
             self.notes.append(
                 f"it ended after {self.options.most_checks} checks; with more, --most-checks goes on from there"
             )
         return self._write(left, wanted, count, started)
+
+    def _asked(self, models: Sequence[Callable[[], Answer]]) -> list[bool]:
+        """Which of some models fail as the whole does, side by side."""
+        assert self._wanted is not None
+        if len(models) == 1 or self.jobs == 1:
+            answers = [ask() for ask in models]
+        else:
+            with ThreadPoolExecutor(self.jobs) as pool:
+                answers = list(pool.map(lambda ask: ask(), models))
+        return [a.like(self._wanted) for a in answers]
+
+    def _shrunk(
+        self, parts: Parts | BodyParts, about: Callable[[Set], Answer], count: int
+    ) -> tuple[Set, bool]:
+        """The fewest units that fail alike, and whether no single one can be left out."""
+        smallest = count
+
+        def fails(sets: Sequence[Set]) -> list[bool]:
+            nonlocal smallest
+            alike = self._asked([partial(about, s) for s in sets])
+            for one, good in zip(sets, alike, strict=True):
+                if good and len(one) < smallest:
+                    smallest = len(one)
+                    nodes = sum(len(parts.units[u]) for u in one)
+                    self.say(f"{nodes} nodes still fail ({sum(self.counts.values())} checks)")
+            return alike
+
+        spent = sum(self.counts.values())
+        return shrink(range(count), fails, self.jobs, max(1, self.options.most_checks - spent))
+
+    def _inside(self, model: onnx.ModelProto, stage: str) -> onnx.ModelProto | None:
+        """A body alone that fails alike, or the model with nodes left out of its bodies; None if all is needed."""
+        paths = list(bodies_of(model.graph))
+        alone = [m for m in (lifted(model, p) for p in paths) if m is not None]
+        if alone:
+            good = self._asked(
+                [
+                    partial(self._answer, f"{stage}alone {i}", count_nodes(m.graph), partial(_same, m))
+                    for i, m in enumerate(alone)
+                ]
+            )
+            fitting = [m for m, fails in zip(alone, good, strict=True) if fails]
+            if fitting:
+                return min(fitting, key=lambda m: count_nodes(m.graph))
+        before = count_nodes(model.graph)
+        for path in reversed(
+            paths
+        ):  # what is left out moves what is inside the body, which has been done then
+            model = self._emptied(model, path, stage)
+        return model if count_nodes(model.graph) < before else None
+
+    def _emptied(self, model: onnx.ModelProto, path: BodyPath, stage: str) -> onnx.ModelProto:
+        """The model with the fewest nodes in one body."""
+        parts = BodyParts(model, path)
+
+        def about(units: Set) -> Answer:
+            what = f"{stage}{path} " + ",".join(map(str, sorted(units)))
+            return self._answer(what, sum(len(parts.units[u]) for u in units), lambda: parts.model_of(units))
+
+        if not parts.units:
+            return model
+        if self._asked([partial(about, frozenset())])[0]:
+            return parts.model_of(frozenset())
+        left, _ = self._shrunk(parts, about, len(parts.units))
+        return parts.model_of(left) if len(left) < len(parts.units) else model
 
     def _does_not_fail(self, answer: Answer) -> ConfigError:
         what = self.options.while_ or f"--check {self.options.command}"
@@ -457,7 +532,8 @@ class _Work:
             del tensor.external_data[:]
         answer = self._about(left)
         result = Reduction(
-            self.folder, count, len(model.graph.node), [(label(n), n.op_type) for n in model.graph.node], answer,
+            self.folder, count, count_nodes(model.graph),
+            [(label(n), n.op_type) for n in all_nodes(model.graph) if n.op_type != "Constant"], answer,
             dict(self.counts), time.monotonic() - started, self.notes,
         )  # fmt: skip
         feeds = {v.name: self.values[v.name] for v in model.graph.input if v.name in self.values}

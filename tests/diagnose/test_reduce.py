@@ -304,6 +304,89 @@ def test_an_interrupted_search_is_gone_on_with(model: Path, tmp_path: Path) -> N
     assert len(log.read_text()) == asked
 
 
+# -- inside bodies ------------------------------------------------------------------------------------------
+
+NESTED = """g (float[n, 4] x, float[n, 4] z) => (float[n, 4] y, float[n, 4] w)
+    <int64 most = {7}, float half = {0.5}, bool yes = {1}> {
+    [m1] a = Neg (x) [m2] b = Sigmoid (a) [m3] big = Tanh (z)
+    [loop] y = Loop (most, yes, b) <body = lb (int64 k, bool c, float[n, 4] s) => (bool go, float[n, 4] t) {
+        [l1] s1 = Mul (s, half) [l2] s2 = Add (s1, big) [l3] sum = ReduceSum <keepdims = 0> (s2)
+        [l4] pos = Greater (sum, half) [l5] cc = Identity (c) [l6] go = Not (cc)
+        [if] t = If (pos) <then_branch = tb () => (float[n, 4] o) {
+            [t1] o1 = Exp (s2) [t2] o2 = Sqrt (o1) [t3] o3 = Mul (o2, a) [t4] o = Relu (o3) },
+          else_branch = eb () => (float[n, 4] p) { [e1] p1 = Abs (s2) [e2] p2 = Neg (p1) [e3] p = Tanh (p2) }> }>
+    [m4] w = Neg (y) }"""
+
+INSIDE = """
+import sys, onnx
+def walk(graph, path=""):
+    for n in graph.node:
+        yield path, n.name
+        for a in n.attribute:
+            if a.HasField("g"):
+                yield from walk(a.g, path + n.op_type + "/")
+model = onnx.load(sys.argv[1])
+onnx.checker.check_model(model)
+onnx.shape_inference.infer_shapes(model, strict_mode=True)
+found = set(walk(model.graph))
+{body}
+"""
+
+
+def inside(folder: Path, body: str) -> tuple[Path, str]:
+    onnx.save(parsed(NESTED), folder / "nested.onnx")
+    (folder / "inside.py").write_text(INSIDE.format(body=body), encoding="utf-8")
+    return folder / "nested.onnx", f"{shlex.quote(sys.executable)} {folder / 'inside.py'} {{}}"
+
+
+def test_what_fails_in_a_body_is_taken_out(tmp_path: Path) -> None:
+    path, check = inside(tmp_path, "sys.exit(3 if {'t3'} <= {n for p, n in found} else 0)")
+    result = reduce(path, tmp_path / "out", Options(command=check))
+    assert result.nodes == [("t3", "Mul")]
+    assert (result.nodes_before, result.nodes_after) == (19, 1)
+    model = onnx.load(tmp_path / "out" / "reduced.onnx")
+    assert sorted(v.name for v in model.graph.input) == ["a", "o2"]
+
+
+def test_what_fails_only_inside_a_body_keeps_the_body_alone(tmp_path: Path) -> None:
+    path, check = inside(tmp_path, "sys.exit(3 if {('Loop/If/', 't3'), ('Loop/', 'l2')} <= found else 0)")
+    result = reduce(path, tmp_path / "out", Options(command=check))
+    names = {n for n, _ in result.nodes}
+    assert {"loop", "l2", "if", "t3"} <= names
+    assert not names & {"m1", "m2", "m3", "m4", "l1", "l3", "t1", "t2", "e1", "e2", "e3"}
+    model = onnx.load(tmp_path / "out" / "reduced.onnx")
+    onnx.checker.check_model(model)
+    feeds = dict(np.load(tmp_path / "out" / "inputs.npz"))
+    assert set(feeds) == {v.name for v in model.graph.input}
+    Evaluator(model).run(feeds)
+
+
+def test_what_is_left_out_of_bodies_makes_models_that_run() -> None:
+    from surgery.diagnose.bodies import BodyParts, bodies_of, count_nodes, lifted
+
+    whole = parsed(NESTED)
+    rng = np.random.default_rng(7)
+    paths = list(bodies_of(whole.graph))
+    assert len(paths) == 3
+    for path in paths:
+        alone = lifted(whole, path)
+        assert alone is not None
+        onnx.checker.check_model(alone, full_check=True)
+        parts = BodyParts(whole, path)
+        for _ in range(12):
+            units = [u for u in range(len(parts.units)) if rng.random() < 0.5]
+            candidate = parts.model_of(units)
+            onnx.checker.check_model(candidate, full_check=True)
+            feeds = {
+                v.name: np.asarray(False) if not v.type.tensor_type.shape.dim and v.type.tensor_type.elem_type == 9
+                else np.asarray(0.25, np.float32) if not v.type.tensor_type.shape.dim
+                else rng.normal(size=(2, 4)).astype(np.float32)
+                for v in candidate.graph.input
+            }  # fmt: skip
+            assert Evaluator(candidate).run(feeds)["y"].shape == (2, 4)
+        assert count_nodes(parts.model_of(range(len(parts.units))).graph) == count_nodes(whole.graph)
+
+
 # -- with TensorRT ------------------------------------------------------------------------------------------
 
 
@@ -325,6 +408,16 @@ def test_what_the_parser_refuses(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "NonZero" in done.stdout
+
+
+@real
+def test_what_the_parser_refuses_in_a_body(tmp_path: Path) -> None:
+    text = NESTED.replace("[t2] o2 = Sqrt (o1)", "[t2] nz = NonZero (o1) [t5] f = Cast <to = 1> (nz) "
+                          "[t6] r = ReduceSum <keepdims = 0> (f) [t7] o2 = Add (o1, r)")  # fmt: skip
+    path = tmp_path / "m.onnx"
+    onnx.save(parsed(text), path)
+    result = reduce(path, tmp_path / "out", Options(while_="parse fails", target="tensorrt-rtx"))
+    assert result.nodes == [("t2", "NonZero")]
 
 
 @real
