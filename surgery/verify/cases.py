@@ -193,7 +193,7 @@ def _draw(
         grade = 2 if search is None or search.attempts == 1 else search.judge(feeds)
         if best is None or grade > best[0]:
             best = grade, feeds
-        if grade == 2:
+        if search is None or grade >= search.enough:
             break
     assert best is not None
     return best[1]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
+EMPTYING = frozenset({"Compress", "ConcatFromSequence", "Loop", "NonZero"})
+"""Operators that may find nothing in some values of good shapes, which what follows does not take."""
+
 ATTEMPTS, ATTEMPTS_SMALL, FEW_NODES = 64, 512, 50
 """Draws per case, and per case of a model of few nodes. Most models take the first draw; axes, sizes and thresholds
 that arrive as inputs take more."""
@@ -58,6 +61,7 @@ class Search:
 
     Attributes:
         attempts: Draws per case; 1 if no input is open to more than one reading.
+        enough: Grade of :meth:`judge` from which on a draw is taken.
         error: Why the model did not run when it was last judged, in ONNX Runtime's words; None if it did.
     """
 
@@ -87,6 +91,9 @@ class Search:
         self.attempts = 1
         if self.whole or self.floats or self.wide:
             self.attempts = ATTEMPTS_SMALL if len(proto.graph.node) <= FEW_NODES else ATTEMPTS
+        self.enough = 2
+        if self.attempts == 1 and any(n.op_type in EMPTYING for n in proto.graph.node):
+            self.attempts, self.enough = ATTEMPTS, 1
         self.declared = {v.name: dims_of(v) for v in proto.graph.output}
         sizes = {d for dims in self.declared.values() for d in dims or () if isinstance(d, int)}
         # A number that decides how long an output becomes is one of the declared sizes.

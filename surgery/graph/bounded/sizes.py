@@ -9,7 +9,7 @@ import numpy as np
 from surgery.graph.bounded import sums
 from surgery.graph.bounded.choices import choose_sizes, not_negative, ones_and_zeros
 from surgery.graph.bounded.dims import Dim
-from surgery.graph.bounded.spans import joined, note, terms_of
+from surgery.graph.bounded.spans import known_sum, note, terms_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -165,7 +165,8 @@ def _two(bounds: Bounds, node: gs.Node, a: Dim, b: Dim, flat: int, *, last: bool
         return bounds.smaller(a, b)
     if a.exact and b.exact:
         return bounds.exact(op, a, b)
-    known = joined(bounds, op, a, b)
+    terms = _terms(bounds, op, a, b)
+    known = known_sum(bounds, terms) if terms is not None else None
     if known is not None and not_negative(bounds, known):
         return known
     if not last or node.outputs[0].dtype is None or (op == "Div" and b.number is None):
@@ -174,7 +175,14 @@ def _two(bounds: Bounds, node: gs.Node, a: Dim, b: Dim, flat: int, *, last: bool
     if op != "Sub" or b.number is not None:
         room = bounds.exact(op, room, bounds.room(b))
     found = bounds.atom(f"{op.lower()}({a},{b})", node.outputs[0], flat, room)
+    return found if terms is None else note(bounds, found, terms)
+
+
+def _terms(bounds: Bounds, op: str, a: Dim, b: Dim) -> sums.Terms | None:
+    """What is computed from two sizes as a sum of products; None if it is none."""
+    one, other = terms_of(bounds, a), terms_of(bounds, b)
     if op in ("Add", "Sub"):
-        sign = 1 if op == "Add" else -1
-        note(bounds, found, sums.plus(terms_of(bounds, a), terms_of(bounds, b), sign))
-    return found
+        return sums.plus(one, other, 1 if op == "Add" else -1)
+    if op == "Div" and b.number and b.number > 0 and not_negative(bounds, a):
+        return sums.whole_part(one, b.number)
+    return None

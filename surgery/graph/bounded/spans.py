@@ -107,6 +107,18 @@ def _length(bounds: Bounds, start: Dim, end: Dim, terms: sums.Terms) -> Dim | No
     return note(bounds, bounds.atom(f"span({start},{end})", value, 0, Dim(max(0, reach[1]))), terms)
 
 
+def smaller_of(bounds: Bounds, a: Dim, b: Dim) -> Dim | None:
+    """The smaller of two sizes, if that is the same one for all counts."""
+    one, other = terms_of(bounds, a), terms_of(bounds, b)
+    counts = {atom for terms in (one, other) for key in terms for atom in key}
+    # With no entry at all, sizes that are made of one count alone are 0, however they are computed.
+    empty = counts if len(counts) == 1 and max(one.get((), 0), other.get((), 0)) <= 0 else set()
+    for less, rest in ((b, sums.plus(one, other, -1)), (a, sums.plus(other, one, -1))):
+        if _not_below_0(bounds, rest) or (empty and sums.surely_not_negative(rest, empty)):
+            return less
+    return None
+
+
 def _not_below_0(bounds: Bounds, terms: sums.Terms) -> bool:
     """Whether a sum is 0 or more for all values of its counts."""
     reach = _reach(bounds, terms)

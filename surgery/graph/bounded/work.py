@@ -17,6 +17,7 @@ import numpy as np
 from surgery.graph.bounded import sums
 from surgery.graph.bounded.dims import FREE, ONE, Dim, product
 from surgery.graph.bounded.equations import settle, settled
+from surgery.graph.bounded.spans import smaller_of
 from surgery.graph.control_flow import captured_names
 from surgery.graph.convert import constant, is_external, value_of
 from surgery.graph.infer import is_static
@@ -617,6 +618,9 @@ class Bounds:
         room = self.exact("Min", self.room(a), self.room(b))
         if a.exact and b.exact:
             return room
+        known = smaller_of(self, a, b)
+        if known is not None:
+            return known
         for one, two in ((a, b), (b, a)):
             most, limit = self.room(one).number, two.number
             if most is not None and limit is not None and most <= limit:
