@@ -30,7 +30,32 @@ WHY: dict[str, str] = {
 }
 """What lies behind a code, and what it would take."""
 
-CAUSES: dict[str, str] = {}
+CAUSES: dict[str, str] = {
+    "legacy_maskrcnn_proposallayer_pyramidroialign_detectionlayer": (
+        "the file hands ProposalLayer_TRT 4080 anchors, and the kernel makes 65472 of its own for that "
+        "picture: no TensorRT runs it. It would take another export."
+    ),
+    "legacy_uffssd_gridanchor_flatten_nms_trt": (
+        "the file hands NMS_TRT boxes and scores of 1917 anchors and priors of 1083: no TensorRT runs it. It "
+        "would take another export."
+    ),
+    "mamba2.ts": (
+        "Transpose with perm (0, -2, -1, 1), which ONNX does not have; the exporter wrote what PyTorch takes. "
+        "The dynamo export of the same model is reached."
+    ),
+    "vits.ts": (
+        "the length of the sound is a sum of durations that the network predicts, and no bound of them is in "
+        "the graph. It would take a largest length given by the user."
+    ),
+    "fastspeech2_conformer.ts": (
+        "as in vits.ts: durations that are predicted decide how often each token is repeated."
+    ),
+    "wav2vec2_masked.dynamo": (
+        "two lengths that are equal for every number of samples are written as different roundings of "
+        "divisions, and meet in an Expand. It would take a proof that they are equal; the TorchScript export "
+        "of the same model is reached."
+    ),
+}
 """The same for single models, where the code says too little; by the model's name."""
 
 
