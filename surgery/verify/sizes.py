@@ -28,6 +28,12 @@ IMAGE = (320, 224, 256, 384, 512, 64, 128, 448, 640, 32, 96, 336, 300, 299, 518,
 LENGTH = (16, 8, 64, 4, 512, 1024, 4000, 16000, 32, 128, 48000, 80000, 2)
 """Optimum by role, the most usual first. A sequence is tokens, or samples of sound."""
 
+SMALLER = (256, 128, 64)
+"""Heights and widths that leave room for several pictures at once, where larger ones do not."""
+
+MOST_BATCH = 4
+"""The largest batch, times that of the optimum."""
+
 SPREAD = (1.0, 1.5, 0.75, 1.25, 1.75, 2.0)
 """Lengths of independent dims, times the length: different, so that one that has to equal another is noticed."""
 
@@ -187,11 +193,21 @@ def fit(dims: Sequence[FreeDim], judge: Judge, fixed: Mapping[str, Range], hints
             raise
         open_dims = [replace(d, role="length") if d.role == "image" else d for d in open_dims]
         relations, sizes, tries = _optimum(open_dims, judge, at, hints or Hints())
-    found = Fit({}, relations, tries=tries)
     roots = [d for d in open_dims if d.key not in relations]
-    ends = [
-        _end(roots, judge, {k: r[i] for k, r in fixed.items()}, relations, sizes, found, i) for i in (0, 2)
-    ]
+
+    def both_ends() -> tuple[Fit, list[dict[str, int]]]:
+        fresh = Fit({}, relations, tries=tries)
+        known = [{k: r[i] for k, r in fixed.items()} for i in (0, 2)]
+        return fresh, [
+            _end(roots, judge, k, relations, sizes, fresh, i) for k, i in zip(known, (0, 2), strict=True)
+        ]
+
+    found, ends = both_ends()
+    if any(d.role == "batch" and ends[1][d.key] == sizes[d.key] for d in roots):
+        smaller = _with_room(roots, judge, sizes)
+        if smaller != sizes:
+            sizes = smaller
+            found, ends = both_ends()
     found.ranges = {d.key: fixed.get(d.key) or (ends[0][d.key], sizes[d.key], ends[1][d.key]) for d in dims}
     return found
 
@@ -210,6 +226,21 @@ def _optimum(
             return relations, sizes, tries
         first = first or error
     raise NoFitError(first or "nothing was tried", 1)
+
+
+def _with_room(dims: Sequence[FreeDim], judge: Judge, sizes: dict[str, int]) -> dict[str, int]:
+    """Smaller pictures, where a model of pictures takes several of these and not several of the usual size."""
+    batch = [d.key for d in dims if d.role == "batch"]
+    images = [d.key for d in dims if d.role == "image"]
+    if not batch or not images:
+        return sizes
+
+    for size in SMALLER:
+        smaller = {**sizes, **dict.fromkeys(images, size)}
+        several = {**smaller, **{k: MOST_BATCH * smaller[k] for k in batch}}
+        if size < min(sizes[k] for k in images) and judge(smaller) is None and judge(several) is None:
+            return smaller
+    return sizes
 
 
 def _usual(
@@ -321,7 +352,11 @@ def _end(
 def _ends(role: str, optimum: int, end: int) -> list[int]:
     """Sizes of an end of a range, the widest range first, the optimum last."""
     if role == "batch":
-        values = [1, optimum] if end == 0 else [4 * optimum, 3 * optimum, 2 * optimum, optimum + 1, optimum]
+        values = (
+            [1, optimum]
+            if end == 0
+            else [MOST_BATCH * optimum, 3 * optimum, 2 * optimum, optimum + 1, optimum]
+        )
     elif role == "image":
         near, whole = max(1, optimum * 7 // 10 // 32 * 32), optimum // STEP * STEP
         if end == 0:

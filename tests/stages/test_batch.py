@@ -56,7 +56,8 @@ WORKS = {
         i = Constant <value = int64[2,2] {0, 3, 0, 1}> () y = GatherND (x, i) }""",
     "entry by entry": """g (float[1,6] x) => (float[1,6] y) {
         s = Constant <value = int64[1] {6}> () r = Reshape (x, s)
-        i = Constant <value = int64[6] {5, 4, 3, 2, 1, 0}> () t = GatherElements (r, i) e = Constant <value = int64[2] {1, 6}> () y = Reshape (t, e) }""",
+        i = Constant <value = int64[6] {5, 4, 3, 2, 1, 0}> () t = GatherElements (r, i)
+        e = Constant <value = int64[2] {1, 6}> () y = Reshape (t, e) }""",
     "letters for dots": """g (float[1,2,3] x) => (float[1,2,2] y) <float[3,2] w> {
         y = Einsum <equation = "...ij,jk->...ik"> (x, w) }""",
     "two": "g (float[2,3] x) => (float[6] y) { s = Constant <value = int64[1] {6}> () y = Reshape (x, s) }",

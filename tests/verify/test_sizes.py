@@ -143,3 +143,21 @@ def test_pictures_of_whole_patches_of_the_last_map() -> None:
         return None if sizes["h"] % 64 == 0 and sizes["h"] < 600 else "patches do not fit"
 
     assert fit(free_dims(inputs), judge, {}).ranges["h"] == (128, 320, 448)
+
+
+def test_smaller_pictures_where_there_is_room_for_one_large_one() -> None:
+    inputs = [value("image", "n", 3, "h", "w")]
+
+    def judge(sizes: Mapping[str, int]) -> str | None:
+        return None if sizes["n"] * sizes["h"] ** 2 <= 1.5 * 320**2 else "no room"
+
+    ranges = fit(free_dims(inputs), judge, {}).ranges
+    assert ranges["n"] == (1, 1, 4)
+    assert ranges["h"][1] == 128
+
+
+def test_one_sample_alone_leaves_the_usual_size() -> None:
+    inputs = [value("image", "n", 3, "h", "w")]
+    ranges = fit(free_dims(inputs), lambda sizes: None if sizes["n"] == 1 else "made for one", {}).ranges
+    assert ranges["n"] == (1, 1, 1)
+    assert ranges["h"][1] == 320
