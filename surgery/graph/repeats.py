@@ -80,6 +80,9 @@ def _value(tensor: Any) -> Any:
 
     node = tensor.inputs[0] if getattr(tensor, "inputs", None) else None
     if node is not None and node.op == "Constant":
+        numbers = node.attrs.get("value_ints", node.attrs.get("value_int"))
+        if numbers is not None:
+            return np.asarray(numbers, np.int64)
         tensor = node.attrs.get("value")
     if node is not None and node.op in ("Identity", "Cast"):
         return _value(node.inputs[0])
@@ -98,6 +101,8 @@ def _read(loop: gs.Node) -> tuple[Any, Any, int]:
     start = loop.inputs[1]
     _need(not start.name or (_value(start) is not None and bool(_value(start).reshape(-1)[0])))
     goes_on = body.outputs[0]
+    while goes_on.inputs and goes_on.inputs[0].op == "Identity":
+        goes_on = goes_on.inputs[0].inputs[0]
     stays = _value(goes_on)
     _need((stays is not None and bool(stays.reshape(-1)[0])) or goes_on.name == body.inputs[1].name)
     insert = _made_by(body.outputs[1], "SequenceInsert")
