@@ -14,6 +14,7 @@ from surgery.graph.batch import Freed, with_free_batch
 from surgery.graph.batch_inputs import NoBatchError, batched_inputs, fixed_batch, relabeled
 from surgery.graph.batch_loop import reads, with_what_they_read
 from surgery.graph.evaluate import EvaluationError, Evaluator
+from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
 from surgery.report import Edit
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def free_batch(
     Raises:
         ConversionError: a batch makes no sense for this model, or it is not known how; with the reason and node.
     """
+    if any(f.domain != PLUGIN_DOMAIN for f in source.proto.functions):
+        source = replace(source, proto=inline_functions(source.proto))
     try:
         check = _Check(source, complete, seed)
         first, reason, how = _proposed(source, check)

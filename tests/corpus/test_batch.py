@@ -45,7 +45,7 @@ MOST = 240
 def recorded(title: str) -> dict[str, str]:
     """Model to result in a table of the page."""
     text = PAGE.read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
-    return {m: r for m, r in re.findall(r"^\| ([\w.-]+) \| ([^|]+) \|", text, re.MULTILINE) if m != "model"}
+    return {m: r for m, r in re.findall(r"^\| (\w[\w.-]*) \| ([^|]+) \|", text, re.MULTILINE) if m != "model"}
 
 
 FIXED = recorded("Models with a fixed batch")

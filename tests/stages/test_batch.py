@@ -102,6 +102,16 @@ def test_axes_that_move() -> None:
     assert Evaluator(source.proto).run({"x": x})["y"].shape == (3, 1, 3, 4)
 
 
+def test_functions_of_the_model_are_written_out() -> None:
+    given = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[1,4,6] x) => (float[1,24] y) { y = own.rows (x) }
+        <domain: "own", opset_import: ["" : 17]> rows (x) => (y) {
+            s = Constant <value = int64[2] {1, 24}> () y = Reshape (x, s) }""")
+    source, _ = free_batch(load_model(given), lambda m: m)
+    x = np.random.default_rng(0).normal(0, 1, (3, 4, 6)).astype(np.float32)
+    np.testing.assert_array_equal(Evaluator(source.proto).run({"x": x})["y"], x.reshape(3, 24))
+
+
 def test_attention_masks_read_number_by_number() -> None:
     source, _ = free_batch(load_model(model_of("mask")), lambda m: m)
     mask = np.array([[1, 0, 1, 0], [0, 1, 1, 1]])
