@@ -1,8 +1,8 @@
 """Loops that repeat each row of a tensor a number of times of its own, as gathers.
 
 Exporters write this with sequences: the rows and the numbers are split, a loop over both expands each row, and what
-it has put together is joined. Where row i stands follows from the sums of the numbers in front of it, so a Gather does
-it at once; the size of the result is the sum of the numbers.
+it has put together is joined. Where row i stands follows from the sums of the numbers in front of it, so a Gather
+does it at once; the size of the result is the sum of the numbers.
 """
 
 from __future__ import annotations
