@@ -158,7 +158,7 @@ def test_sizes_from_data_stay_behind_a_count(what: str, shape: str) -> None:
     ("nodes", "why"),
     [
         ("y, z = Split <axis = 0, num_outputs = 2> (t)", "a Split of a padded axis"),
-        (VALUES + "s = Shape (x) g = Gather (s, zero) u = Unsqueeze (g, z1) y = Pad (v, two)", "Pad"),
+        (VALUES + 'p = Concat <axis = 0> (z1, z1) q = Add (p, one) y = Pad <mode = "reflect"> (v, q)', "Pad"),
     ],
 )
 def test_what_cannot_be_padded_is_refused(nodes: str, why: str) -> None:

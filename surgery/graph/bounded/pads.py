@@ -113,13 +113,15 @@ def _amounts(bounds: Bounds, node: gs.Node) -> dict[int, tuple[Dim, Dim]] | None
         if sizes is None:
             return None
         found = list(sizes.reshape(-1))
-    axes = list(range(len(found) // 2))
+    rank = len(bounds.dims(node.inputs[0]))
+    axes = list(range(rank))
     if len(node.inputs) > 3 and node.inputs[3].name:
         given = bounds.number(node.inputs[3])
         if given is None:
             return None
-        rank = len(bounds.dims(node.inputs[0]))
         axes = [int(a) % rank for a in given.reshape(-1)]
+    if len(found) != 2 * len(axes):
+        raise No(f"{len(found)} amounts for {len(axes)} axes of Pad")
     return {axis: (found[i], found[i + len(axes)]) for i, axis in enumerate(axes)}
 
 

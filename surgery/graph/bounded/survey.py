@@ -270,6 +270,8 @@ def _pad(bounds: Bounds, node: gs.Node) -> Found:
         if _given(node, 3):
             return None
         axes = list(range(len(dims)))
+    if len(pads) != 2 * len(axes):
+        return None
     for i, axis in enumerate(axes):
         size = dims[axis % len(dims)]
         assert size is not None
