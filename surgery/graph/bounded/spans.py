@@ -113,6 +113,9 @@ def smaller_of(bounds: Bounds, a: Dim, b: Dim) -> Dim | None:
     counts = {atom for terms in (one, other) for key in terms for atom in key}
     # With no entry at all, sizes that are made of one count alone are 0, however they are computed.
     empty = counts if len(counts) == 1 and max(one.get((), 0), other.get((), 0)) <= 0 else set()
+    for less, most, limit in ((a, bounds.room(a), b), (b, bounds.room(b), a)):
+        if limit.exact and bounds._natural(sums.plus(terms_of(bounds, limit), terms_of(bounds, most), -1)):
+            return less
     for less, rest in ((b, sums.plus(one, other, -1)), (a, sums.plus(other, one, -1))):
         if _not_below_0(bounds, rest) or (empty and sums.surely_not_negative(rest, empty)):
             return less

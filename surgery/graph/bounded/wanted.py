@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from surgery.graph.bounded.work import Bounds
 
-SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
-"""Operators, and the operand that says the shape of what they make."""
+SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Slice": 2, "Tile": 1}
+"""Operators, and the operand that says the shape, or the end, of what they make."""
 
 CARRYING = frozenset(
     {
@@ -52,7 +52,7 @@ def shape_from_data(bounds: Bounds, node: gs.Node) -> bool:
     if place is None or node.domain not in (None, "", "ai.onnx") or len(node.inputs) <= place:
         return False
     shape = node.inputs[place]
-    if bounds.elements(shape) is not None:
+    if bounds.elements(shape) is not None or (node.op == "Slice" and not _forwards(bounds, node)):
         return False
     leaves: dict[str, Any] = {}
     path: list[str] = []
@@ -67,6 +67,13 @@ def shape_from_data(bounds: Bounds, node: gs.Node) -> bool:
     return bounds.elements(shape) is not None
 
 
+def _forwards(bounds: Bounds, node: gs.Node) -> bool:
+    """Whether a Slice runs from numbers that are not below 0 in steps of 1."""
+    steps = bounds.number(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4].name else np.ones(1)
+    starts = bounds.number(node.inputs[1])
+    return starts is not None and bool((starts >= 0).all()) and steps is not None and bool((steps == 1).all())
+
+
 def limit_of(bounds: Bounds, tensor: Any, node: gs.Node) -> Dim | None:
     """The largest that numbers from data can be; what nothing bounds is noted, with the node that wants it."""
     from surgery.graph.bounded.values import largest_value
@@ -76,7 +83,7 @@ def limit_of(bounds: Bounds, tensor: Any, node: gs.Node) -> Dim | None:
         return found
     if tensor.name in bounds.given:
         return Dim(bounds.given[tensor.name])
-    if tensor.inputs and bounds.refuses(node):  # an input is asked for by its name
+    if tensor.inputs and node.op != "Slice" and bounds.refuses(node):  # an input is asked for by its name
         bounds.open[tensor.name] = (tensor, node)
     return None
 
@@ -198,4 +205,6 @@ def _like(bounds: Bounds, one: Any, other: Any) -> bool:
 def _exact_cast(node: gs.Node) -> bool:
     """Whether a Cast leaves whole numbers as they are."""
     dtype = node.inputs[0].dtype
-    return dtype is not None and np.dtype(dtype) in (np.int32, np.int64) and int(node.attrs["to"]) == 7
+    return (
+        dtype is not None and np.dtype(dtype) in (np.bool_, np.int32, np.int64) and int(node.attrs["to"]) == 7
+    )

@@ -113,11 +113,17 @@ class Bounds:
             axis: The axis.
             count: int64 tensor of rank 0.
         """
+        from surgery.graph.bounded.wanted import same_number
+
         size = tensor.shape[axis]
-        room = Dim(size) if isinstance(size, int) else self.free(tensor, axis, size)
-        self.sources.setdefault(count.name, Source(count, 0, room))
-        self._scalars.setdefault(count.name, count)
-        self.padded.setdefault(tensor.name, {})[axis] = Dim(1, (count.name,))
+        known = None if isinstance(size, int) else self.exact_dims(tensor).get(axis)
+        room = Dim(size) if isinstance(size, int) else known or self.free(tensor, axis, size)
+        name = same_number(self, count)
+        if name in self.sources and self.sources[name].room != room:
+            name = count.name
+        self.sources.setdefault(name, Source(count, 0, room))
+        self._scalars.setdefault(name, count)
+        self.padded.setdefault(tensor.name, {})[axis] = Dim(1, (name,))
 
     @property
     def rooms(self) -> dict[str, Dim]:
