@@ -121,11 +121,12 @@ class Buffers:
 
     # -- the body -----------------------------------------------------------------------------------
 
-    def _copied(self, shapes: Mapping[int, list[Any]]) -> _Body:
+    def _copied(self, shapes: Mapping[int, list[Any]], select: bool = False) -> _Body:
         """The body under names of its own, with types inferred.
 
         Args:
             shapes: Which of the carried tensors to its shape, where that is not the one before the first round.
+            select: Whether to compute both branches of an If.
         """
         import onnx_graphsurgeon as gs
 
@@ -148,6 +149,12 @@ class Buffers:
         bounds._opset, bounds._count = int(self.graph.opset), APART * self.bodies
         for node in nodes:
             bounds.infer(node)
+        if select:
+            resolver = _Resolver(self.graph, 0, False, True)
+            resolver.cloner = self.cloner
+            resolver.visit(graph, Scope(graph, self.scope))
+            for node in graph.nodes:
+                bounds.infer(node)
         return _Body(graph, bounds, [])
 
     def _growing(self) -> list[_Growing]:
@@ -194,22 +201,25 @@ class Buffers:
     def _followed(self, growing: list[_Growing], rounds: int) -> _Body:
         """The body with buffers for so many rounds."""
         first: Stuck | None = None
-        for shared in (True, False):  # what grows together has one true size
-            try:
-                return self._followed_with(growing, rounds, shared)
-            except Stuck as stuck:
-                first = first or stuck
+        for select in (False, True):  # a branch that reads a buffer is computed in any case
+            for shared in (True, False):  # what grows together has one true size
+                try:
+                    return self._followed_with(growing, rounds, shared, select)
+                except Stuck as stuck:
+                    first = first or stuck
+            if not any(n.op == "If" for n in self.body.nodes):
+                break
         assert first is not None
         raise first
 
-    def _followed_with(self, growing: list[_Growing], rounds: int, shared: bool) -> _Body:
+    def _followed_with(self, growing: list[_Growing], rounds: int, shared: bool, select: bool) -> _Body:
         import onnx_graphsurgeon as gs
 
         shapes = {}
         for one in growing:
             shapes[one.index] = list(self.starts[one.index].shape)
             shapes[one.index][one.axis] = one.room(rounds)
-        body = self._copied(shapes)
+        body = self._copied(shapes, select)
         counts: dict[Any, Any] = {}
         for one in growing:
             start = self.starts[one.index].shape[one.axis]

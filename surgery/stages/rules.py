@@ -279,13 +279,14 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
     reason = entry.reason if isinstance(entry, Unresolved) else entry.why
     told = f" [{known_as}]" if known_as else ""
     if listed:
+        other = f"; or {entry.fix}" if isinstance(entry, Unresolved) and entry.fix else ""
         raise ConversionError(
             f"{', '.join(repr(n) for n in listed)} must be known when the engine is built: {reason}",
             code="needs-constant",
             where=state.source.name,
             node=entry.node,
             cause=f"{entry.op} takes it as an input, and the target wants a constant there{told}",
-            fix="give it: " + " ".join(f"--constant {n}={_example(inputs[n])}" for n in listed),
+            fix="give it: " + " ".join(f"--constant {n}={_example(inputs[n])}" for n in listed) + other,
             needs_constant=listed,
         )
     if entry.tensor:

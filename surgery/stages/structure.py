@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surgery.graph.control_flow import SCANNED, SEQUENCE_OPS, Unresolved, resolve_control_flow
@@ -106,7 +107,8 @@ def resolve_open_loops(
         grown = [g for g in found if isinstance(g, Grown)]
         if not grown:
             # Who gives the operand that decides it needs no bound.
-            return [stuck.get(u.node, u) if not u.tensor else u for u in left]
+            known = [stuck.get(u.node, u) for u in left]
+            return [k if not u.tensor else replace(u, fix=k.fix) for k, u in zip(known, left, strict=True)]
         for one in grown:
             told = f"{one.node!r} makes no more than {one.rounds} rounds, as rewrite.most_rounds says"
             if one.given:

@@ -114,6 +114,22 @@ def test_a_limit_that_is_clipped_is_a_bound() -> None:
             compare(text, report, {"x": x, "limit": np.asarray(limit)})
 
 
+def test_a_number_of_rounds_that_is_an_input_needs_a_value_or_a_bound() -> None:
+    text = """(float[1] x, int64 n) => (float[m] y) <bool c = {1}>
+        { y = Loop (n, c, x) <body = b (int64 k, bool ci, float[p] a) => (bool co, float[q] a2)
+        { a2 = Concat <axis = 0> (a, x) co = Identity (ci) }> }"""
+    failed = run(text)
+    assert failed.failure is not None
+    assert "--constant n=1" in (failed.failure.fix or "")
+    assert "--set rewrite.most_rounds=" in (failed.failure.fix or "")
+    x = np.array([1.5], np.float32)
+    for most in (40, 90):
+        report = run(text, overrides={"rewrite.most_rounds": most}, inputs={"x": x, "n": np.asarray(3)})
+        assert loops(good(report)) == (most > 64)
+        for n in (0, 1, 4, 5):
+            compare(text, report, {"x": x, "n": np.asarray(n)})
+
+
 def test_a_bound_that_is_too_low_is_found_out() -> None:
     text = decoder(inputs="float[n, 4] x, int64 limit", limit="i2, limit")
     feeds = {"x": np.full((1, 4), 4, np.float32), "limit": np.asarray(6)}
@@ -258,6 +274,45 @@ def test_tensors_that_grow_together_and_apart(start: int) -> None:
     for limit in (-1, 5, 20):
         x = rng.uniform(0, 0.01, (max(start, 1), 2)).astype(np.float32)
         compare(text, report, {"x": x, "limit": np.asarray(limit, np.float32)})
+
+
+WEIGHTS = ", ".join(f"{v:.2f}" for v in np.random.default_rng(8).normal(size=48))
+END = {
+    "in any case": "o = Less (mx, eos) go = And (go1, o)",
+    "in a branch": """go = If (go1) <then_branch = th () => (bool o)
+        { tf2 = Cast <to = 1> (t2) mx2 = ReduceMax <keepdims = 0> (tf2) o = Less (mx2, eos) },
+        else_branch = el () => (bool p) { p = Identity (go1) }>""",
+}
+
+
+@pytest.mark.parametrize("most", [4, 100])
+@pytest.mark.parametrize("end", END)
+def test_a_decoder_with_caches_of_keys_and_values(end: str, most: int) -> None:
+    """Attention over caches that grow with the tokens; the end looks at all tokens."""
+    text = f"""(int64[n, m] prompt, float eos) => (int64[n, y1] y, float[n, 2, y2, 3] keys)
+        <int64 forever = {{{FOREVER}}}, bool yes = {{1}}, int64 i0 = {{0}}, int64[1] one = {{1}},
+         int64 most = {{{most}}}, int64 uno = {{1}}, int64 last = {{-1}}, int64[4] split = {{0, -1, 2, 3}},
+         int64[2] flat = {{-1, 6}}, float[8, 6] e = {{{WEIGHTS}}}, float[6, 8] w = {{{WEIGHTS}}}>
+        {{ g0 = Gather (e, prompt) r0 = Reshape (g0, split) k0 = Transpose <perm = [0, 2, 1, 3]> (r0)
+          y, keys, values, i = Loop (forever, yes, prompt, k0, k0, i0) <body = b (int64 k, bool c, int64[n, p] t,
+              float[n, 2, q, 3] kc, float[n, 2, q, 3] vc, int64 i1)
+            => (bool go, int64[n, p2] t2, float[n, 2, q2, 3] kc2, float[n, 2, q2, 3] vc2, int64 i2)
+          {{ l = Gather <axis = 1> (t, last) ge = Gather (e, l) gu = Unsqueeze (ge, one) re = Reshape (gu, split)
+            q1 = Transpose <perm = [0, 2, 1, 3]> (re) kc2 = Concat <axis = 2> (kc, q1) q2n = Tanh (q1)
+            vc2 = Concat <axis = 2> (vc, q2n) kt = Transpose <perm = [0, 1, 3, 2]> (kc2) s = MatMul (q1, kt)
+            a = Softmax <axis = -1> (s) o1 = MatMul (a, vc2) ot = Transpose <perm = [0, 2, 1, 3]> (o1)
+            of = Reshape (ot, flat) lg = MatMul (of, w) am = ArgMax <axis = 1> (lg) t2 = Concat <axis = 1> (t, am)
+            tf = Cast <to = 1> (t2) mx = ReduceMax <keepdims = 0> (tf)
+            i2 = Add (i1, uno) go1 = Less (i2, most) {END[end]} }}> }}"""
+    rng = np.random.default_rng(9)
+    feeds = {"prompt": rng.integers(0, 5, (2, 3)), "eos": np.asarray(7, np.float32)}
+    report = run(text, shapes={"prompt": ((1, 1), (2, 3), (3, 5))}, inputs=feeds)
+    assert rounds(report) == [most]
+    assert loops(good(report)) == (most > 64)
+    for shape in ((1, 1), (3, 5)):
+        for eos in (3, 6, 7, 9):
+            prompt = rng.integers(0, 5, shape)
+            compare(text, report, {"prompt": prompt, "eos": np.asarray(eos, np.float32)})
 
 
 def test_many_rows_are_stacked_up_to_an_end_that_data_decides() -> None:
