@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.errors import ConversionError
 from surgery.graph.bounded.dims import Dim
 from surgery.graph.bounded.values import limited
-from surgery.graph.bounded.wanted import same_number
+from surgery.graph.bounded.wanted import same_number, shape_from_data
 from surgery.graph.bounded.work import Bounds, Unbounded
 from surgery.graph.by_mask import RULE, assign_by_mask
 from surgery.graph.fold import drop_unused_outputs, fold_constants
@@ -230,6 +230,7 @@ class Sizes:
             return node.op in self.oracle.said or bool(self._refused(node))
         if node.op != "Slice" or len(node.inputs) < 3:
             return False
+        shape_from_data(self.bounds, node)
         known = [self.bounds.elements(t) is not None for t in node.inputs[1:3]]
         return not all(known) and bool(self._refused(node))
 
