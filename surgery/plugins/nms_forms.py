@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from surgery.plugins.nms_spec import NmsSpec
 
 
+STEPS = 4
+"""Steps of the fixpoint in a round of its loop: the condition of a loop costs an engine more than a step, and a step
+too many changes nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selected:
     """Detections per group in the order of selection; names of values.
@@ -168,17 +173,20 @@ def fixpoint_form(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bo
     taking_part = b.cast(b.greater(mine, b.scalar(SMALLEST)), np.float32)  # [B, G, N, 1]
     inner = b.nested()
     step, go, keep = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("keep")
-    killers = inner.op("MatMul", suppresses, keep)
-    kept = inner.where(inner.greater(killers, half), zero, taking_part)
-    moved = inner.reduce("ReduceMax", inner.op("Abs", inner.sub(kept, keep)), 0, 1, 2, 3, keepdims=False)
+    before, kept = "", keep
+    for _ in range(STEPS):
+        before = kept
+        killers = inner.op("MatMul", suppresses, before)
+        kept = inner.where(inner.greater(killers, half), zero, taking_part)
+    moved = inner.reduce("ReduceMax", inner.op("Abs", inner.sub(kept, before)), 0, 1, 2, 3, keepdims=False)
     go_on = inner.greater(moved, half)
     graph = inner.subgraph(
         "until_nothing_changes",
         [(step, np.int64), (go, np.bool_), (keep, np.float32)],
         [(go_on, np.bool_), (kept, np.float32)],
     )
-    # A chain of suppressions is at most N long, and one more round sees that nothing changes.
-    (solution,) = b.loop(size + 1, [taking_part], graph, conditional=True)
+    # A chain of suppressions is at most N long, and one more step sees that nothing changes.
+    (solution,) = b.loop(-(-(size + 1) // STEPS), [taking_part], graph, conditional=True)
 
     rank = b.reduce("ReduceSum", b.cast(outranks, np.float32), 3, keepdims=False)  # distinct in a group
     is_kept = b.greater(b.squeeze(solution, 3), half)

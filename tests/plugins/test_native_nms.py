@@ -402,3 +402,13 @@ def test_builds_on_tensorrt_rtx(form: Form, opset: int, batch: int | str) -> Non
 )
 def test_real_sizes_build_on_tensorrt_rtx(spec: NmsSpec, batch: int | str) -> None:
     assert_builds(inlined(model_of(spec, None, 17, batch)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31])
+def test_a_chain_in_which_each_box_would_suppress_the_next(size: int) -> None:
+    """The longest way to the fixpoint: every other box stays, and each is settled by the one before it."""
+    left = np.arange(size, dtype=np.float32) * 3
+    boxes = np.stack([left, np.zeros(size), left + 10, np.ones(size)], -1).astype(np.float32)[None]
+    scores = np.linspace(0.9, 0.4, size, dtype=np.float32).reshape(1, size, 1)
+    spec = NmsSpec(size, 1, size, size, 0.5, 0.3)
+    assert assert_equal(spec, "fixpoint", boxes, scores) == -(-size // 2)
