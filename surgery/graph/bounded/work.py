@@ -305,8 +305,8 @@ class Bounds:
     def _sharpen(self, node: gs.Node) -> list[str]:
         """Types behind what has been written anew: names of the outputs whose sizes are better known now."""
         before = [(t, t.shape) for t in node.outputs if t.name]
-        if all(shape is None or is_static(shape) for _, shape in before):
-            return []
+        if not self.known and all(shape is None or is_static(shape) for _, shape in before):
+            return []  # where rooms have been left out, sizes that are known have changed too
         self.infer(node)
         found = []
         for tensor, old in before:
