@@ -138,6 +138,8 @@ def _per_entry(bounds: Bounds, node: gs.Node) -> bool:
     for axis in range(rank):
         here = [d[axis - rank + len(d)] for _, d in shapes if axis - rank + len(d) >= 0]
         wide = {d for d in here if d != ONE}
+        if len(wide) > 1 and all(d.exact for d in wide):
+            continue  # nothing is padded here, whichever it is
         if len(wide) > 1:
             raise No(f"sizes {', '.join(sorted(map(str, wide)))} meet along axis {axis} of {node.op}")
         found[axis] = next(iter(wide), ONE)
@@ -448,6 +450,8 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
         if axis == along:
             continue
         here = {p[axis] for p in parts}
+        if len(here) > 1 and all(d.exact for d in here):
+            continue  # nothing is padded here: they are equal, or the model would not run
         if len(here) > 1:
             raise No(f"sizes {', '.join(sorted(map(str, here)))} meet along axis {axis} of Concat")
         found[axis] = here.pop()
