@@ -32,6 +32,9 @@ def verify_engine(
 ) -> Verification:
     """Compare the original in ONNX Runtime with an engine on a GPU.
 
+    Where an engine is further off than the tolerance, the original is moved a little to see whether rounding alone
+    does that (:mod:`surgery.verify.sensitivity`).
+
     Args:
         original: The original model.
         pre: The prefix cut off its front, or None.
@@ -52,5 +55,14 @@ def verify_engine(
         return list(outcome.outputs)
 
     return verify_with(
-        original, pre, cases, run, detections, tolerances, inverses, runner="engine", empty=empty
+        original,
+        pre,
+        cases,
+        run,
+        detections,
+        tolerances,
+        inverses,
+        runner="engine",
+        empty=empty,
+        by_rounding=True,
     )

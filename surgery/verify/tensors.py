@@ -52,6 +52,8 @@ class OutputResult:
         compare: How it was compared.
         passed: Whether it agrees.
         note: What else is worth knowing.
+        excused: Part of the entries, 0 to 1, that are further off than the tolerance, but no further than rounding
+            moves the original.
     """
 
     name: str
@@ -60,6 +62,7 @@ class OutputResult:
     compare: str
     passed: bool
     note: str | None = None
+    excused: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Entry of the report."""
@@ -74,6 +77,11 @@ class OutputResult:
 
     def __bool__(self) -> bool:
         return self.passed
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether it is a float, those that numpy does not know included."""
+    return dtype.kind == "f" or dtype.name in MANTISSA_BITS
 
 
 def compare_tensor(
@@ -93,7 +101,7 @@ def compare_tensor(
     if expected.dtype.kind == "c":
         one, two = (np.stack([v.real, v.imag]) for v in (expected, actual))
         return compare_tensor(name, one, two, tolerance)
-    if expected.dtype.kind == "f" or expected.dtype.name in MANTISSA_BITS:
+    if is_float(expected.dtype):
         return _compare_floats(name, expected, actual, tolerance.widened(expected.dtype))
     return _compare_exactly(name, expected, actual)
 

@@ -1,0 +1,253 @@
+"""How much of a difference rounding alone can make: the original against itself, moved a little.
+
+A GPU adds in another order than a CPU, so that each number comes out a few roundings away. Mostly that stays small.
+Where a model ranks, rounds or takes a threshold, it does not: two scores that are nearly equal change places, and
+whole rows with them. How far an output may move is asked of the original: its weights and inputs are moved by
+random signs times a small number, and what comes out then is what rounding decides. This is the backward error of
+numerical analysis (Higham, Accuracy and Stability of Numerical Algorithms, chapter 1): a result is right if it is
+the exact one of a problem as near as the precision allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.verify.compare import Arrays, CaseResult, compare_case
+from surgery.verify.tensors import MANTISSA_BITS, OutputResult, Tolerance, is_float
+
+if TYPE_CHECKING:
+    import onnx
+    from numpy.typing import NDArray
+
+    from surgery.verify.cases import Case
+
+DRAWS = 8
+"""Times the original is moved."""
+
+MOVE = 2.0**-18
+"""What float32 is moved by, relative to each number: less than a twentieth of the usual tolerance."""
+
+SPREADS = 3.0
+"""How many times as far as the original moved, there or in the middle of the output, an entry may be off."""
+
+LARGEST = 1_900_000_000
+"""Bytes of the largest model that is moved; ONNX Runtime takes no more from memory."""
+
+HALF = 0.5
+"""Part of an output that has to be compared within the tolerance for the output to count as compared."""
+
+
+class Moved:
+    """Outputs of the original when its weights and inputs are moved, for the cases that ask.
+
+    Args:
+        original: The model, a path if it has external weights.
+        seed: Of the moves.
+    """
+
+    def __init__(self, original: onnx.ModelProto | bytes | Path, seed: int = 0) -> None:
+        self._original, self._seed = original, seed
+
+    def runs(self, feeds: Sequence[Arrays]) -> list[list[Arrays]]:
+        """For each of the feeds the outputs of all draws that ran; none for a model that is too large."""
+        from surgery.verify.runner import RunError, run_onnx
+
+        found: list[list[Arrays]] = [[] for _ in feeds]
+        model = self._load()
+        if model is None:
+            return found
+        for draw in range(DRAWS):
+            rng = np.random.default_rng([self._seed, draw])
+            moved = type(model)()
+            moved.CopyFrom(model)
+            for tensor in _tensors(moved):
+                _move_tensor(tensor, rng)
+            near = [{n: _move(np.asarray(v), rng) for n, v in feed.items()} for feed in feeds]
+            try:
+                outputs = run_onnx(moved, near, "the original, moved")
+            except RunError:  # a number that is no weight was moved, so this draw says nothing
+                continue
+            for of_case, one in zip(found, outputs, strict=True):
+                of_case.append(one)
+        return found
+
+    def _load(self) -> onnx.ModelProto | None:
+        import onnx
+
+        if isinstance(self._original, Path):
+            sizes = sum(f.stat().st_size for f in self._original.parent.iterdir() if f.is_file())
+            return onnx.load(self._original) if sizes < LARGEST else None
+        if isinstance(self._original, bytes):
+            return onnx.load_from_string(self._original)
+        return self._original
+
+
+def excuse(
+    cases: Sequence[Case],
+    results: Sequence[CaseResult],
+    want: Sequence[Arrays],
+    got: Sequence[Arrays],
+    moved: Moved,
+    tolerances: Mapping[str, Tolerance],
+) -> tuple[list[CaseResult], str | None]:
+    """Judge again the cases that failed, by how far the original moves.
+
+    Args:
+        cases: Inputs of the original.
+        results: Of the comparison within tolerances.
+        want: Outputs of the original.
+        got: Outputs of what is verified.
+        moved: The original, moved.
+        tolerances: Of the plain outputs.
+
+    Returns:
+        The results, and why they do not prove anything though each passed, or None: an output has to agree within
+        its tolerance in at least half of its entries in one case.
+    """
+    asked = [k for k, r in enumerate(results) if not r]
+    runs = moved.runs([cases[k].feeds for k in asked])
+    judged = list(results)
+    for k, near in zip(asked, runs, strict=True):
+        judged[k] = _judge_again(results[k], want[k], got[k], near, tolerances)
+    if not all(judged):
+        return judged, None
+    decided = {o.name for r in judged for o in r.outputs if o.excused <= HALF}
+    left = sorted({o.name for r in judged for o in r.outputs} - decided)
+    if not left:
+        return judged, None
+    return judged, (
+        f"{', '.join(left)}: rounding decides most of it on all inputs that were tried, so that agreement proves "
+        "nothing; give inputs as they occur (--inputs FILE.npz)"
+    )
+
+
+def _judge_again(
+    result: CaseResult, want: Arrays, got: Arrays, near: Sequence[Arrays], tolerances: Mapping[str, Tolerance]
+) -> CaseResult:
+    if set(want) != set(got) or any(want[n].shape != got[n].shape for n in want):
+        return result
+    near = [d for d in near if all(d[n].shape == want[n].shape for n in want)]
+    if not near:
+        return result
+    shown = dict(got)
+    excused: dict[str, tuple[int, float]] = {}
+    for output in result.outputs:
+        name = output.name
+        if output.passed:
+            continue
+        allowed, spread = _within(want[name], got[name], [d[name] for d in near])
+        shown[name] = np.where(allowed, want[name], got[name])
+        excused[name] = (
+            int(np.count_nonzero(allowed & _apart(want[name], got[name], tolerances.get(name)))),
+            spread,
+        )
+    again = compare_case(result.name, result.shapes, want, shown, None, tolerances)
+    before = {o.name: o for o in result.outputs}
+    outputs = tuple(
+        _noted(before[o.name], o, *excused[o.name], want[o.name].size) if o.name in excused else o
+        for o in again.outputs
+    )
+    return CaseResult(
+        again.name, again.shapes, outputs, None, (), again.reason and _both(result, again), empty=again.empty
+    )
+
+
+def _both(result: CaseResult, again: CaseResult) -> str:
+    return (
+        f"{again.reason}; rounding decides some of it, but not that"
+        if again.reason != result.reason
+        else str(again.reason)
+    )
+
+
+def _noted(before: OutputResult, after: OutputResult, count: int, spread: float, size: int) -> OutputResult:
+    note = f"{count} of {size} entries are at the mercy of rounding: the original moves by up to {spread:.4g} there"
+    return OutputResult(
+        before.name,
+        before.max_abs,
+        before.max_rel,
+        f"{before.compare}, or {SPREADS:g} times what the original moves",
+        after.passed,
+        f"{after.note}; {note}" if after.note else note,
+        count / max(size, 1),
+    )
+
+
+def _apart(want: NDArray[Any], got: NDArray[Any], tolerance: Tolerance | None) -> NDArray[Any]:
+    """Entries that are not equal within the tolerance."""
+    if not is_float(want.dtype):
+        differ: NDArray[Any] = want != got
+        return differ
+    limit = (tolerance or Tolerance()).widened(want.dtype)
+    one, two = want.astype(np.float64), got.astype(np.float64)
+    near: NDArray[Any] = np.abs(one - two) <= limit.atol + limit.rtol * np.abs(one)
+    equal: NDArray[Any] = one == two
+    differ = ~(near | equal)
+    return differ
+
+
+def _within(
+    want: NDArray[Any], got: NDArray[Any], near: Sequence[NDArray[Any]]
+) -> tuple[NDArray[Any], float]:
+    """Entries no further off than the original moves, and how far that is at most."""
+    if want.dtype.kind not in "fiub" and not is_float(want.dtype):
+        same = [np.asarray(d == got) for d in near]
+        return np.any(same, axis=0), 0.0
+    one, two = want.astype(np.float64), got.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        spread = np.max([np.abs(d.astype(np.float64) - one) for d in near], axis=0)
+        # A few draws may miss an entry of an output that moves everywhere: the middle one stands for it.
+        limit = SPREADS * np.maximum(spread, np.median(spread))
+        allowed = np.isfinite(two) & np.isfinite(spread) & (np.abs(two - one) <= limit)
+    return allowed, float(np.max(spread[allowed], initial=0.0))
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Initializers and constants, of bodies and functions too."""
+    yield from _tensors_of_graph(model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(function.node)
+
+
+def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Any) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _tensors_of_graph(attribute.g)
+            for graph in attribute.graphs:
+                yield from _tensors_of_graph(graph)
+
+
+def _move_tensor(tensor: onnx.TensorProto, rng: np.random.Generator) -> None:
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_type not in (
+        TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16
+    ):  # fmt: skip
+        return
+    name = tensor.name
+    tensor.CopyFrom(numpy_helper.from_array(_move(numpy_helper.to_array(tensor), rng), name))
+
+
+def _move(value: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """A float tensor with each number moved up or down; whole numbers and plain fractions are exact, and stay."""
+    if not is_float(value.dtype):
+        return value
+    bits = MANTISSA_BITS.get(value.dtype.name)
+    size = MOVE if bits is None else 2.0**-bits
+    wide = value.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact = (wide * 256 == np.round(wide * 256)) | ~np.isfinite(wide)
+        moved = wide * (1.0 + size * rng.choice((-1.0, 1.0), value.shape))
+    return np.asarray(np.where(exact, wide, moved).astype(value.dtype)).reshape(value.shape)
