@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 SIZES = ((1, 320), (2, 704))
-"""Batch, and size of further free dims, of the two runs: multiples of 64 that also differ in steps of 256 pixels, which
-is as coarse as the feature maps of detectors get."""
+"""Batch, and size of further free dims, of the two runs: multiples of 64 that also differ in steps of 256 pixels,
+which is as coarse as the feature maps of detectors get."""
 
 
 def measure(
