@@ -28,6 +28,12 @@ ROUNDS_LIMIT = 8
 ALL = 2**31 - 1
 """End of a slice that goes to the end."""
 
+LANES_LIMIT = 2**22
+"""Elements that the lanes of all rows together have at most, where they are more than the rows."""
+
+MOST_LANES = 64
+"""Lanes of a row, at most."""
+
 FREE_DIM = 16
 """What a free dim counts as where the size of an intermediate tensor decides."""
 
@@ -139,18 +145,31 @@ def by_loop(b: Body, u: Updates) -> str:
     """Rounds until nothing is left: in each, one of the updates of every row wins and is applied.
 
     Who wins is whoever is found in a table after all have written their number to it, so a round is right
-    whatever order the scatter writes duplicates in. There are as many rounds as updates of one row. Those
-    that do not win write to a row of their own behind the matrix.
+    whatever order the scatter writes duplicates in. There are as many rounds as updates of one row. So that these
+    are few, every row has several lanes, which updates take in turns, and which are combined at the end; and where
+    the reduction picks one of the updates, those that would change nothing any more are done. Those that do not win
+    write to a row of their own behind the matrix.
     """
     size = b.op("Shape", u.data)
-    rows, one = b.slice(size, 0, 0, 1), b.ints(1)
-    last = b.squeeze(rows, 0)
-    extra = b.op("Expand", b.const(0, u.dtype), b.concat([one, b.slice(size, 0, 1, 2)], 0))
-    data = b.concat([u.data, extra], 0)
+    rows, width, one = b.slice(size, 0, 0, 1), b.slice(size, 0, 1, 2), b.ints(1)
+    count = b.op("Shape", u.rows)
+    lanes = _lanes(b, b.mul(rows, width), count)
+    all_rows = b.mul(rows, lanes)
+    last = b.squeeze(all_rows, 0)
+    if u.reduction in ("max", "min"):
+        repeated = b.op("Expand", b.unsqueeze(u.data, 0), b.concat([lanes, rows, width], 0))
+        extra = b.op("Expand", b.const(0, u.dtype), b.concat([one, width], 0))
+        data = b.concat([b.op("Reshape", repeated, b.concat([b.ints(-1), width], 0)), extra], 0)
+    else:
+        more_rows = b.add(b.sub(all_rows, rows), one)
+        neutral = b.const(int(u.reduction == "mul"), u.dtype)
+        data = b.concat([u.data, b.op("Expand", neutral, b.concat([more_rows, width], 0))], 0)
     # TensorRT scatters no more updates than a tensor has elements: the table has room for all of them.
-    room = b.add(b.add(rows, one), b.op("Shape", u.rows))
+    room = b.add(b.add(all_rows, one), count)
     table = b.op("Expand", b.const(0, np.int64), room)
-    ids = count_up(b, b.op("Shape", u.rows))
+    ids = count_up(b, count)
+    lane = b.sub(ids, b.mul(b.div(ids, lanes), lanes))
+    targets = b.add(u.rows, b.mul(lane, rows))
 
     inner = b.nested()
     step, go, target, now = (inner.fresh(s) for s in ("iteration", "condition", "target", "now"))
@@ -160,15 +179,36 @@ def by_loop(b: Body, u: Updates) -> str:
     at = inner.where(wins, target, last)
     new = u.combine(inner, inner.gather(now, at, 0), u.values)
     after = inner.op("ScatterND", now, inner.unsqueeze(at, 1), new)
-    left = inner.where(wins, last, target)
+    done = inner.logical_or(wins, _idle(inner, u, inner.gather(after, target, 0))) if _picks(u) else wins
+    left = inner.where(done, last, target)
     more = inner.less(inner.reduce("ReduceMin", left, 0, keepdims=False), last)
     graph = inner.subgraph(
         "one_update_of_every_row",
         [(step, np.int64), (go, np.bool_), (target, np.int64), (now, u.dtype)],
         [(more, np.bool_), (left, np.int64), (after, u.dtype)],
     )
-    _, done = b.loop(2**31 - 1, [u.rows, data], graph, conditional=True)
-    return b.op("Slice", done, b.ints(0), rows, b.ints(0))
+    _, ended = b.loop(2**31 - 1, [targets, data], graph, conditional=True)
+    kept = b.op("Slice", ended, b.ints(0), all_rows, b.ints(0))
+    apart = b.op("Reshape", kept, b.concat([lanes, rows, width], 0))
+    return b.reduce(REDUCE[u.reduction], apart, 0, keepdims=False)
+
+
+def _lanes(b: Body, cells: str, count: str) -> str:
+    """How many lanes every row gets, int64 [1]: no more than updates, and little memory."""
+    one = b.ints(1)
+    fitting = b.div(b.ints(LANES_LIMIT), b.op("Max", cells, one))
+    return b.op("Max", b.op("Min", fitting, b.ints(MOST_LANES), count), one)
+
+
+def _picks(u: Updates) -> bool:
+    """Whether the reduction picks one of its operands."""
+    return u.reduction in ("max", "min")
+
+
+def _idle(b: Body, u: Updates, there: str) -> str:
+    """Whether an update changes nothing of what is in its row; a NaN counts as a change."""
+    changed = b.logical_not(b.equal(u.combine(b, there, u.values), there))
+    return b.equal(b.reduce("ReduceMax", b.cast(changed, np.int32), 1, keepdims=False), b.const(0, np.int32))
 
 
 def reduction_of(site: Site) -> str:
@@ -334,6 +374,20 @@ def scatter_elements(site: Site, b: Body) -> str:
     values = b.cast(updates.name, wide)
     index = b.cast(indices.name, np.int64)
     u = Updates(b.cast(data.name, wide), index, values, reduction, wide)
+    return b.cast(reduced_elements(b, u, data, indices, axis), site.dtype(0))
+
+
+def reduced_elements(b: Body, u: Updates, data: Operand, indices: Operand, axis: int) -> str:
+    """Updates of elements along an axis, combined with what is there.
+
+    Args:
+        b: Gets the nodes.
+        u: The data, indices and updates as they are, neither flattened nor wrapped.
+        data: Shape of the data.
+        indices: Shape of the indices, and their value where it is known.
+        axis: The axis, not negative.
+    """
+    index, values, reduction, wide = u.rows, u.values, u.reduction, u.dtype
     fixed = indices.value if data.static else None
     out = None
     if fixed is None and _along_one_axis(data, indices, axis):
@@ -351,7 +405,7 @@ def scatter_elements(site: Site, b: Body) -> str:
         )
         out = by_rounds(b, u) or by_loop(b, u)
         out = b.op("Reshape", out, dims_tensor(b, data, 0, data.rank))
-    return b.cast(out, site.dtype(0))
+    return out
 
 
 def _along_one_axis(data: Operand, indices: Operand, axis: int) -> bool:

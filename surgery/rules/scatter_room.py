@@ -1,4 +1,4 @@
-"""Scattering more updates than the data has rows."""
+"""Scattering more updates than the data has entries: some entries get several."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
-from surgery.rules.indexing import dims_tensor, run_time_elements
+from surgery.rules.indexing import Updates, count_up, dims_tensor, reduced_elements
 
 
 @lowering(
     "scatterelements-with-room",
     "ScatterElements",
     why="TensorRT wants no more updates along the axis than the data has entries, and says so only when it builds "
-    "the whole network. As many entries behind the data as updates make room, and are cut off again.",
+    "the whole network. With more updates some entries get several: GPUs write them in any order, ONNX Runtime in "
+    "that of the updates. Every entry gathers the last of its updates.",
     when="always",
     samples=[
         Sample(
@@ -38,6 +39,21 @@ from surgery.rules.indexing import dims_tensor, run_time_elements
                 "u": np.array([[7, 8], [9, 10], [7, 8]], np.float16),
             },
         ),
+        Sample(
+            "(float[n] x, int64[k] i, float[k] u) => (float[n] y) { y = ScatterElements (x, i, u) }",
+            feeds={
+                "x": np.arange(4, dtype=np.float32), "i": np.array([2, -3, 2, 0, 0, 2, 1]),
+                "u": np.array([7, 1, -2, 4, 9, 3, 8], np.float32),
+            },
+        ),
+        Sample(
+            """(float[n, m] x, int64[3, k] i, float[3, k] u) => (float[n, m] y)
+            { y = ScatterElements <axis = 1> (x, i, u) }""",
+            feeds={
+                "x": np.zeros((4, 3), np.float32), "i": np.array([[0, 2, 0, -1, 2], [1] * 5, [2, 1, 1, 1, 0]]),
+                "u": np.arange(15, dtype=np.float32).reshape(3, 5),
+            },
+        ),
         *samples_in(
             "double int8 int16 int32 uint8 uint16 uint32 uint64 bool",
             "(T[n] x, int64[k] i, T[k] u) => (T[n] y) { y = ScatterElements (x, i, u) }",
@@ -50,7 +66,7 @@ from surgery.rules.indexing import dims_tensor, run_time_elements
     ],
 )  # fmt: skip
 def scatter_elements_with_room(site: Site, b: Body) -> str:
-    """The elements in a row with zeros behind them, scattered into, and cut."""
+    """The number of the last update of every element, found as the largest, and the updates gathered by it."""
     data, indices = site.input(0), site.input(1)
     if site.attr("reduction", "none") not in ("none", b"none"):
         raise NoMatch("updates are combined")
@@ -64,10 +80,13 @@ def scatter_elements_with_room(site: Site, b: Body) -> str:
         raise NoMatch("there are fewer updates than entries")
     if indices.value is not None:
         raise NoMatch("the indices are constant")
-    rows = run_time_elements(b, b.cast(indices.name, np.int64), data, indices, axis)
-    flat = b.reshape(data.name, -1)
-    room = b.op("Expand", b.const(0, site.dtype(0)), b.op("Shape", rows))
-    values = b.reshape(site.x(2), -1)
-    whole = b.op("ScatterND", b.concat([flat, room], 0), b.unsqueeze(rows, 1), values)
-    kept = b.op("Slice", whole, b.ints(0), b.op("Shape", flat), b.ints(0))
-    return b.op("Reshape", kept, dims_tensor(b, data, 0, data.rank))
+    none = b.const(-1, np.int64)
+    like = dims_tensor(b, indices, 0, indices.rank)
+    numbers = count_up(b, b.reduce("ReduceProd", like, 0))
+    u = Updates(
+        b.op("Expand", none, dims_tensor(b, data, 0, data.rank)), b.cast(indices.name, np.int64),
+        b.op("Reshape", numbers, like), "max", np.dtype(np.int64),
+    )  # fmt: skip
+    number = reduced_elements(b, u, data, indices, axis)
+    updates = b.gather(b.reshape(site.x(2), -1), b.maximum(number, b.const(0, np.int64)), axis=0)
+    return b.where(b.greater(number, none), updates, data.name)
