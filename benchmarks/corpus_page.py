@@ -157,8 +157,8 @@ def _given(given: Sequence[Result]) -> list[str]:
         text += " Not with given shapes: " + ", ".join(f"{stem(r)} ({_code(r)})" for r in bad) + "."
         if any(_code(r) == "profile-impossible" for r in bad):
             text += (
-                " `profile-impossible`: a shape that is given is one that the original itself does not run at in "
-                "ONNX Runtime, mostly the smallest."
+                " `profile-impossible`: at one of the given shapes the original does not run in ONNX Runtime on any "
+                "input that surgery derives; for most, the smallest picture is too small for the model itself."
             )
     return ["", *paragraph(text)]
 
