@@ -145,6 +145,7 @@ def resolve_control_flow(
     small: int = SMALL,
     scans: bool = False,
     select: bool = False,
+    products: list[str] | None = None,
     unresolved: list[Unresolved] | None = None,
 ) -> int:
     """Resolve what is known when the engine is built, in place, bodies inside bodies included.
@@ -154,13 +155,15 @@ def resolve_control_flow(
       short, or carries sequences or tensors whose shape changes.
     - Scan of known length: unrolled if asked for.
     - If with another condition and branches of equal shapes: both computed and selected from, if asked for, and
-      where bodies are nested too deep.
+      where bodies are nested too deep; small ones with products of free size, if asked for.
 
     Args:
         graph: The graph, in topological order; model-local functions have been inlined.
         small: Rounds up to which loops are unrolled without need.
         scans: Whether to unroll Scan nodes.
         select: Whether to compute both branches of an If.
+        products: Gets the names of small Ifs that are computed both ways for the products in them; without it
+            these stay.
         unresolved: Gets an entry for each node that stays and that TensorRT cannot run, or not rightly.
 
     Returns:
@@ -170,7 +173,7 @@ def resolve_control_flow(
     forget_optionals(graph)
     while True:
         infer_types(graph)
-        resolver = _Resolver(graph, small, scans, select)
+        resolver = _Resolver(graph, small, scans, select, products)
         resolver.visit(graph, Scope(graph))
         total += resolver.count
         if not resolver.count:
@@ -584,8 +587,10 @@ def _graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
 class _Resolver:
     """One pass over a graph and the bodies inside it."""
 
-    def __init__(self, graph: gs.Graph, small: int, scans: bool, select: bool) -> None:
-        self.small, self.scans, self.select = small, scans, select
+    def __init__(
+        self, graph: gs.Graph, small: int, scans: bool, select: bool, products: list[str] | None = None
+    ) -> None:
+        self.small, self.scans, self.select, self.products = small, scans, select, products
         self.cloner = Cloner(graph)
         self.count = 0
         self.remaining: list[Unresolved] = []
@@ -627,6 +632,7 @@ class _Resolver:
     # -- If -----------------------------------------------------------------------------------------
 
     def _if(self, node: gs.Node, scope: Scope) -> list[gs.Node] | Unresolved | None:
+        from surgery.graph.both_branches import worth_both
         from surgery.graph.conditions import implied, same_branches
 
         condition = known_value(node.inputs[0], scope)
@@ -647,11 +653,15 @@ class _Resolver:
             if reason:
                 said = f"the branches make {output.name!r} {reason}, so the condition has to be known"
                 return self._miss(node, said, 0, "if-branch-shape-mismatch")
-        if not self.select and scope.depth < DEEP:
+        wanted = self.select or scope.depth >= DEEP
+        if not wanted and (self.products is None or not worth_both(branches, scope)):
             return None
         if not all(_equal(a, b) for a, b in zip(*types, strict=True)):
             return None
-        return self._selected(node, branches, scope)
+        made = self._selected(node, branches, scope)
+        if made is not None and not wanted and self.products is not None:
+            self.products.append(node.name or node.outputs[0].name)
+        return made
 
     def _inlined(
         self, body: gs.Graph, names: dict[str, Any], targets: Sequence[Any], scope: Scope, prefix: str,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 STRUCTURE_OPS = SEQUENCE_OPS | {"If", "Loop", "Scan"}
 """Operators with bodies, and those on sequences and optionals."""
 
+PRODUCTS = "TensorRT-RTX fails when it runs products of free size inside a conditional"
+"""Why both branches of an If are computed."""
+
 
 def resolve_structure(
     state: State, *, small: int = 0, scans: bool = False, select: bool = False
@@ -42,11 +45,15 @@ def resolve_structure(
         return []
     _resolve_pastes(state)
     before = {id(n): n for n in state.graph.nodes}
+    # What runs inside a conditional of TensorRT-RTX may not have products of free size.
+    products: list[str] | None = [] if state.target.flavour == "tensorrt-rtx" else None
     total, first = 0, sorted(n.name for n in _structured(state.graph))
     while True:
         fold_constants(state.graph)
         left: list[Unresolved] = []
-        count = resolve_control_flow(state.graph, small=small, scans=scans, select=select, unresolved=left)
+        count = resolve_control_flow(
+            state.graph, small=small, scans=scans, select=select, products=products, unresolved=left
+        )
         count += resolve_sequences(state.graph, unresolved=left)
         total += count
         if not count:
@@ -61,7 +68,8 @@ def resolve_structure(
         state.report.edits.append(
             Edit(
                 "resolve-structure", "rewrite", tuple(first), tuple(n.name for n in made),
-                "skipped: compared as a whole by verify",
+                "skipped: compared as a whole by verify", None,
+                tuple(f"both branches of {name!r} are computed: {PRODUCTS}" for name in products or ()),
             )
         )  # fmt: skip
     return left

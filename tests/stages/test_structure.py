@@ -166,3 +166,40 @@ def test_what_cannot_be_padded_is_refused(nodes: str, why: str) -> None:
     assert report.failure is not None
     assert report.failure.code == "data-dependent-shape"
     assert why in report.failure.message
+
+
+IF = """(float[N, 4] x) => (float[N, 4] y) <float[4, 4] w = {{{eye}}}, float z = {{0.0}}> {{
+    s = ReduceSum <keepdims = 0> (x) c = Greater (s, z) y = If (c)
+    <then_branch = t () => (float[N, 4] o) {{ m = {then} o = Relu (m) }},
+    else_branch = e () => (float[N, 4] q) {{ k = MatMul (x, w) q = Log (k) }}> }}"""
+EYE = ", ".join("1.0" if a == b else "0.5" for a in range(4) for b in range(4))
+
+
+def operators(text: str) -> list[str]:
+    report = run(text, target="tensorrt-rtx")
+    assert report.failure is None, report.failure
+    assert report.model is not None
+    return [n.op_type for n in report.model.graph.node]
+
+
+def test_small_branches_with_products_of_free_size_are_both_computed() -> None:
+    report = run(IF.format(eye=EYE, then="MatMul (x, w)"), target="tensorrt-rtx")
+    assert report.failure is None, report.failure
+    assert report.verification["graph"]["status"] == "passed"
+    assert report.model is not None
+    assert "If" not in [n.op_type for n in report.model.graph.node]
+    (edit,) = [e for e in report.edits if e.rule == "resolve-structure"]
+    assert "inside a conditional" in edit.assumptions[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        IF.format(eye=EYE, then="MatMul (x, w)").replace("[N, 4]", "[3, 4]"),
+        IF.format(eye=EYE, then="Mul (x, z)").replace("MatMul (x, w)", "Mul (x, z)"),
+        IF.format(eye=EYE, then="CumSum (x, i)").replace("float z =", "int64 i = {0}, float z ="),
+    ],
+    ids=["sizes are known", "no product", "an operator that is not among the sure ones"],
+)
+def test_other_branches_stay(text: str) -> None:
+    assert "If" in operators(text)
