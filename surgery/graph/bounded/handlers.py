@@ -1,0 +1,75 @@
+"""Which function works on which operator behind a padded operand, and what all of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from surgery.graph.bounded.work import No
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from surgery.graph.bounded.dims import Dim
+    from surgery.graph.bounded.work import Bounds
+
+    Handler = Callable[["Bounds", Any], bool]
+
+HANDLERS: dict[str, Handler] = {}
+"""Operator to the function that changes a node of it: whether something has been written in its place."""
+
+
+def on(*ops: str) -> Callable[[Handler], Handler]:
+    """The function works on nodes of these operators."""
+
+    def keep(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(ops, handler))
+        return handler
+
+    return keep
+
+
+def lowest(tensor: Any) -> Any:
+    """The least finite number of the tensor's dtype."""
+    dtype = np.dtype(tensor.dtype)
+    return np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min
+
+
+def highest(tensor: Any) -> Any:
+    """The greatest finite number of the tensor's dtype."""
+    dtype = np.dtype(tensor.dtype)
+    return np.iinfo(dtype).max if dtype.kind in "iu" else np.finfo(dtype).max
+
+
+def whole_numbers(bounds: Bounds, node: gs.Node, place: int, attribute: str = "") -> list[int] | None:
+    """Whole numbers given as a constant operand or an attribute; None if there are none.
+
+    Raises:
+        No: the operand is not constant.
+    """
+    if attribute and attribute in node.attrs:
+        return [int(v) for v in np.asarray(node.attrs[attribute]).reshape(-1)]
+    if len(node.inputs) <= place or not node.inputs[place].name:
+        return None
+    value = bounds.number(node.inputs[place])
+    if value is None:
+        raise No(f"operand {place} of {node.op} is not constant")
+    return [int(v) for v in value.reshape(-1)]
+
+
+def given(node: gs.Node, place: int) -> bool:
+    """Whether the node has that operand."""
+    return len(node.inputs) > place and bool(node.inputs[place].name)
+
+
+def only_first(bounds: Bounds, node: gs.Node) -> dict[int, Dim]:
+    """Padded axes of the first operand.
+
+    Raises:
+        No: another operand is padded.
+    """
+    if any(t.name in bounds.padded for t in node.inputs[1:]):
+        raise No(f"a padded operand of {node.op} other than the first")
+    return bounds.padded.get(node.inputs[0].name, {})
