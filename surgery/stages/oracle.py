@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +99,35 @@ class Oracle:
             graph, [node], [t.name for t in read], outputs, shapes={**shapes, **dict.fromkeys(outputs)}
         )
         return self._says(model, node.op)
+
+    def takes_together(self, nodes: Sequence[gs.Node], size: int) -> bool:
+        """Whether the target builds some nodes as a model of their own; unknown types count as yes.
+
+        Args:
+            nodes: Nodes of the run's graph, in order, without bodies.
+            size: What free dims behind the first count as; the first is 2.
+        """
+        from surgery.graph.convert import extract
+
+        own = self.state.graph.tensors()
+        made = {t.name for n in nodes for t in n.outputs}
+        read = {t.name: t for n in nodes for t in n.inputs if t.name and t.name not in made}
+        inputs = [own.get(k, t) for k, t in read.items() if not isinstance(t, gs.Constant)]
+        if any(t.dtype is None or t.shape is None for t in inputs):
+            return True
+        shapes: dict[str, Any] = {
+            t.name: [d if isinstance(d, int) and d >= 0 else size if k else 2 for k, d in enumerate(t.shape)]
+            for t in inputs
+        }
+        outputs = [t.name for t in nodes[-1].outputs if t.name]
+        model = extract(
+            self.state.graph,
+            nodes,
+            [t.name for t in inputs],
+            outputs,
+            shapes={**dict.fromkeys(made), **shapes},
+        )
+        return self._says(model, nodes[-1].op)
 
     def _alone(self, site: Site, node: onnx.NodeProto) -> onnx.ModelProto | None:
         """A model of the node alone; None if too little is known of its operands."""

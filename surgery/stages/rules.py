@@ -68,6 +68,7 @@ def apply_rules(
     from surgery.rules.engine.run import Engine
     from surgery.rules.engine.user_rules import choose_rules
     from surgery.stages.oracle import Oracle
+    from surgery.stages.quantized import refused_weights
     from surgery.stages.sizes import Sizes
     from surgery.stages.structure import resolve_open_loops, resolve_structure
     from surgery.stages.trt_model import worker_for
@@ -95,6 +96,8 @@ def apply_rules(
     nodes = [
         *written_out_first(state.graph, engine.refuses(state.graph)), *sorts_more(state.graph, MAX_K)
     ]  # fmt: skip
+    if shipped:
+        nodes += refused_weights(state, oracle)
     if nodes:
         engine.refuse(state.graph, nodes)
         _until_settled(state, engine, sizes, counts)
