@@ -485,8 +485,13 @@ def _product(site: Site, b: Body, ia: int, ib: int, za: int, zb: int) -> str:
         whole = len(ranges) == 1
         x = left if whole else b.slice(left, -1, start, end)
         y = right if whole else b.slice(right, axis, start, end)
-        parts.append(b.cast(b.op("MatMul", x, y), np.int32))
+        parts.append(whole_product(b, x, y))
     return total(parts, b)
+
+
+def whole_product(b: Body, x: str, y: str) -> str:
+    """MatMul of whole numbers in float32, as int32; rounded, so that it is whole however it is summed."""
+    return b.cast(b.op("Round", b.op("MatMul", x, y)), np.int32)
 
 
 def _costs(site: Site, ia: int, ib: int, za: int, zb: int, terms: int) -> list[int]:
@@ -504,11 +509,9 @@ def _of_halves(left: str, right: str, b: Body) -> str:
     sixteen = b.const(16, np.int32)
     (ah, al), (bh, bl) = halves(left, b), halves(right, b)
 
-    def of(x: str, y: str) -> str:
-        return b.cast(b.op("MatMul", x, y), np.int32)
-
-    middle = b.add(of(ah, bl), of(al, bh))
-    return b.add(b.mul(b.add(b.mul(of(ah, bh), sixteen), middle), sixteen), of(al, bl))
+    middle = b.add(whole_product(b, ah, bl), whole_product(b, al, bh))
+    high = b.add(b.mul(whole_product(b, ah, bh), sixteen), middle)
+    return b.add(b.mul(high, sixteen), whole_product(b, al, bl))
 
 
 @lowering(
@@ -536,6 +539,33 @@ def _of_halves(left: str, right: str, b: Body) -> str:
 def matmul_integer(site: Site, b: Body) -> str:
     """Zero points off, products of float32 over chunks of terms, sums in int32."""
     return _product(site, b, 0, 1, 2, 3)
+
+
+_WHOLE = op("Cast", op("Round", value("x"), keep=True), attrs={"to": 6}, keep=True)
+
+
+@pattern_rule(
+    "whole-numbers-stay-in-float",
+    op("Cast", _WHOLE, attrs={"to": 1}),
+    why="Sums of quantised numbers are whole numbers of float32. Cast to int32 and back they are the same. A "
+    "network with a product of one row and both casts behind it gave NaN on a GPU with TensorRT-RTX 1.6.",
+    samples=[
+        "(float[n, 3] x) => (float[n, 3] y) { w = Round (x) i = Cast <to = 6> (w) y = Cast <to = 1> (i) }",
+        "(float[4] x) => (float[4] y, int32[4] i) { w = Round (x) i = Cast <to = 6> (w) y = Cast <to = 1> (i) }",
+    ],
+    near_misses=[
+        "(float[4] x) => (float[4] y) { w = Exp (x) i = Cast <to = 6> (w) y = Cast <to = 1> (i) }",
+        "(float[4] x) => (float16[4] y) { w = Round (x) i = Cast <to = 6> (w) y = Cast <to = 10> (i) }",
+        "(float16[4] x) => (float[4] y) { w = Round (x) i = Cast <to = 6> (w) y = Cast <to = 1> (i) }",
+    ],
+    when="always",
+)
+def whole_numbers_stay_in_float(site: CutSite, b: Body) -> str:
+    """The rounded number itself; casts of what int32 cannot hold have no defined result."""
+    x = site.tensor("x")
+    if x.dtype != np.float32:
+        raise NoMatch(f"a number of {x.dtype}")
+    return b.op("Round", x.name)
 
 
 def _requantize(site: Site, b: Body, sums: str, factor: str, y_scale: int, y_zero: int) -> str:
