@@ -187,7 +187,9 @@ def by_loop(b: Body, u: Updates) -> str:
         [(step, np.int64), (go, np.bool_), (target, np.int64), (now, u.dtype)],
         [(more, np.bool_), (left, np.int64), (after, u.dtype)],
     )
-    _, ended = b.loop(2**31 - 1, [targets, data], graph, conditional=True)
+    # In every round at least one update is done, so there are never more rounds than updates.
+    carried = [b.squeeze(count, 0), b.const(True, np.bool_), targets, data]
+    _, ended = b.node("Loop", carried, outputs=2, attributes={"body": graph})
     kept = b.op("Slice", ended, b.ints(0), all_rows, b.ints(0))
     apart = b.op("Reshape", kept, b.concat([lanes, rows, width], 0))
     return b.reduce(REDUCE[u.reduction], apart, 0, keepdims=False)
