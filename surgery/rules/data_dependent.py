@@ -68,11 +68,10 @@ def compacted(b: Body, chosen: str, size: Length) -> Compacted:
 
 def scattered(b: Body, slots: str, values: str, size: Length) -> str:
     """Values [N] at slots [N] of a zero vector of that size; int64. Slot `size` is cut off."""
-    if size.known is not None:
-        room = b.op("Expand", b.const(0, np.int64), b.ints(size.known + 1))
-    else:
-        room = b.op("Expand", b.const(0, np.int64), b.add(size.name, b.ints(1)))
-    filled = b.op("ScatterElements", room, slots, values, axis=0)
+    length = b.ints(size.known + 1) if size.known is not None else b.add(size.name, b.ints(1))
+    room = b.op("Expand", b.const(0, np.int64), length)
+    # Not ScatterElements, which a rule writes anew where nothing shows that there is room for all values.
+    filled = b.op("ScatterND", room, b.unsqueeze(slots, 1), values)
     return b.op("Slice", filled, b.ints(0), size.name, b.ints(0))
 
 
