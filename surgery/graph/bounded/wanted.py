@@ -36,6 +36,9 @@ FIRST_ALONE = frozenset(
 LAYOUT_ALONE = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """Operators that keep all entries in their order."""
 
+PICKING = LAYOUT_ALONE | {"Cast", "Gather", "Slice", "Split"}
+"""Operators whose results are entries of the first operand."""
+
 SAME_ALONE = LAYOUT_ALONE | {"ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd"}
 """Operators that make of a tensor of one element one of the same number."""
 
@@ -83,9 +86,26 @@ def limit_of(bounds: Bounds, tensor: Any, node: gs.Node) -> Dim | None:
         return found
     if tensor.name in bounds.given:
         return Dim(bounds.given[tensor.name])
-    if tensor.inputs and node.op != "Slice" and bounds.refuses(node):  # an input is asked for by its name
+    if not _read_off_an_input(tensor) and node.op != "Slice" and bounds.refuses(node):
         bounds.open[tensor.name] = (tensor, node)
     return None
+
+
+def _read_off_an_input(tensor: Any) -> bool:
+    """Whether numbers are entries of inputs of whole numbers, which are asked for by their names."""
+    stack, steps = [tensor], 0
+    while stack:
+        here = stack.pop()
+        steps += 1
+        if not here.inputs:
+            if here.dtype is None or np.dtype(here.dtype).kind not in "iu":
+                return False
+            continue
+        node = here.inputs[0]
+        if steps > MOST_STEPS or node.op not in PICKING:
+            return False
+        stack.append(node.inputs[0])
+    return True
 
 
 def count(bounds: Bounds, tensor: Any, limit: Dim) -> None:
