@@ -263,6 +263,17 @@ def flat_positions(known: NDArray[Any], dims: Sequence[int]) -> NDArray[Any]:
             "(int32[6] x, int64[k, 1] i, int32[k] u) => (int32[6] y)"
             ' { y = ScatterND <reduction = "add"> (x, i, u) }',
         ),
+        *(
+            Sample(
+                "(int64[n, 2] x, int64[k, 1] i, int64[k, 2] u) => (int64[n, 2] y)"
+                f' {{ y = ScatterND <reduction = "{reduction}"> (x, i, u) }}',
+                feeds={
+                    "x": np.zeros((3, 2), np.int64), "i": np.arange(200).reshape(-1, 1) % 7 // 3,
+                    "u": np.arange(400).reshape(200, 2) * 7919 % 1000 - 500,
+                },
+            )
+            for reduction in ("add", "max", "min")
+        ),
         "(int8[6] x, int8[5] u) => (int8[6] y)"
         ' <int64[5, 1] i = {1, 0, 1, -1, 1}> { y = ScatterND <reduction = "mul"> (x, i, u) }',
         "(float[6, n] x, float[2, n] u) => (float[6, n] y)"
