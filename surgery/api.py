@@ -467,7 +467,7 @@ def _look_back(
     written = (
         folder / f"{state.source.name}.failed.onnx" if folder is not None and state is not None else None
     )
-    name = pipeline if isinstance(pipeline, (str, Path)) else report.pipeline["name"]
+    name = pipeline if isinstance(pipeline, (str, Path)) else report.pipeline.get("name", pipeline.name)
     found = afterwards(error, model=proto, source=source, failed=written, pipeline=str(name), target=target)
     report.failure = replace(report.failure, evidence=found.evidence, next=found.next)
 

@@ -53,9 +53,17 @@ def write_pipeline(model: Path, output: Path, *, target: str | None = None) -> t
         )
     family = family_for(model)
     report = api.run(family.pipeline, model, target=target, stages="load..substitute,verify")
-    output.mkdir(parents=True, exist_ok=True)
     text = pipeline_text(os.path.relpath(model, output), path, family, report)
-    write_whole(path, text.encode())
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the pipeline: {error.strerror}",
+            code="output-not-writable",
+            where=str(output),
+            fix="give another --output",
+        ) from error
     return path, report
 
 
@@ -76,7 +84,7 @@ def pipeline_text(model: str, path: Path, family: Family, report: Report) -> str
         "#",
         *_comment(
             f"Runs as it is, and is yours to edit. What it does not say comes from `{family.pipeline}`: "
-            f"`surgery show pipelines {family.pipeline}`. `surgery list stages` has everything that `set` can change."
+            f"`surgery show pipelines {family.pipeline}`. `surgery show stages NAME` has everything that `set` can change."
         ),
         "",
         "schema: 1",

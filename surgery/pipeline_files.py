@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,13 @@ def find_pipeline(name_or_path: str | Path) -> Path:
     if is_word and text in shipped:
         return shipped[text]
     if path.is_file():
+        if path.suffix in (".onnx", ".pb"):
+            raise ConfigError(
+                "a model, not a pipeline",
+                code="pipeline-not-found",
+                where=text,
+                fix=f"name a pipeline first: surgery run auto {shlex.quote(text)}",
+            )
         return path
     if path.is_dir():
         raise ConfigError("a folder, not a pipeline file", code="pipeline-not-found", where=text)

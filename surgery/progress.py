@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -39,8 +40,11 @@ def progress(console: Console | None = None) -> Iterator[Listener]:
 def plain_line(event: Event) -> None:
     """One line for each stage that has ended; nothing for other events."""
     if isinstance(event, StageFinished):
-        sys.stdout.write(f"{event.name:<10} {event.seconds:7.1f} s  {event.summary}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{event.name:<10} {event.seconds:7.1f} s  {event.summary}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has gone away (``| head``), which is no reason to stop the work
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class LiveDisplay:

@@ -71,7 +71,10 @@ def _lines(result: Explanation) -> Iterator[str]:
     version = f" ({result.installed})" if result.installed else ""
     count = len(result.problems)
     if not count:
-        verdict = "goes through parser and builder" if result.complete else "nothing found so far"
+        verdict = "nothing found so far"
+        if result.complete:
+            asked = result.installed is not None
+            verdict = "goes through parser and builder" if asked else "by its table, everything goes through"
     else:
         verdict = "1 problem" if count == 1 else f"{count} problems"
     yield f"{result.model} for {result.target}{version}: {verdict}"

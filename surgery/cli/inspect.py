@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,7 +53,8 @@ def _lines(result: Inspection) -> Iterator[str]:
     family = result.family
     because = f" ({family.because})" if family.because else ""
     yield from wrapped(
-        "family    ", f"{family.name}{because}; begin with: surgery run {family.pipeline} {result.model}"
+        "family    ",
+        f"{family.name}{because}; begin with: surgery run {family.pipeline} {quote(str(result.model))}",
     )
     for what in ("inputs", "outputs"):
         for number, value in enumerate(told[what]):
@@ -112,7 +114,8 @@ def _verdict(result: Inspection) -> Iterator[str]:
     for note in result.notes:
         yield from wrapped("note: ", note)
     if count or result.only_parser:
-        yield from wrapped("next: ", f"surgery explain {result.model} says more about each of them")
+        command = f"surgery explain {quote(str(result.model))} --target {result.target}"
+        yield from wrapped("next: ", f"{command} says more about each of them")
 
 
 def _group(number: int, group: Group) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import typer
 
@@ -25,7 +26,7 @@ def new_pipeline(model: Path, output: Path, target: str | None = None) -> None:
 
     with _quiet_stdout():
         path, report = write_pipeline(model, output, target=target)
-    print_text(f"{path}\nrun it: surgery run {path}")
+    print_text(f"{path}\nrun it: surgery run {quote(str(path))}")
     if report.failure is not None:
         from surgery.cli.output import print_failure
 

@@ -42,11 +42,25 @@ def summary(report: Report, folder: Path | None) -> str:
     if report.pipeline.get("chosen_by"):
         because = f" ({report.pipeline['because']})" if report.pipeline["because"] else ""
         lines.append(f"pipeline {report.pipeline['name']}: {report.pipeline['family']}{because}")
+    lines += _shapes(report)
+    lines += [f"changed  {c.name}: {c.what}" for c in report.io_changes]
     lines += [f"{level:<8} {_verification(report.verification[level])}" for level in ("graph", "engine")]
     lines += _files(report, folder)
     if report.previous:
         lines.append(f"kept     {', '.join(report.previous['files'])} (of an earlier run)")
     return "\n".join(lines)
+
+
+def _shapes(report: Report) -> list[str]:
+    """What sizes the engine takes; one line for each input that has several."""
+    if report.status == "failed":
+        return []
+    lines = []
+    for profile in report.profiles:
+        low, best, high = ("x".join(map(str, profile[k])) or "a number" for k in ("min", "opt", "max"))
+        if low != high:
+            lines.append(f"shapes   {profile['input']}: {low} to {high}, best at {best}")
+    return lines
 
 
 def _verification(level: dict[str, Any]) -> str:

@@ -65,8 +65,11 @@ class Save:
             for weight in external_files(state.portable):
                 assert state.source.base_dir is not None
                 link_or_copy(state.source.base_dir / weight, folder / weight)
-            if state.engine is None:
-                _remove_stale(folder / f"{name}.engine")
+            if state.engine is None and _remove_stale(folder / f"{name}.engine"):
+                state.warn(
+                    f"{name}.engine of an earlier run was removed: it is not of the model written now; "
+                    "give each target an --output of its own"
+                )
         except OSError as error:
             raise ConfigError(
                 f"cannot write the artifacts: {error.strerror}",
@@ -77,6 +80,8 @@ class Save:
         return StageResult(True, ", ".join(f for f, _ in files.values()))
 
 
-def _remove_stale(path: Path) -> None:
-    """An engine of an earlier run does not belong to the model written now."""
+def _remove_stale(path: Path) -> bool:
+    """An engine of an earlier run does not belong to the model written now. Whether there was one."""
+    there = path.exists()
     path.unlink(missing_ok=True)
+    return there

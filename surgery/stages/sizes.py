@@ -328,7 +328,14 @@ class Sizes:
                     f"a size depends on the data: the result is valid where this is at most {limit}",
                     {},
                     {"name": name, "limit": limit},
-                    {"op": "at_most", "name": name, "count": name, "limit": limit, "of": number, "added": True},
+                    {
+                        "op": "at_most",
+                        "name": name,
+                        "count": name,
+                        "limit": limit,
+                        "of": number,
+                        "added": True,
+                    },
                 )
             )
 

@@ -459,3 +459,22 @@ def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
+
+
+@pytest.mark.parametrize("content", [None, b"", b"some text"], ids=["missing", "empty", "text"])
+def test_auto_of_a_file_that_is_no_model(tmp_path: Path, content: bytes | None) -> None:
+    model = tmp_path / "model.onnx"
+    if content is not None:
+        model.write_bytes(content)
+    result = surgery("run", "auto", model)
+    assert result.returncode == 3
+    assert "error[" in result.stderr
+    assert "bug" not in result.stderr
+
+
+def test_a_model_in_place_of_a_pipeline(tmp_path: Path) -> None:
+    model = tmp_path / "my model.onnx"
+    model.write_bytes(b"")
+    result = surgery("run", model)
+    assert result.returncode == 2
+    assert f"surgery run auto '{model}'" in result.stderr
