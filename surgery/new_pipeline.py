@@ -84,7 +84,7 @@ def pipeline_text(model: str, path: Path, family: Family, report: Report) -> str
         "#",
         *_comment(
             f"Runs as it is, and is yours to edit. What it does not say comes from `{family.pipeline}`: "
-            f"`surgery show pipelines {family.pipeline}`. `surgery show stages NAME` has everything that `set` can change."
+            f"`surgery show pipelines {family.pipeline}`. `surgery show stages NAME` has what `set` can change."
         ),
         "",
         "schema: 1",

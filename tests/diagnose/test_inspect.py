@@ -184,7 +184,7 @@ def test_ten_thousand_nodes_take_little_time_and_memory(tmp_path: Path) -> None:
     onnx.save(deep(10_000), path)
     seconds, megabytes, told = measured(path)
     assert told["model"]["nodes"] == 10_000  # type: ignore[index]
-    assert seconds < 1.5
+    assert seconds < 4  # 0.9 where nothing else runs; quadratic work would take minutes
     assert megabytes < 200
 
 
@@ -220,5 +220,5 @@ def test_weights_are_not_read(external: bool, tmp_path: Path) -> None:
             file.truncate(count * side * side * 4)
     seconds, megabytes, told = measured(path)
     assert told["model"]["weights"]["bytes"] == count * side * side * 4  # type: ignore[index]
-    assert seconds < 2
+    assert seconds < 4
     assert megabytes < 200
