@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ MOST_ROUNDS = 64
 
 
 def mend(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Write pooling of images without a batch with one, in place.
+    """Write what PyTorch takes and ONNX does not as ONNX wants it, in place.
 
-    PyTorch pools (C, H, W) as it does (N, C, H, W), and its exporter writes such a node as it is; in ONNX the batch
-    has to be there, and neither ONNX Runtime nor TensorRT takes the node.
+    PyTorch pools (C, H, W) as it does (N, C, H, W), and counts axes from the back in ``permute``; its exporters write
+    such nodes as they are. In ONNX the batch has to be there, and axes of a Transpose are not negative; neither ONNX
+    Runtime nor TensorRT takes these nodes.
 
     Args:
         model: Changed in place where there is such a node.
@@ -45,6 +47,32 @@ def mend(model: onnx.ModelProto) -> tuple[str, ...]:
     Returns:
         What was done, in words.
     """
+    turned = _count_from_the_front(model.graph.node)
+    more = f" and {len(turned) - 1} more" if len(turned) > 1 else ""
+    told = (f"{turned[0]!r}{more} counts axes from the back, which is not valid ONNX",) if turned else ()
+    return (*told, *_mend_pools(model))
+
+
+def _count_from_the_front(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Transposes with negative axes, written with the same axes counted from the front; their names."""
+    found = []
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                found += _count_from_the_front(attribute.g.node)
+            for graph in attribute.graphs:
+                found += _count_from_the_front(graph.node)
+            if node.op_type == "Transpose" and node.domain in ("", "ai.onnx") and attribute.name == "perm":
+                rank = len(attribute.ints)
+                axes = [a + rank if a < 0 else a for a in attribute.ints]
+                if axes != list(attribute.ints) and sorted(axes) == list(range(rank)):
+                    attribute.ints[:] = axes
+                    found.append(node.name or node.output[0])
+    return found
+
+
+def _mend_pools(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Pooling of images without a batch, written with one."""
     if not _suspects(model.graph):
         return ()
     done: list[str] = []

@@ -70,3 +70,29 @@ def test_other_pooling_stays(text: str) -> None:
     before = model.SerializeToString()
     assert mend(model) == ()
     assert model.SerializeToString() == before
+
+
+def test_axes_counted_from_the_back_are_counted_from_the_front() -> None:
+    model = parsed(
+        """(float[2, 3, 4, n] x, bool c) => (float[2, a, b, d] y) {
+        t = Transpose <perm = [0, -2, -1, 1]> (x)
+        y = If (c) <then_branch = g1 () => (float[2, a, b, d] p) { p = Transpose <perm = [0, -1, 1, 2]> (t) },
+                    else_branch = g2 () => (float[2, a, b, d] q) { q = Transpose <perm = [0, 1, 3, 2]> (t) }> }"""
+    )
+    (told,) = mend(model)
+    assert "'t' and 1 more counts axes from the back" in told
+    x = np.arange(120, dtype=np.float32).reshape(2, 3, 4, 5)
+    evaluator = Evaluator(model)
+    turned = x.transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(
+        evaluator.run({"x": x, "c": np.array(True)})["y"], turned.transpose(0, 3, 1, 2)
+    )
+    np.testing.assert_array_equal(
+        evaluator.run({"x": x, "c": np.array(False)})["y"], turned.transpose(0, 1, 3, 2)
+    )
+    assert mend(model) == ()
+
+
+def test_axes_that_are_none_are_left_to_the_checker() -> None:
+    model = parsed("(float[2, 3] x) => (float[3, 2] y) { y = Transpose <perm = [-1, 1]> (x) }")
+    assert mend(model) == ()
