@@ -40,7 +40,8 @@ from surgery.rules.indexing import computing_dtype
         ),
         Sample(
             """(double[n, 2, h, w] x) => (double[n, 2, p, q] y)
-            { y = AveragePool <kernel_shape = [400, 400], strides = [400, 400], ceil_mode = 1> (x) }""",
+            { y = AveragePool <kernel_shape = [400, 300], strides = [3, 2], ceil_mode = 1,
+                               pads = [198, 148, 199, 150], count_include_pad = 1> (x) }""",
             feeds={"x": np.random.default_rng(0).normal(0, 1, (2, 2, 5, 7))},
         ),
     ],
