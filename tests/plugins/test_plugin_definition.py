@@ -201,8 +201,8 @@ def test_a_number_wins_over_a_symbol() -> None:
 
 def test_a_body_that_needs_a_number_says_which() -> None:
     node = EFFICIENT.make_node("nms", ["b", "s"], ["n", "x", "y", "z"], GOOD)
-    with pytest.raises(ConversionError, match="dimension 1 of 'scores' is 'N'") as caught:
-        EFFICIENT.body(node, [("B", "N", 4), ("B", "N", 3)], ["float32", "float32"], 17)
+    with pytest.raises(ConversionError, match="dimension 2 of 'scores' is 'C'") as caught:
+        EFFICIENT.body(node, [("B", 9, 4), ("B", 9, "C")], ["float32", "float32"], 17)
     assert caught.value.node == "nms"
 
 
