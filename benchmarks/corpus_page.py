@@ -40,10 +40,6 @@ CAUSES: dict[str, str] = {
         "the file hands NMS_TRT boxes and scores of 1917 anchors and priors of 1083: no TensorRT runs it. It "
         "would take another export."
     ),
-    "mamba2.ts": (
-        "Transpose with perm (0, -2, -1, 1), which ONNX does not have; the exporter wrote what PyTorch takes. "
-        "The dynamo export of the same model is reached."
-    ),
     "vits.ts": (
         "the length of the sound is a sum of durations that the network predicts, and no bound of them is in "
         "the graph. It would take a largest length given by the user."
