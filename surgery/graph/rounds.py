@@ -95,7 +95,9 @@ def _written(graph: gs.Graph, node: gs.Node, most: int | None) -> Grown:
 
     body, states = node.attrs["body"], max(0, len(node.inputs) - 2)
     if len(body.inputs) != states + 2 or len(body.outputs) <= states:
-        raise Stuck(f"its body has {len(body.inputs)} inputs and {len(body.outputs)} outputs for {states} states")
+        raise Stuck(
+            f"its body has {len(body.inputs)} inputs and {len(body.outputs)} outputs for {states} states"
+        )
     ways = (_Rounds(graph, node, most), Buffers(graph, node, most))
     for way in ways:
         try:
