@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import onnx
+
+from surgery.graph.walk import all_nodes
 
 KINDS = {
     "int32": (onnx.AttributeProto.INT, onnx.AttributeProto.INTS),
@@ -15,18 +16,10 @@ KINDS = {
 }
 
 
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from all_nodes(body)
-
-
 def field_problems(model: onnx.ModelProto, target: Any) -> list[str]:
     """What the recorded creators of that TensorRT would not take of a model's bare plugin nodes."""
     problems = []
-    for node in all_nodes(model.graph):
+    for node in all_nodes(model.graph.node):
         if onnx.defs.has(node.op_type, node.domain):
             continue
         entry = target.plugin(node.op_type)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from surgery.diagnose.facts import Facts, Kind, Scope, used
 from surgery.diagnose.parts import _complete
 from surgery.diagnose.workcopy import _rename, declare
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -29,17 +30,7 @@ def bodies_of(graph: onnx.GraphProto, path: Path = ()) -> Iterator[Path]:
 
 def count_nodes(graph: onnx.GraphProto) -> int:
     """Nodes of a graph and of the bodies in it, Constant nodes left out."""
-    found = sum(n.op_type != "Constant" for n in graph.node)
-    return found + sum(count_nodes(a.g) for n in graph.node for a in n.attribute if a.HasField("g"))
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Nodes of a graph and of the bodies in it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from all_nodes(attribute.g)
+    return sum(n.op_type != "Constant" for n in all_nodes(graph.node))
 
 
 def _body(graph: onnx.GraphProto, path: Path) -> onnx.GraphProto:
@@ -139,7 +130,7 @@ class BodyParts:
         self._graph = _body(model.graph, path)
         scope = _scope(Facts(model), self._graph)
         self._kinds: dict[str, Kind] = {} if scope is None else dict(scope.kinds)
-        self._taken = {n for node in all_nodes(model.graph) for n in (*node.input, *node.output)}
+        self._taken = {n for node in all_nodes(model.graph.node) for n in (*node.input, *node.output)}
         self._taken |= {v.name for v in (*model.graph.input, *model.graph.output)}
         self._reads = [list(dict.fromkeys(used(n))) for n in self._graph.node]
         self._fixed: set[int] = set()

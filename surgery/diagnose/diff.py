@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.diagnose.facts import Kind, dtype_name, kind_of, label
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -122,7 +123,7 @@ def diff(first: str | Path | bytes, second: str | Path | bytes, *, weights: bool
 
     a, b = load_model(first), load_model(second)
     result = Difference(_header(a.proto, b.proto))
-    counts = [Counter(_operator(n) for n in _all_nodes(m.proto.graph)) for m in (a, b)]
+    counts = [Counter(_operator(n) for n in all_nodes(m.proto.graph.node)) for m in (a, b)]
     for op in sorted(set(counts[0]) | set(counts[1])):
         if counts[0][op] != counts[1][op]:
             result.operators[op] = (counts[0][op], counts[1][op])
@@ -455,11 +456,3 @@ def _constants(a: _Graph, b: _Graph, names: Mapping[str, str]) -> list[str]:
 
 def _operator(node: onnx.NodeProto) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
-def _all_nodes(graph: Any) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g)

@@ -16,11 +16,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.diagnose.bodies import BodyParts, all_nodes, bodies_of, count_nodes, lifted
+from surgery.diagnose.bodies import BodyParts, bodies_of, count_nodes, lifted
 from surgery.diagnose.checks import Answer, Check, CommandCheck, EngineCheck, TensorRtCheck, broken, need_gpu
 from surgery.diagnose.parts import Parts
 from surgery.diagnose.shrink import Set, shrink
 from surgery.errors import ConfigError, MissingEnvironmentError, ModelError
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -533,7 +534,7 @@ class _Work:
         answer = self._about(left)
         result = Reduction(
             self.folder, count, count_nodes(model.graph),
-            [(label(n), n.op_type) for n in all_nodes(model.graph) if n.op_type != "Constant"], answer,
+            [(label(n), n.op_type) for n in all_nodes(model.graph.node) if n.op_type != "Constant"], answer,
             dict(self.counts), time.monotonic() - started, self.notes,
         )  # fmt: skip
         feeds = {v.name: self.values[v.name] for v in model.graph.input if v.name in self.values}

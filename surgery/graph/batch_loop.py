@@ -8,9 +8,11 @@ TensorFlow exports the same models with a free batch, so what is recognised ther
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from surgery.graph.walk import bodies
 
 if TYPE_CHECKING:
     import onnx
@@ -41,21 +43,20 @@ class Crossing:
 
 def reads(node: onnx.NodeProto) -> list[str]:
     """What a node reads: its inputs, then what its bodies take from outside."""
-    return [*node.input, *(n for a in node.attribute for g in _graphs(a) for n in _captured(g))]
+    return [*node.input, *(n for g in bodies(node) for n in _captured(g))]
 
 
 def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Give tensors that a node reads, in its bodies too, other names; in place."""
     for i, name in enumerate(node.input):
         node.input[i] = names.get(name, name)
-    for attribute in node.attribute:
-        for graph in _graphs(attribute):
-            own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-            seen = {k: v for k, v in names.items() if k not in own}
-            for inner in graph.node:
-                rename(inner, seen)
-            for value in graph.output:
-                value.name = seen.get(value.name, value.name)
+    for graph in bodies(node):
+        own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
+        seen = {k: v for k, v in names.items() if k not in own}
+        for inner in graph.node:
+            rename(inner, seen)
+        for value in graph.output:
+            value.name = seen.get(value.name, value.name)
 
 
 def per_sample(
@@ -198,12 +199,6 @@ def _scope(nodes: Sequence[onnx.NodeProto]) -> str:
             scopes[scope] = scopes.get(scope, 0) + 1
     found = [s for s, often in scopes.items() if 2 * often > len(nodes) and s.strip("/")]
     return max(found, key=len, default="surgery/batch/")
-
-
-def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
 
 
 def _captured(graph: onnx.GraphProto) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from surgery.graph.walk import all_graphs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,15 +19,7 @@ SUFFIX = "/float32"
 
 def has_bfloat16(model: onnx.ModelProto) -> bool:
     """Whether an input, a weight or a cast of the model is bfloat16."""
-    return any(True for graph in _graphs(model.graph) for _ in _marks(graph))
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
+    return any(True for graph in all_graphs(model.graph) for _ in _marks(graph))
 
 
 def _marks(graph: onnx.GraphProto) -> Iterator[str]:

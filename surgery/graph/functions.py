@@ -7,10 +7,11 @@ overloads are easily mixed up. So calls are completed and told apart first, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from surgery.errors import ModelError
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +44,7 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         return result
     _check_circles(table)
     for nodes in (result.graph.node, *(f.node for f in table.values())):
-        for node in _all_nodes(nodes):
+        for node in all_nodes(nodes):
             function = _called(node, table)
             if function is not None:
                 _complete(node, function)
@@ -59,7 +60,7 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(
             "the model's functions cannot be inlined", code="function-inlining", cause=str(error)
         ) from error
-    for node in _all_nodes(inlined.graph.node):
+    for node in all_nodes(inlined.graph.node):
         if _called(node, table) is not None:
             raise _not_inlined(node, table, result)
     del inlined.functions[:]
@@ -88,14 +89,6 @@ def _called(node: onnx.NodeProto, table: Functions) -> onnx.FunctionProto | None
     return table.get(_key(node.domain, node.op_type, node.overload))
 
 
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _all_nodes(graph.node)
-
-
 def _check_circles(table: Functions) -> None:
     done: set[Key] = set()
 
@@ -104,7 +97,7 @@ def _check_circles(table: Functions) -> None:
             raise ModelError(f"function {key[0]}.{key[1]} calls itself", code="function-inlining")
         if key in done:
             return
-        for node in _all_nodes(table[key].node):
+        for node in all_nodes(table[key].node):
             inner = _key(node.domain, node.op_type, node.overload)
             if inner in table:
                 visit(inner, (*path, key))
@@ -172,7 +165,7 @@ def _tell_overloads_apart(model: onnx.ModelProto, table: Functions) -> None:
     if not names:
         return
     for nodes in (model.graph.node, *(f.node for f in table.values())):
-        for node in _all_nodes(nodes):
+        for node in all_nodes(nodes):
             key = _key(node.domain, node.op_type, node.overload)
             if key in names:
                 node.op_type, node.overload = names[key], ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from surgery.graph.walk import all_nodes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -56,12 +58,8 @@ def mend(model: onnx.ModelProto) -> tuple[str, ...]:
 def _count_from_the_front(nodes: Iterable[onnx.NodeProto]) -> list[str]:
     """Transposes with negative axes, written with the same axes counted from the front; their names."""
     found = []
-    for node in nodes:
+    for node in all_nodes(nodes):
         for attribute in node.attribute:
-            if attribute.HasField("g"):
-                found += _count_from_the_front(attribute.g.node)
-            for graph in attribute.graphs:
-                found += _count_from_the_front(graph.node)
             if node.op_type == "Transpose" and node.domain in ("", "ai.onnx") and attribute.name == "perm":
                 rank = len(attribute.ints)
                 axes = [a + rank if a < 0 else a for a in attribute.ints]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -36,7 +37,7 @@ def write_newer(model: onnx.ModelProto) -> bool:
         return False
     imported.version = NEW
     made = 0
-    for node in _nodes(model.graph):
+    for node in all_nodes(model.graph.node):
         if node.domain not in ("", "ai.onnx"):
             continue
         moved = OPERANDS.get(node.op_type)
@@ -58,12 +59,3 @@ def write_newer(model: onnx.ModelProto) -> bool:
             del node.attribute[:]
             node.attribute.extend(kept)
     return True
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of bodies too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from surgery.graph.walk import all_graphs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ def upgrade(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     before = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), opset)
     converted = onnx.version_converter.convert_version(model, opset)
     if before < 11 <= opset:
-        for graph in _graphs(converted.graph):
+        for graph in all_graphs(converted.graph):
             values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.data_type == 1}
             for node in graph.node:
                 if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
@@ -36,14 +37,6 @@ def upgrade(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
                 if node.op_type == "Resize":
                     _say(node, values.get(node.input[2]), grows=before < 10)
     return converted
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
 
 
 def _say(node: onnx.NodeProto, scales: NDArray[np.float32] | None, *, grows: bool) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from surgery.graph.walk import all_nodes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -83,9 +85,4 @@ def _tap_graph(graph: onnx.GraphProto, counter: Iterator[int]) -> Iterator[Tap]:
 
 def nms_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """All NonMaxSuppression nodes of a graph, bodies included."""
-    for node in graph.node:
-        if node.op_type == "NonMaxSuppression":
-            yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from nms_nodes(attribute.g)
+    return (n for n in all_nodes(graph.node) if n.op_type == "NonMaxSuppression")

@@ -8,7 +8,6 @@ TRT, mmdeploy, their own.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import onnx
 
 from surgery.errors import ConversionError
+from surgery.graph.walk import all_nodes
 from surgery.plugins.attach import attach_bodies, base_name, definition_of, plugin_nodes
 from surgery.plugins.definition import PLUGIN_DOMAIN, RESERVED, TensorType, node_attributes
 
@@ -70,12 +70,12 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
     functions = _functions(model)
     for unknown in unknown_plugins(model, registry):
         raise _unknown(unknown, registry)
-    if not any(_definition(n, registry, functions) for n in all_nodes(model.graph)):
+    if not any(_definition(n, registry, functions) for n in all_nodes(model.graph.node)):
         return model, []
     result = onnx.ModelProto()
     result.CopyFrom(model)
     found = []
-    for node in all_nodes(result.graph):
+    for node in all_nodes(result.graph.node):
         definition = _definition(node, registry, functions)
         if definition is None:
             continue
@@ -111,7 +111,9 @@ def _functions(model: onnx.ModelProto) -> set[tuple[str, str]]:
 def unknown_plugins(model: onnx.ModelProto, registry: Registry) -> list[onnx.NodeProto]:
     """Nodes that say they are plugins (they have plugin_version or plugin_namespace) and that have no definition."""
     functions = _functions(model)
-    return [n for n in all_nodes(model.graph) if _says_plugin(n, functions) and _name(n, registry) is None]
+    return [
+        n for n in all_nodes(model.graph.node) if _says_plugin(n, functions) and _name(n, registry) is None
+    ]
 
 
 def _says_plugin(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> bool:
@@ -250,15 +252,6 @@ def _type(tensor: Any) -> TensorType | None:
 def near_plugins(op: str, registry: Registry) -> list[str]:
     """Names of plugins that look like an operator that nothing is known about."""
     return difflib.get_close_matches(op, registry.names(), n=3)
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Nodes of a graph and of the subgraphs in it."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from all_nodes(body)
 
 
 def plugin_of(node: onnx.NodeProto, model: onnx.ModelProto, registry: Registry) -> PluginDefinition | None:

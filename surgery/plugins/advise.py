@@ -130,9 +130,9 @@ def _plain(
     unknown: set[str],
     problem: ConversionError | None,
 ) -> Iterator[Advice]:
-    from surgery.plugins.adopt import all_nodes
+    from surgery.graph.walk import all_nodes
 
-    for node in all_nodes(model.graph):
+    for node in all_nodes(model.graph.node):
         name = _place(node)
         if name in unknown:
             near = near_plugins(node.op_type, registry)

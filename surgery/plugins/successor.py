@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from surgery.errors import SurgeryError
+from surgery.graph.walk import all_nodes
 from surgery.plugins.attach import attach_bodies, base_name, ships
 from surgery.plugins.definition import PLUGIN_DOMAIN, ConfiguredNode, TensorType, node_attributes
 from surgery.plugins.inline import inline_call
@@ -215,7 +216,7 @@ def _missing(function: onnx.FunctionProto, registry: Registry, target: TargetVer
     from surgery.targets import resolve_target
 
     table = resolve_target(f"{target.flavour}-{target.version}")
-    for node in _nodes(function.node):
+    for node in all_nodes(function.node):
         if node.domain == PLUGIN_DOMAIN:
             version = str(node_attributes(node).get("plugin_version", "1"))
             found = registry.find(base_name(node.op_type), version)
@@ -226,14 +227,6 @@ def _missing(function: onnx.FunctionProto, registry: Registry, target: TargetVer
             if entry is not None and not entry.supported:
                 return node.op_type
     return None
-
-
-def _nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _nodes(graph.node)
 
 
 class DiffersError(Exception):

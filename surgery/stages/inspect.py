@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from surgery.graph.walk import all_nodes
 from surgery.pipeline import StageResult, State
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Inspect:
         """Fill ``unsupported.before``."""
         found = unsupported(state.source.proto, state.target)
         state.report.unsupported["before"] = found
-        nodes = sum(1 for _ in all_nodes(state.source.proto.graph))
+        nodes = sum(1 for _ in all_nodes(state.source.proto.graph.node))
         kinds = sorted({f["op"] for f in found})
         text = f"{nodes} nodes, opset {state.source.opset}; "
         if found:
@@ -34,15 +34,6 @@ class Inspect:
         return StageResult(False, text)
 
 
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of a graph, bodies included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from all_nodes(attribute.g)
-
-
 def unsupported(model: onnx.ModelProto, target: Any) -> list[dict[str, Any]]:
     """Nodes that the target's table does not take: node, op, reason, fix."""
     from surgery.plugins.attach import base_name
@@ -50,7 +41,7 @@ def unsupported(model: onnx.ModelProto, target: Any) -> list[dict[str, Any]]:
 
     functions = {(f.domain, f.name) for f in model.functions if f.domain != PLUGIN_DOMAIN}
     found = []
-    for node in all_nodes(model.graph):
+    for node in all_nodes(model.graph.node):
         if (node.domain, node.op_type) in functions:
             continue
         reason = fix = None

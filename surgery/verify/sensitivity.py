@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.walk import all_nodes, bodies
 from surgery.verify.compare import Arrays, CaseResult, compare_case
 from surgery.verify.tensors import MANTISSA_BITS, OutputResult, Tolerance, is_float
 
@@ -208,25 +209,12 @@ def _within(
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Initializers and constants, of bodies and functions too."""
-    yield from _tensors_of_graph(model.graph)
-    for function in model.functions:
-        yield from _tensors_of_nodes(function.node)
-
-
-def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    yield from _tensors_of_nodes(graph.node)
-
-
-def _tensors_of_nodes(nodes: Any) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from _tensors_of_graph(attribute.g)
-            for graph in attribute.graphs:
-                yield from _tensors_of_graph(graph)
+    yield from model.graph.initializer
+    for node in all_nodes([*model.graph.node, *(n for f in model.functions for n in f.node)]):
+        for body in bodies(node):
+            yield from body.initializer
+        if node.op_type == "Constant":
+            yield from (a.t for a in node.attribute if a.HasField("t"))
 
 
 def _move_tensor(tensor: onnx.TensorProto, rng: np.random.Generator) -> None:

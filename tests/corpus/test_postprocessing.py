@@ -17,9 +17,10 @@ import onnx
 import pytest
 
 import surgery
+from surgery.graph.walk import all_nodes
 from surgery.targets import resolve_target
 from tests.heads.ssd_models import CORPUS
-from tests.plugin_fields import all_nodes, field_problems
+from tests.plugin_fields import field_problems
 from tests.rotation import part
 
 pytestmark = [
@@ -69,7 +70,7 @@ def kind(path: Path) -> str | None:
     """What a model's graph has of what is tested here, None for nothing."""
     model = onnx.load(path, load_external_data=False)
     functions = {(f.domain, f.name) for f in model.functions}
-    nodes = [*all_nodes(model.graph), *(n for f in model.functions for n in f.node)]
+    nodes = [*all_nodes(model.graph.node), *(n for f in model.functions for n in f.node)]
     own = [n for n in nodes if (n.domain, n.op_type) not in functions]
     if any(n.domain not in STANDARD or not onnx.defs.has(n.op_type, n.domain) for n in own):
         return "custom"
@@ -131,11 +132,11 @@ def test_every_one_reaches_every_target(path: Path, target: str, tmp_path: Path)
     (made,) = tmp_path.glob(f"*.{chosen.name}.onnx")
     model = onnx.load(made)
     assert not model.functions
-    assert {n.domain for n in all_nodes(model.graph)} <= {"", "ai.onnx"}
+    assert {n.domain for n in all_nodes(model.graph.node)} <= {"", "ai.onnx"}
     assert field_problems(model, chosen) == []
     if chosen.flavour == "tensorrt-rtx":
         assert report.engine
-        assert all(onnx.defs.has(n.op_type) for n in all_nodes(model.graph))
+        assert all(onnx.defs.has(n.op_type) for n in all_nodes(model.graph.node))
     else:
         assert report.status == "prepared" or chosen.installed
 
