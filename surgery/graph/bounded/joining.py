@@ -30,8 +30,10 @@ def _constant_of_shape(bounds: Bounds, node: gs.Node) -> bool:
     if shape is None:
         return False
     attributes = {k: v for k, v in node.attrs.items() if k == "value"}
-    bounds.instead(node, "ConstantOfShape", bounds.value(shape.reshape(-1), rooms=True), **attributes)
-    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(shape.reshape(-1))))
+    output = bounds.instead(
+        node, "ConstantOfShape", bounds.value(shape.reshape(-1), rooms=True), **attributes
+    )
+    bounds.pad(output, dict(enumerate(shape.reshape(-1))))
     return True
 
 
@@ -52,8 +54,8 @@ def _range(bounds: Bounds, node: gs.Node) -> bool:
 
         kind = onnx.helper.np_dtype_to_tensor_dtype(start.dtype)
         places = bounds.emit("Cast", places, dtype=start.dtype, to=kind)
-    bounds.instead(node, "Identity", places)
-    bounds.pad(bounds._out[-1].outputs[0], {0: dim})
+    output = bounds.instead(node, "Identity", places)
+    bounds.pad(output, {0: dim})
     return True
 
 
@@ -142,8 +144,8 @@ def _concat(bounds: Bounds, node: gs.Node) -> bool:
     last = bounds.scalar(bounds.exact("Sub", space, ONE))
     inside = bounds.emit("Less", places, last, dtype=np.bool_)
     places = bounds.emit("Where", inside, places, last, dtype=np.int64)
-    bounds.instead(node, "Gather", together, places, axis=along)
-    bounds.pad(bounds._out[-1].outputs[0], found)
+    output = bounds.instead(node, "Gather", together, places, axis=along)
+    bounds.pad(output, found)
     return True
 
 
@@ -180,8 +182,8 @@ def _slice(bounds: Bounds, node: gs.Node) -> bool:
     data, taken = _spans(bounds, data, list(zip(axes, starts, ends, steps, strict=True)))
     left = [i for i, axis in enumerate(axes) if axis not in taken]
     if taken and not left:
-        bounds.instead(node, "Identity", data)
-        bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(bounds.dims(data))))
+        output = bounds.instead(node, "Identity", data)
+        bounds.pad(output, dict(enumerate(bounds.dims(data))))
         return True
     axes, steps = [axes[i] for i in left], [steps[i] for i in left]
     starts, ends = sized(starts[i] for i in left), sized(ends[i] for i in left)
@@ -209,8 +211,8 @@ def _slice(bounds: Bounds, node: gs.Node) -> bool:
         node.attrs["ends"] = [d.factor for d in last]
         bounds.pad(node.outputs[0], after)
         return False
-    bounds.instead(node, "Slice", data, *values, np.asarray(steps, np.int64))
-    bounds.pad(bounds._out[-1].outputs[0], after)
+    output = bounds.instead(node, "Slice", data, *values, np.asarray(steps, np.int64))
+    bounds.pad(output, after)
     return True
 
 

@@ -112,8 +112,7 @@ def _reshaped(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Dim]
         if any(not d.exact for d in after):
             raise No("a reshape to a size that depends on data")
         places = {}
-    bounds.instead(node, "Reshape", source, _layout(bounds, after))
-    output = bounds._out[-1].outputs[0]
+    output = bounds.instead(node, "Reshape", source, _layout(bounds, after))
     bounds.pad(output, {b: after[b] for b in places.values()})
     return True
 
@@ -155,8 +154,8 @@ def _regathered(bounds: Bounds, node: gs.Node, before: list[Dim], after: list[Di
     outside = bounds.emit("Less", target, width, dtype=np.bool_)
     target = bounds.emit("Where", outside, target, zero, dtype=np.int64)
     flat = bounds.emit("Reshape", source, np.asarray([-1], np.int64))
-    bounds.instead(node, "Gather", flat, target, axis=0)
-    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(after)))
+    output = bounds.instead(node, "Gather", flat, target, axis=0)
+    bounds.pad(output, dict(enumerate(after)))
     return True
 
 
@@ -187,8 +186,8 @@ def _expand(bounds: Bounds, node: gs.Node) -> bool:
                 return False  # no rooms anywhere: what the node does with true sizes stands
             raise No(f"sizes {a} and {b} meet in Expand")
         after.append(b if a == ONE else a)
-    bounds.instead(node, "Expand", node.inputs[0], bounds.value(shape, rooms=True))
-    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(after)))
+    output = bounds.instead(node, "Expand", node.inputs[0], bounds.value(shape, rooms=True))
+    bounds.pad(output, dict(enumerate(after)))
     return True
 
 
@@ -204,6 +203,6 @@ def _tile(bounds: Bounds, node: gs.Node) -> bool:
         if times != ONE and (axis in own or (not times.exact and dim != ONE)):
             raise No("a Tile would leave padding between what is real")
         after.append(dim * times)
-    bounds.instead(node, "Tile", node.inputs[0], bounds.value(repeats.reshape(-1), rooms=True))
-    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(after)))
+    output = bounds.instead(node, "Tile", node.inputs[0], bounds.value(repeats.reshape(-1), rooms=True))
+    bounds.pad(output, dict(enumerate(after)))
     return True

@@ -72,12 +72,12 @@ def _shape(bounds: Bounds, node: gs.Node) -> bool:
     dims = bounds.dims(node.inputs[0])
     if node.op == "Size":
         found = sized([total(dims)])
-        bounds.instead(node, "Identity", bounds.scalar(found[0]))
-        bounds.sizes[bounds._out[-1].outputs[0].name] = found.reshape(())
+        output = bounds.instead(node, "Identity", bounds.scalar(found[0]))
+        bounds.sizes[output.name] = found.reshape(())
         return True
     part = dims[node.attrs.get("start", 0) : node.attrs.get("end", len(dims))]
-    bounds.instead(node, "Identity", bounds.value(part))
-    bounds.sizes[bounds._out[-1].outputs[0].name] = sized(part)
+    output = bounds.instead(node, "Identity", bounds.value(part))
+    bounds.sizes[output.name] = sized(part)
     return True
 
 

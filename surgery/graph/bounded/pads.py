@@ -63,10 +63,10 @@ def pad_by_sizes(bounds: Bounds, node: gs.Node) -> bool:
         pads += [amounts[a][1] if a in rest else NONE for a in range(len(dims))]
         for axis in rest:
             after_all[axis] = added(bounds, added(bounds, dims[axis], amounts[axis][1]), amounts[axis][0])
-        bounds.instead(node, "Pad", value, bounds.value(pads), fill, mode=mode)
+        output = bounds.instead(node, "Pad", value, bounds.value(pads), fill, mode=mode)
     else:
-        bounds.instead(node, "Identity", value)
-    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(after_all)))
+        output = bounds.instead(node, "Identity", value)
+    bounds.pad(output, dict(enumerate(after_all)))
     return True
 
 

@@ -111,8 +111,7 @@ def _scatter_nd(bounds: Bounds, node: gs.Node) -> bool:
             where = bounds.emit("Where", real, where, outside, dtype=indices.dtype)
     node.inputs[0] = bounds.emit("Concat", data, spare, axis=0)
     node.inputs[1] = where
-    _then_slice(bounds, node, np.asarray([0], np.int64), bounds.value([rows]))
-    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(dims)))
+    bounds.pad(_then_front(bounds, node, 0, rows), dict(enumerate(dims)))
     return True
 
 
@@ -159,24 +158,14 @@ def _scatter_elements(bounds: Bounds, node: gs.Node) -> bool:
     shape = bounds.value([ONE if a == along else d for a, d in enumerate(dims)], rooms=True)
     spare = bounds.emit("Expand", spare, shape, dtype=data.dtype)
     node.inputs[0] = bounds.emit("Concat", data, spare, axis=along)
-    _then_slice(bounds, node, np.asarray([0], np.int64), bounds.value([size]), along)
-    bounds.pad(bounds._out[-1].outputs[0], dict(enumerate(dims)))
+    bounds.pad(_then_front(bounds, node, along, size), dict(enumerate(dims)))
     return True
 
 
-def _then_slice(bounds: Bounds, node: gs.Node, start: Any, end: Any, axis: int = 0) -> None:
-    import onnx_graphsurgeon as gs
-
-    output = node.outputs[0]
-    bounds._count += 1
-    between = gs.Variable(f"surgery/sizes/whole_{bounds._count}", output.dtype)
-    node.outputs.clear()
-    node.outputs.append(between)
-    bounds.write(node)
-    bounds._done.add(between.name)
-    operands = [between, bounds.const(start), end, bounds.const(np.asarray([axis], np.int64))]
-    bounds.provenance[output.name] = {"surgery.rule": "keep-sizes"}
-    bounds.write(gs.Node("Slice", between.name + "/then", {}, operands, [output]))
+def _then_front(bounds: Bounds, node: gs.Node, axis: int, size: Dim) -> Any:
+    """Write a node, and a Slice that leaves the first entries along an axis of what it makes."""
+    start, along = np.asarray([0], np.int64), np.asarray([axis], np.int64)
+    return bounds.then(node, "Slice", start, bounds.value([size]), along)
 
 
 @on("RoiAlign")

@@ -55,27 +55,10 @@ def _reduce(bounds: Bounds, node: gs.Node) -> bool:
 
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(source.dtype))
         divisor = bounds.emit("Cast", count, dtype=source.dtype, to=kind)
-        _then(bounds, node, "Div", divisor)
-        bounds.pad(bounds._out[-1].outputs[0], left)
+        bounds.pad(bounds.then(node, "Div", divisor), left)
         return True
     bounds.pad(node.outputs[0], left)
     return False
-
-
-def _then(bounds: Bounds, node: gs.Node, op: str, operand: Any) -> None:
-    """Write a node, and another behind it that makes its output from what it made."""
-    import onnx_graphsurgeon as gs
-
-    output = node.outputs[0]
-    bounds._count += 1
-    between = gs.Variable(f"surgery/sizes/before_{bounds._count}", output.dtype)
-    node.outputs.clear()
-    node.outputs.append(between)
-    bounds.write(node)
-    bounds._done.add(between.name)
-    last = gs.Node(op, between.name + "/then", {}, [between, operand], [output])
-    bounds.provenance[output.name] = {"surgery.rule": "keep-sizes"}
-    bounds.write(last)
 
 
 @on("ArgMax", "ArgMin")

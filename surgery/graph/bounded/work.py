@@ -353,8 +353,33 @@ class Bounds:
         self._out.append(node)
         self.infer(node)
 
-    def instead(self, node: gs.Node, op: str, *inputs: Any, **attributes: Any) -> None:
-        """Write a node that makes the first output of another one in its place."""
+    def then(self, node: gs.Node, op: str, *operands: Any) -> Any:
+        """Write a node, and another behind it that makes its first output from what it makes.
+
+        Args:
+            node: The node; its first output becomes that of the other one.
+            op: Operator of the other one, of the default domain.
+            operands: Its operands behind the first: tensors, or arrays that become constants.
+
+        Returns:
+            What the other one makes.
+        """
+        import onnx_graphsurgeon as gs
+
+        output = node.outputs[0]
+        self._count += 1
+        between = gs.Variable(f"surgery/sizes/before_{self._count}", output.dtype)
+        node.outputs.clear()
+        node.outputs.append(between)
+        self.write(node)
+        self._done.add(between.name)
+        others = [self.const(o) if isinstance(o, np.ndarray) else o for o in operands]
+        self.provenance[output.name] = {"surgery.rule": "keep-sizes"}
+        self.write(gs.Node(op, f"{between.name}/then", {}, [between, *others], [output]))
+        return output
+
+    def instead(self, node: gs.Node, op: str, *inputs: Any, **attributes: Any) -> Any:
+        """Write a node that makes the first output of another one in its place; that output."""
         import onnx_graphsurgeon as gs
 
         output = node.outputs[0]
@@ -362,8 +387,8 @@ class Bounds:
         node.outputs.clear()
         made = gs.Node(op, node.name, attributes, operands, [output])
         self.provenance[output.name] = {"surgery.rule": "keep-sizes"}
-        self._out.append(made)
-        self.infer(made)
+        self.write(made)
+        return output
 
     def infer(self, node: gs.Node) -> None:
         """Types of a node's outputs from those of its operands."""
