@@ -64,6 +64,39 @@ def given(node: gs.Node, place: int) -> bool:
     return len(node.inputs) > place and bool(node.inputs[place].name)
 
 
+def laid_out(bounds: Bounds, node: gs.Node) -> list[Dim | None]:
+    """Sizes that a Reshape asks for; None for one that follows from the others.
+
+    Raises:
+        No: they are computed from data.
+    """
+    wanted = bounds.elements(node.inputs[1])
+    if wanted is None:
+        raise No("the shape of a reshape is computed from data")
+    dims = bounds.dims(node.inputs[0])
+    found: list[Dim | None] = []
+    for axis, dim in enumerate(wanted.reshape(-1)):
+        if dim.number == 0 and not node.attrs.get("allowzero", 0):
+            found.append(dims[axis])
+        else:
+            found.append(None if dim.number == -1 else dim)
+    return found
+
+
+def equation_of(node: gs.Node) -> tuple[list[str], str]:
+    """Letters of the axes of each operand of an Einsum, and of those of its result.
+
+    Raises:
+        No: it leaves axes out.
+    """
+    equation = node.attrs["equation"]
+    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    if "->" not in text or "." in text:
+        raise No("an Einsum whose equation leaves axes out")
+    terms, result = text.split("->")
+    return terms.split(","), result
+
+
 def only_first(bounds: Bounds, node: gs.Node) -> dict[int, Dim]:
     """Padded axes of the first operand.
 

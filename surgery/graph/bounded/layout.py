@@ -8,7 +8,7 @@ import numpy as np
 
 from surgery.graph.bounded.dims import ONE, Dim, product, regrouped
 from surgery.graph.bounded.equations import learn, settle, settled
-from surgery.graph.bounded.handlers import on, only_first, whole_numbers
+from surgery.graph.bounded.handlers import laid_out, on, only_first, whole_numbers
 from surgery.graph.bounded.spans import terms_of
 from surgery.graph.bounded.work import No, total
 
@@ -78,20 +78,13 @@ def _flatten(bounds: Bounds, node: gs.Node) -> bool:
 
 @on("Reshape")
 def _reshape(bounds: Bounds, node: gs.Node) -> bool:
-    wanted = bounds.elements(node.inputs[1])
-    if wanted is None:
-        raise No("the shape of a reshape is computed from data")
+    after = laid_out(bounds, node)
     dims = bounds.dims(node.inputs[0])
-    after: list[Dim | None] = []
-    for axis, dim in enumerate(wanted.reshape(-1)):
-        if dim.number == 0 and not node.attrs.get("allowzero", 0):
-            after.append(dims[axis])
-        else:
-            after.append(None if dim.number == -1 else dim)
     if None in after:
-        rest = product([d for d in after if d is not None])
+        given = [d for d in after if d is not None]
+        rest = product(given)
         missing = total(dims).over(rest)
-        if missing is None and node.inputs[0].name not in bounds.padded and all(d.exact for d in wanted.flat):
+        if missing is None and node.inputs[0].name not in bounds.padded and all(d.exact for d in given):
             return False  # nothing is padded: an ordinary Reshape
         if missing is None:
             raise No(f"{total(dims)} elements are not a multiple of {rest}")

@@ -30,7 +30,7 @@ def pad_by_sizes(bounds: Bounds, node: gs.Node) -> bool:
     if any(t.name in bounds.padded for t in node.inputs[1:]):
         raise No("a padded operand of Pad other than the first")
     own = bounds.padded.get(source.name, {})
-    amounts = _amounts(bounds, node)
+    amounts = pad_amounts(bounds, node)
     if amounts is None:
         if own:
             raise No("the amounts of a Pad are computed from data")
@@ -104,8 +104,12 @@ def completed(bounds: Bounds, a: Dim, b: Dim) -> Dim | None:
     return None
 
 
-def _amounts(bounds: Bounds, node: gs.Node) -> dict[int, tuple[Dim, Dim]] | None:
-    """Axis to what goes before and behind it; None if it is not made of sizes."""
+def pad_amounts(bounds: Bounds, node: gs.Node) -> dict[int, tuple[Dim, Dim]] | None:
+    """Axis to what a Pad puts before and behind it; None if it is not made of sizes.
+
+    Raises:
+        No: it gives another number of amounts than two for each axis.
+    """
     if "pads" in node.attrs:
         found = [Dim(int(v)) for v in node.attrs["pads"]]
     else:

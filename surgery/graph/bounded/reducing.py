@@ -9,7 +9,7 @@ import numpy as np
 
 from surgery.graph.bounded.dims import ONE, Dim, product
 from surgery.graph.bounded.entrywise import per_entry
-from surgery.graph.bounded.handlers import highest, lowest, on, only_first, whole_numbers
+from surgery.graph.bounded.handlers import equation_of, highest, lowest, on, only_first, whole_numbers
 from surgery.graph.bounded.work import No
 
 if TYPE_CHECKING:
@@ -158,13 +158,9 @@ def _gemm(bounds: Bounds, node: gs.Node) -> bool:
 @on("Einsum")
 def _einsum(bounds: Bounds, node: gs.Node) -> bool:
     """Along what is summed over, padding counts as 0."""
-    equation = node.attrs["equation"]
-    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
-    if "->" not in text or "." in text:
-        raise No("an Einsum whose equation leaves axes out")
-    left, result = text.split("->")
+    terms, result = equation_of(node)
     known: dict[str, Dim] = {}
-    for place, letters in enumerate(left.split(",")):
+    for place, letters in enumerate(terms):
         dims = bounds.dims(node.inputs[place])
         if len(set(letters)) != len(letters):
             raise No("an Einsum of a diagonal")

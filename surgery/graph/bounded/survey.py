@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from surgery.graph.bounded.by_entry import PER_ENTRY
 from surgery.graph.bounded.dims import ONE, Dim, product
+from surgery.graph.bounded.handlers import equation_of, laid_out, whole_numbers
+from surgery.graph.bounded.pads import pad_amounts
+from surgery.graph.bounded.work import No, sized
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -41,8 +42,6 @@ def survey(bounds: Bounds, node: gs.Node, rank: int | None = None) -> dict[int, 
         node: A node of the default domain; its operands may be padded.
         rank: Rank of its first output, if it is known.
     """
-    from surgery.graph.bounded.work import No
-
     handler = _SURVEYS.get(node.op)
     if handler is None:
         return {}
@@ -63,23 +62,9 @@ def _on(*ops: str) -> Callable[..., Any]:
     return keep
 
 
-def _values(bounds: Bounds, node: gs.Node, place: int, attribute: str = "") -> list[int] | None:
-    """Whole numbers given as an attribute or a constant operand."""
-    if attribute and attribute in node.attrs:
-        return [int(v) for v in np.asarray(node.attrs[attribute]).reshape(-1)]
-    if len(node.inputs) <= place or not node.inputs[place].name:
-        return None
-    value = bounds.number(node.inputs[place])
-    return None if value is None else [int(v) for v in value.reshape(-1)]
-
-
 def _exact(bounds: Bounds, op: str, a: Dim | None, b: Dim | None) -> Dim | None:
     """Arithmetic on sizes that follow from those of the inputs; None where one is a count."""
     return bounds.exact(op, a, b) if a is not None and b is not None and a.exact and b.exact else None
-
-
-def _given(node: gs.Node, place: int) -> bool:
-    return len(node.inputs) > place and bool(node.inputs[place].name)
 
 
 @_on(*LIKE_FIRST)
@@ -113,7 +98,7 @@ def _transpose(bounds: Bounds, node: gs.Node) -> Found:
 @_on("Unsqueeze")
 def _unsqueeze(bounds: Bounds, node: gs.Node) -> Found:
     dims = list(bounds.dims(node.inputs[0]))
-    axes = _values(bounds, node, 1, "axes")
+    axes = whole_numbers(bounds, node, 1, "axes")
     if axes is None:
         return None
     rank = len(dims) + len(axes)
@@ -125,9 +110,9 @@ def _unsqueeze(bounds: Bounds, node: gs.Node) -> Found:
 @_on("Squeeze")
 def _squeeze(bounds: Bounds, node: gs.Node) -> Found:
     dims = bounds.dims(node.inputs[0])
-    axes = _values(bounds, node, 1, "axes")
+    axes = whole_numbers(bounds, node, 1, "axes")
     if axes is None:
-        return None if _given(node, 1) else [d for d in dims if d != ONE]
+        return [d for d in dims if d != ONE]
     gone = {a % len(dims) for a in axes}
     return [d for a, d in enumerate(dims) if a not in gone]
 
@@ -142,19 +127,10 @@ def _flatten(bounds: Bounds, node: gs.Node) -> Found:
 
 @_on("Reshape")
 def _reshape(bounds: Bounds, node: gs.Node) -> Found:
-    wanted = bounds.elements(node.inputs[1])
-    if wanted is None:
-        return None
-    dims = bounds.dims(node.inputs[0])
-    after: list[Dim | None] = []
-    for axis, dim in enumerate(wanted.reshape(-1)):
-        if dim.number == 0 and not node.attrs.get("allowzero", 0):
-            after.append(dims[axis])
-        else:
-            after.append(None if dim.number == -1 else dim)
+    after = laid_out(bounds, node)
     if after.count(None) == 1:
         rest = product([d for d in after if d is not None])
-        after[after.index(None)] = quotient(bounds, product(dims), rest)
+        after[after.index(None)] = quotient(bounds, product(bounds.dims(node.inputs[0])), rest)
     return after
 
 
@@ -199,8 +175,6 @@ def _concat(bounds: Bounds, node: gs.Node) -> Found:
 
 @_on("Slice")
 def _slice(bounds: Bounds, node: gs.Node) -> Found:
-    from surgery.graph.bounded.work import sized
-
     dims: list[Dim | None] = list(bounds.dims(node.inputs[0]))
     if "starts" in node.attrs:
         starts, ends = (sized(Dim(int(v)) for v in node.attrs[k]) for k in ("starts", "ends"))
@@ -208,15 +182,12 @@ def _slice(bounds: Bounds, node: gs.Node) -> Found:
         steps = [1] * len(axes)
     else:
         known = [bounds.elements(t) for t in node.inputs[1:3]]
-        given = _values(bounds, node, 3)
-        if known[0] is None or known[1] is None or (given is None and _given(node, 3)):
+        if known[0] is None or known[1] is None:
             return None
+        given = whole_numbers(bounds, node, 3)
         starts, ends = known[0].reshape(-1), known[1].reshape(-1)
         axes = given if given is not None else list(range(len(starts)))
-        by = _values(bounds, node, 4)
-        if by is None and _given(node, 4):
-            return None
-        steps = by or [1] * len(axes)
+        steps = whole_numbers(bounds, node, 4) or [1] * len(axes)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         size = dims[axis % len(dims)]
         assert size is not None
@@ -258,25 +229,11 @@ def _place(bounds: Bounds, size: Dim, bound: Dim) -> Dim | None:
 @_on("Pad")
 def _pad(bounds: Bounds, node: gs.Node) -> Found:
     dims: list[Dim | None] = list(bounds.dims(node.inputs[0]))
-    if "pads" in node.attrs:
-        pads = [Dim(int(v)) for v in node.attrs["pads"]]
-    else:
-        found = bounds.elements(node.inputs[1])
-        if found is None:
-            return None
-        pads = list(found.reshape(-1))
-    axes = _values(bounds, node, 3)
-    if axes is None:
-        if _given(node, 3):
-            return None
-        axes = list(range(len(dims)))
-    if len(pads) != 2 * len(axes):
+    amounts = pad_amounts(bounds, node)
+    if amounts is None:
         return None
-    for i, axis in enumerate(axes):
-        size = dims[axis % len(dims)]
-        assert size is not None
-        both = _exact(bounds, "Add", pads[i], pads[i + len(axes)])
-        dims[axis % len(dims)] = _exact(bounds, "Add", size, both)
+    for axis, (before, after) in amounts.items():
+        dims[axis] = _exact(bounds, "Add", dims[axis], _exact(bounds, "Add", before, after))
     return dims
 
 
@@ -373,9 +330,7 @@ def _transposed(bounds: Bounds, node: gs.Node) -> Found:
 )  # fmt: skip
 def _reduce(bounds: Bounds, node: gs.Node) -> Found:
     dims = bounds.dims(node.inputs[0])
-    given = _values(bounds, node, 1, "axes")
-    if given is None and _given(node, 1):
-        return None
+    given = whole_numbers(bounds, node, 1, "axes")
     if not given and node.attrs.get("noop_with_empty_axes", 0):
         return list(dims)
     return _without(dims, given or list(range(len(dims))), keep=bool(node.attrs.get("keepdims", 1)))
@@ -411,13 +366,9 @@ def _one_hot(bounds: Bounds, node: gs.Node) -> Found:
 
 @_on("Einsum")
 def _einsum(bounds: Bounds, node: gs.Node) -> Found:
-    equation = node.attrs["equation"]
-    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
-    if "->" not in text or "." in text:
-        return None
-    terms, result = text.split("->")
+    terms, result = equation_of(node)
     known: dict[str, Dim] = {}
-    for letters, tensor in zip(terms.split(","), node.inputs, strict=True):
+    for letters, tensor in zip(terms, node.inputs, strict=True):
         for letter, dim in zip(letters, bounds.dims(tensor), strict=True):
             if letter not in known or known[letter] == ONE or dim.number not in (None, 1):
                 known[letter] = dim
