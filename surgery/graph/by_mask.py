@@ -13,6 +13,7 @@ import numpy as np
 from surgery.graph.bounded.by_entry import PER_ENTRY
 from surgery.graph.control_flow import detach, make_node, put_constant
 from surgery.graph.convert import is_external, value_of
+from surgery.graph.replace import NotThis, made_by, need, replace_nodes
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -29,10 +30,6 @@ MOST_STEPS = 64
 """Nodes that are followed back from what is written."""
 
 
-class _No(Exception):  # noqa: N818 - an answer
-    """Not an assignment of this kind."""
-
-
 def assign_by_mask(graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> list[tuple[str, list[str]]]:
     """Put a choice for each entry in the place of assignments to what a mask chooses, in place.
 
@@ -43,59 +40,30 @@ def assign_by_mask(graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> li
     Returns:
         Name of each ScatterND that was replaced, and the names of the nodes in its place.
     """
-    done = []
-    nodes: list[Any] = []
-    for node in graph.nodes:
-        made = _assigned(graph, node) if node.op == "ScatterND" else None
-        if made is None:
-            nodes.append(node)
-            continue
-        for one in made:
-            provenance[one.outputs[0].name] = {"surgery.rule": RULE}
-        nodes += made
-        done.append((node.name, [n.name for n in made]))
-    if done:
-        graph.nodes.clear()
-        graph.nodes.extend(nodes)
-    return done
+    return replace_nodes(graph, "ScatterND", _assigned, RULE, provenance)
 
 
-def _assigned(graph: gs.Graph, node: gs.Node) -> list[Any] | None:
+def _assigned(graph: gs.Graph, node: gs.Node) -> list[Any]:
     data, indices, updates = node.inputs[:3]
-    if node.domain not in (None, "", "ai.onnx") or node.attrs.get("reduction", "none") != "none":
-        return None
-    try:
-        mask = _mask(indices)
-        _need(data.shape is not None and data.dtype is not None and mask.shape is not None)
-        _check(mask, data)
-        writer = _Writer(graph, node, mask, indices)
-        value = writer.value(updates)
-        _need(value.dtype is not None and np.dtype(value.dtype) == np.dtype(data.dtype))
-        return writer.choice(data, value)
-    except _No:
-        return None
-
-
-def _need(holds: bool) -> None:
-    if not holds:
-        raise _No
+    need(node.domain in (None, "", "ai.onnx") and node.attrs.get("reduction", "none") == "none")
+    mask = _mask(indices)
+    need(data.shape is not None and data.dtype is not None and mask.shape is not None)
+    _check(mask, data)
+    writer = _Writer(graph, node, mask, indices)
+    value = writer.value(updates)
+    need(value.dtype is not None and np.dtype(value.dtype) == np.dtype(data.dtype))
+    return writer.choice(data, value)
 
 
 def _made_by(tensor: Any, *ops: str) -> gs.Node:
-    """The node of one of these operators that makes a tensor."""
-    node = tensor.inputs[0] if getattr(tensor, "inputs", None) else None
-    while node is not None and node.op == "Identity" and "Identity" not in ops:
-        node = node.inputs[0].inputs[0] if getattr(node.inputs[0], "inputs", None) else None
-    if node is None or node.op not in ops or node.domain not in (None, "", "ai.onnx"):
-        raise _No
-    return node
+    return made_by(tensor, *ops, past=("Identity",))
 
 
 def _mask(indices: Any) -> Any:
     """The mask whose true entries are the rows of a tensor of indices."""
     turned = _made_by(indices, "Transpose")
     if list(turned.attrs.get("perm") or [1, 0]) != [1, 0]:
-        raise _No
+        raise NotThis
     return _made_by(turned.inputs[0], "NonZero").inputs[0]
 
 
@@ -103,11 +71,11 @@ def _check(mask: Any, data: Any) -> None:
     """The mask has the sizes of the first axes of the data.
 
     Raises:
-        _No: that is not known.
+        NotThis: that is not known.
     """
     rank = len(mask.shape)
     if not 0 < rank <= len(data.shape):
-        raise _No
+        raise NotThis
     if not all(_equal(a, b) for a, b in zip(mask.shape, data.shape, strict=False)):
         # Expanded to the shape of a tensor, it has that shape, or the indices would be outside of it.
         wide = _made_by(_made_by(mask, "Expand").inputs[1], "Shape")
@@ -119,7 +87,7 @@ def _check(mask: Any, data: Any) -> None:
         )
         part = wide.attrs.get("start", 0) or "end" in wide.attrs
         if part or not same or rank != len(data.shape):
-            raise _No
+            raise NotThis
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -147,12 +115,12 @@ class _Writer:
         """What is written, in the place where it goes: of the data's sizes, or of one element.
 
         Raises:
-            _No: it is neither one value for all nor read from the same places.
+            NotThis: it is neither one value for all nor read from the same places.
         """
         if tensor.name not in self.known:
             single = _single(tensor)
             if single is not None and len(single.shape) > self.rank:
-                raise _No
+                raise NotThis
             self.known[tensor.name] = single if single is not None else self._computed(tensor)
         return self.known[tensor.name]
 
@@ -160,21 +128,21 @@ class _Writer:
         self.steps += 1
         node = _made_by(tensor, "GatherND", "Reshape", *PER_ENTRY)
         if self.steps > MOST_STEPS or len([t for t in node.outputs if t.name]) != 1:
-            raise _No
+            raise NotThis
         if node.op == "GatherND":
             source, data = node.inputs[0], self.node.inputs[0]
             if node.attrs.get("batch_dims", 0) or _mask(node.inputs[1]).name != self.mask.name:
-                raise _No
+                raise NotThis
             if source.shape is None or len(source.shape) != self.rank:
-                raise _No
+                raise NotThis
             if not all(_equal(a, b) for a, b in zip(source.shape, data.shape, strict=True)):
-                raise _No
+                raise NotThis
             return source
         if node.op == "Reshape":  # of a vector to a vector
             to = node.inputs[1]
             vector = len(self.mask.shape) == self.rank and tuple(to.shape or ()) == (1,)
             if not vector:
-                raise _No
+                raise NotThis
             return self.value(node.inputs[0])
         operands = [self.value(t) if t.name else t for t in node.inputs]
         return self.emit(node.op, operands, tensor.dtype, dict(node.attrs))
@@ -184,7 +152,7 @@ class _Writer:
         import onnx_graphsurgeon as gs
 
         if dtype is None:
-            raise _No
+            raise NotThis
         name = f"{self.node.outputs[0].name}/by_mask_{len(self.made)}"
         out = gs.Variable(name, np.dtype(dtype))
         self.made.append((op, name, operands, [out], attributes or {}))
@@ -194,7 +162,7 @@ class _Writer:
         """Where the mask is true, the value; the data elsewhere."""
         mask = self.mask
         if mask.dtype is None:
-            raise _No
+            raise NotThis
         if np.dtype(mask.dtype) != np.bool_:
             mask = self.emit("Cast", [mask], np.bool_, {"to": 9})
         behind = list(range(len(self.mask.shape), self.rank))

@@ -13,16 +13,13 @@ import numpy as np
 
 from surgery.graph.control_flow import detach, make_node, put_constant, squeeze_like
 from surgery.graph.convert import is_external, value_of
+from surgery.graph.replace import made_by, need, replace_nodes
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 RULE = "repeat-by-gather"
 """What its nodes are stamped with."""
-
-
-class _No(Exception):  # noqa: N818 - an answer
-    """Not a loop of this kind."""
 
 
 def resolve_repeats(graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> list[tuple[str, list[str]]]:
@@ -35,43 +32,13 @@ def resolve_repeats(graph: gs.Graph, provenance: dict[str, dict[str, str]]) -> l
     Returns:
         Name of each loop, and the names of the nodes in its place.
     """
-    done = []
-    nodes: list[Any] = []
-    for node in graph.nodes:
-        made = _repeated(graph, node) if node.op == "ConcatFromSequence" else None
-        if made is None:
-            nodes.append(node)
-            continue
-        for one in made:
-            provenance[one.outputs[0].name] = {"surgery.rule": RULE}
-        done.append((node.name, [n.name for n in made]))
-        nodes += made
-    if done:
-        graph.nodes.clear()
-        graph.nodes.extend(nodes)
-    return done
+    return replace_nodes(graph, "ConcatFromSequence", _repeated, RULE, provenance)
 
 
-def _repeated(graph: gs.Graph, node: gs.Node) -> list[Any] | None:
-    try:
-        loop = _made_by(node.inputs[0], "Loop")
-        rows, repeats, axis = _read(loop)
-        _need(not node.attrs.get("new_axis", 0) and int(node.attrs["axis"]) in (axis, axis - len(rows.shape)))
-    except _No:
-        return None
+def _repeated(graph: gs.Graph, node: gs.Node) -> list[Any]:
+    rows, repeats, axis = _read(made_by(node.inputs[0], "Loop"))
+    need(not node.attrs.get("new_axis", 0) and int(node.attrs["axis"]) in (axis, axis - len(rows.shape)))
     return _written(graph, node, rows, repeats, axis)
-
-
-def _need(holds: Any) -> None:
-    if not holds:
-        raise _No
-
-
-def _made_by(tensor: Any, *ops: str) -> gs.Node:
-    node = tensor.inputs[0] if getattr(tensor, "inputs", None) else None
-    if node is None or node.op not in ops or node.domain not in (None, "", "ai.onnx"):
-        raise _No
-    return node
 
 
 def _value(tensor: Any) -> Any:
@@ -93,50 +60,50 @@ def _read(loop: gs.Node) -> tuple[Any, Any, int]:
     """Rows, how often each is repeated, and the axis that the rows lie along.
 
     Raises:
-        _No: the loop does something else.
+        NotThis: the loop does something else.
     """
     body = loop.attrs["body"]
-    _need(len(loop.inputs) == 3 and len(body.inputs) == 3 and len(body.outputs) == 2)
-    _made_by(loop.inputs[2], "SequenceEmpty")
+    need(len(loop.inputs) == 3 and len(body.inputs) == 3 and len(body.outputs) == 2)
+    made_by(loop.inputs[2], "SequenceEmpty")
     start = loop.inputs[1]
-    _need(not start.name or (_value(start) is not None and bool(_value(start).reshape(-1)[0])))
+    need(not start.name or (_value(start) is not None and bool(_value(start).reshape(-1)[0])))
     goes_on = body.outputs[0]
     while goes_on.inputs and goes_on.inputs[0].op == "Identity":
         goes_on = goes_on.inputs[0].inputs[0]
     stays = _value(goes_on)
-    _need((stays is not None and bool(stays.reshape(-1)[0])) or goes_on.name == body.inputs[1].name)
-    insert = _made_by(body.outputs[1], "SequenceInsert")
-    _need(insert.inputs[0].name == body.inputs[2].name)
-    _need(len(insert.inputs) < 3 or not insert.inputs[2].name)
-    reshape = _made_by(insert.inputs[1], "Reshape")
-    expand = _made_by(reshape.inputs[0], "Expand")
-    unsqueeze = _made_by(expand.inputs[0], "Unsqueeze")
+    need((stays is not None and bool(stays.reshape(-1)[0])) or goes_on.name == body.inputs[1].name)
+    insert = made_by(body.outputs[1], "SequenceInsert")
+    need(insert.inputs[0].name == body.inputs[2].name)
+    need(len(insert.inputs) < 3 or not insert.inputs[2].name)
+    reshape = made_by(insert.inputs[1], "Reshape")
+    expand = made_by(reshape.inputs[0], "Expand")
+    unsqueeze = made_by(expand.inputs[0], "Unsqueeze")
     counter = body.inputs[0].name
     rows, axis = _entry(unsqueeze.inputs[0], counter)
-    _need(rows.shape is not None)
+    need(rows.shape is not None)
     dims = list(rows.shape)
     axis %= len(dims)
     repeats = _factor(expand, unsqueeze, dims, axis, counter)
     target = _value(reshape.inputs[1])
-    _need(target is not None and len(target) == len(dims) and not reshape.attrs.get("allowzero", 0))
+    need(target is not None and len(target) == len(dims) and not reshape.attrs.get("allowzero", 0))
     for place, (wanted, dim) in enumerate(zip(target.tolist(), dims, strict=True)):
-        _need(wanted == -1 if place == axis else wanted == dim)
-    _need(_rounds(loop.inputs[0], rows, axis))
+        need(wanted == -1 if place == axis else wanted == dim)
+    need(_rounds(loop.inputs[0], rows, axis))
     return rows, repeats, axis
 
 
 def _entry(tensor: Any, counter: str) -> tuple[Any, int]:
     """The tensor that a body reads one entry of in each round, with that axis kept; and the axis."""
-    at = _made_by(tensor, "SequenceAt")
-    _need(at.inputs[1].name == counter)
-    split = _made_by(at.inputs[0], "SplitToSequence")
-    _need(split.attrs.get("keepdims", 1) or len(split.inputs) > 1)
+    at = made_by(tensor, "SequenceAt")
+    need(at.inputs[1].name == counter)
+    split = made_by(at.inputs[0], "SplitToSequence")
+    need(split.attrs.get("keepdims", 1) or len(split.inputs) > 1)
     if len(split.inputs) > 1 and split.inputs[1].name:
         sizes = _value(split.inputs[1])
         if sizes is None:
-            filled = _made_by(split.inputs[1], "ConstantOfShape").attrs.get("value")
+            filled = made_by(split.inputs[1], "ConstantOfShape").attrs.get("value")
             sizes = None if filled is None else value_of(filled)
-        _need(sizes is not None and (sizes == 1).all())
+        need(sizes is not None and (sizes == 1).all())
     return split.inputs[0], int(split.attrs.get("axis", 0))
 
 
@@ -144,40 +111,40 @@ def _factor(expand: gs.Node, unsqueeze: gs.Node, dims: list[Any], axis: int, cou
     """The numbers of which a row is expanded by one in each round.
 
     Raises:
-        _No: the row is expanded otherwise, or not along its own place.
+        NotThis: the row is expanded otherwise, or not along its own place.
     """
     axes = unsqueeze.attrs.get("axes")
     if axes is None:
         axes = _value(unsqueeze.inputs[1])
-    _need(axes is not None and len(axes) == 1)
+    need(axes is not None and len(axes) == 1)
     new = int(axes[0]) % (len(dims) + 1)
-    _need(new in (axis, axis + 1))
+    need(new in (axis, axis + 1))
     concat = _shape_of(expand.inputs[1])
     wide = [*dims[:axis], 1, 1, *dims[axis + 1 :]]
     place, found = 0, None
     for part in concat.inputs:
         value = _value(part)
         if value is None:
-            _need(found is None and place in (axis, axis + 1))
+            need(found is None and place in (axis, axis + 1))
             found, along = _entry(part, counter)
-            _need(along == 0 and found.shape is not None and len(found.shape) == 1)
+            need(along == 0 and found.shape is not None and len(found.shape) == 1)
             place += 1
             continue
         for wanted in value.reshape(-1).tolist():
-            _need(place < len(wide) and wanted in (1, -1, wide[place]))
+            need(place < len(wide) and wanted in (1, -1, wide[place]))
             place += 1
-    _need(found is not None and place == len(wide))
+    need(found is not None and place == len(wide))
     return found
 
 
 def _shape_of(tensor: Any) -> gs.Node:
     """The Concat of a shape, also where -1 is replaced by 1 in it."""
-    node = _made_by(tensor, "Concat", "Where")
+    node = made_by(tensor, "Concat", "Where")
     if node.op == "Where":
-        equal = _made_by(node.inputs[0], "Equal")
+        equal = made_by(node.inputs[0], "Equal")
         shape = node.inputs[2]
-        _need(shape.name in {t.name for t in equal.inputs})
-        node = _made_by(shape, "Concat")
+        need(shape.name in {t.name for t in equal.inputs})
+        node = made_by(shape, "Concat")
     return node
 
 
