@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from surgery.plugins.adopt import adopt_plugins, near_plugins, unknown_plugins
 from surgery.plugins.definition import PLUGIN_DOMAIN
 from surgery.plugins.migrate import write_out
 from surgery.plugins.registry import Registry
+from tests.hash_seeds import printed_under_two_seeds
 
 REGISTRY = Registry.load()
 NORMALIZE = {"acrossSpatial": 0, "channelShared": 0, "eps": 1e-6, "weights": [1.0, 2.0, 3.0]}
@@ -272,8 +270,7 @@ def test_weights_beyond_two_gigabytes_are_not_read(tmp_path: Path) -> None:
 
 
 _PRINT_HASH = """
-import hashlib, sys
-sys.path.insert(0, sys.argv[1])
+import hashlib
 import test_adopt as t
 adopted, _ = t.adopt_plugins(t.chained(), t.REGISTRY)
 written = t.write_out(adopted, t.REGISTRY, lambda node: node.name != "first")
@@ -282,17 +279,4 @@ print(*(hashlib.sha256(m.SerializeToString()).hexdigest() for m in (adopted, wri
 
 
 def test_bytes_do_not_depend_on_hash_seeds() -> None:
-    def printed(seed: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", _PRINT_HASH, str(Path(__file__).parent)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout.split()
-
-    first = printed("1")
-    assert len(first) == 2
-    assert printed("2") == first
+    assert len(printed_under_two_seeds(_PRINT_HASH).split()) == 2

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from surgery.plugins.attach import attach_bodies
 from surgery.plugins.definition import PLUGIN_DOMAIN
 from surgery.plugins.manifest import Placed, apply_manifest, read_manifest
 from surgery.plugins.registry import Registry
+from tests.hash_seeds import printed_under_two_seeds
 
 CHAIN = """g (float[n, 4] x) => (float[n, 4] y, float[n, 4] z) {
     ["m1"] a = Mul (x, two) ["p1"] b = Add (a, half)
@@ -302,30 +300,17 @@ def test_a_run_applies_it(user_plugins: Path, tmp_path: Path) -> None:
 
 _PRINT_HASH = """
 import hashlib, sys, pathlib
-sys.path.insert(0, sys.argv[1])
 import test_manifest as t
-registry = t.Registry.load([pathlib.Path(sys.argv[2])])
-applied = t.Applied(registry, pathlib.Path(sys.argv[3]), t.model())
+registry = t.Registry.load([pathlib.Path(sys.argv[1])])
+applied = t.Applied(registry, pathlib.Path(sys.argv[2]), t.model())
 applied(t.SECOND, t.FIRST)
 print(hashlib.sha256(applied.exported().SerializeToString(deterministic=True)).hexdigest())
 """
 
 
 def test_bytes_do_not_depend_on_hash_seeds(user_plugins: Path, tmp_path: Path) -> None:
-    def printed(seed: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", _PRINT_HASH, str(Path(__file__).parent), str(user_plugins), str(tmp_path)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout.strip()
-
-    first = printed("1")
-    assert len(first) == len(hashlib.sha256().hexdigest())
-    assert printed("2") == first
+    found = printed_under_two_seeds(_PRINT_HASH, str(user_plugins), str(tmp_path)).strip()
+    assert len(found) == len(hashlib.sha256().hexdigest())
 
 
 def test_what_polygraphy_writes_is_read(user_plugins: Path, registry: Registry, tmp_path: Path) -> None:

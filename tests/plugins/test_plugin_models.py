@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ from surgery.plugins.attach import attach_bodies, base_name, target_model
 from surgery.plugins.definition import PLUGIN_DOMAIN
 from surgery.plugins.inline import inline_call
 from surgery.plugins.registry import Registry
+from tests.hash_seeds import printed_under_two_seeds
 
 REGISTRY = Registry.load()
 NMS = REGISTRY.get("MultiClassNMS")
@@ -322,8 +319,7 @@ def test_base_name() -> None:
 
 
 _PRINT_HASHES = """
-import hashlib, sys
-sys.path.insert(0, sys.argv[1])
+import hashlib
 import test_plugin_models as t
 for model in (t.three_nodes(), t.ssd_model(), t.efficient_model()):
     a = t.attach_bodies(model, t.REGISTRY)
@@ -333,17 +329,4 @@ for model in (t.three_nodes(), t.ssd_model(), t.efficient_model()):
 
 
 def test_bytes_do_not_depend_on_hash_seeds() -> None:
-    def hashes(seed: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", _PRINT_HASHES, str(Path(__file__).parent)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout
-
-    first = hashes("1")
-    assert len(first.split()) == 6
-    assert hashes("2") == first
+    assert len(printed_under_two_seeds(_PRINT_HASHES).split()) == 6

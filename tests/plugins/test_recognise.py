@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from surgery.plugins.recognise import Match, recognise
 from surgery.plugins.registry import Registry
 from surgery.plugins.samples import sample_model
 from surgery.plugins.schema import Sample
+from tests.hash_seeds import printed_under_two_seeds
 
 REGISTRY = Registry.load()
 DEFINITIONS = list({d.folder: d for d in REGISTRY.definitions()}.values())
@@ -352,8 +350,6 @@ def test_a_near_miss_says_which_number_is_in_the_way() -> None:
 
 
 _PRINT = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import test_recognise as t
 for m in t.recognise(t.two_heads(), t.REGISTRY, t.OLD, plugins=["EfficientNMS_TRT", "BatchedNMSDynamic_TRT"]):
     print(m.plugin.name, sorted(m.attributes.items()), m.inputs, m.outputs, m.nodes, m.proof, m.why)
@@ -361,17 +357,7 @@ for m in t.recognise(t.two_heads(), t.REGISTRY, t.OLD, plugins=["EfficientNMS_TR
 
 
 def test_what_is_found_does_not_depend_on_hash_seeds() -> None:
-    def printed(seed: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", _PRINT, str(Path(__file__).parent)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True, text=True, timeout=300, check=True,
-        )  # fmt: skip
-        return done.stdout
-
-    first = printed("1")
-    assert len(first.splitlines()) == 2
-    assert printed("2") == first
+    assert len(printed_under_two_seeds(_PRINT).splitlines()) == 2
 
 
 # -- which of several -------------------------------------------------------------------------------

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from surgery.plugins.attach import target_model
 from surgery.plugins.recognise import recognise
 from surgery.plugins.recognise_forms import forms_of
 from surgery.plugins.registry import Registry
+from tests.hash_seeds import printed_under_two_seeds
 
 REGISTRY = Registry.load()
 ATTENTION = "MultiscaleDeformableAttnPlugin_TRT"
@@ -292,8 +290,6 @@ def test_all_plugins_are_looked_for_together() -> None:
 
 
 _PRINT = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import test_recognise_forms as t
 for name in ("split", "suppression"):
     plugin, _, model, _ = t.CASES[name]
@@ -303,17 +299,7 @@ for name in ("split", "suppression"):
 
 
 def test_what_is_found_does_not_depend_on_hash_seeds() -> None:
-    def printed(seed: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", _PRINT, str(Path(__file__).parent)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True, text=True, timeout=300, check=True,
-        )  # fmt: skip
-        return done.stdout
-
-    first = printed("1")
-    assert len(first.splitlines()) == 2
-    assert printed("2") == first
+    assert len(printed_under_two_seeds(_PRINT).splitlines()) == 2
 
 
 # -- forms of one's own -----------------------------------------------------------------------------
