@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 
 import surgery
-from surgery.targets import resolve_target
-from surgery.trt.session import Worker
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.usefixtures("worker")]
 
 SHIPPED = Path(__file__).parents[2] / "models"
 CORPUS = Path(os.environ.get("SURGERY_CORPUS", Path(__file__).parents[3] / "shared" / "corpus" / "tfssd"))
@@ -35,17 +33,6 @@ def find(name: str) -> Path:
         if (folder / f"{name}.onnx").is_file():
             return folder / f"{name}.onnx"
     pytest.skip(f"{name}.onnx is not here")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def gpu() -> None:
-    target = resolve_target(None)
-    if not target.installed:
-        pytest.skip("no TensorRT flavour is installed")
-    with Worker(target.flavour) as worker:
-        found = worker.environment()
-    if found.gpu is None:
-        pytest.skip(found.reason_no_gpu or "no GPU")
 
 
 @pytest.mark.parametrize("name", NAMES)

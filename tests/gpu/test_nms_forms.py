@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from surgery.plugins.native_nms import OUTPUTS, Form, NmsSpec, nms_function
-from surgery.targets import resolve_target
 from surgery.trt.session import Worker
 
 # What makes the inputs lives beside the tests of the forms.
@@ -48,18 +46,6 @@ def model_of(spec: NmsSpec, form: Form, batch: int) -> onnx.ModelProto:
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("test", 1)]
     model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=8)
     return onnx.inliner.inline_local_functions(model)
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    target = resolve_target(None)
-    if not target.installed:
-        pytest.skip("no TensorRT flavour is installed")
-    with Worker(target.flavour) as found:
-        environment = found.environment()
-        if environment.gpu is None:
-            pytest.skip(environment.reason_no_gpu or "no GPU")
-        yield found
 
 
 @pytest.mark.parametrize("duplicates", [False, True], ids=["distinct", "duplicates"])

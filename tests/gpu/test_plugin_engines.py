@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,6 @@ CASES = [
 ]
 LOOSER = 10.0
 """A GPU rounds exponentials and sums differently: so many times the tolerance of the comparison on a CPU."""
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    target = resolve_target(None)
-    if not target.installed:
-        pytest.skip("no TensorRT flavour is installed")
-    with Worker(target.flavour) as found:
-        environment = found.environment()
-        if environment.gpu is None:
-            pytest.skip(environment.reason_no_gpu or "no GPU")
-        yield found
 
 
 def profiles(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[list[ShapeProfile]]:

@@ -10,11 +10,9 @@ import pytest
 
 from surgery.diagnose.reduce import Options, reduce
 from surgery.errors import ConfigError
-from surgery.targets import resolve_target
-from surgery.trt.session import Worker
 from tests.diagnose.models import parsed
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.usefixtures("worker")]
 
 
 def test_an_engine_that_differs(tmp_path: Path) -> None:
@@ -25,9 +23,6 @@ def test_an_engine_that_differs(tmp_path: Path) -> None:
     )
     weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    with Worker(resolve_target(None).flavour) as worker:
-        if worker.environment().gpu is None:
-            pytest.skip("no GPU")
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
     result = reduce(path, tmp_path / "out", Options(while_="engine differs", tolerance=0.0, jobs=1))
