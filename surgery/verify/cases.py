@@ -27,6 +27,8 @@ BATCHES = (1, 2, 4)
 """Batches that are compared wherever the ranges allow them."""
 
 Dims = list[int | str | None]
+Specs = dict[str, tuple[Any, Dims | None]]
+"""Dtype and declared dims of each input of the original that is none of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,25 @@ class Case:
 
     name: str
     feeds: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """Sizes at one place of the ranges.
+
+    Attributes:
+        label: Its name.
+        known: Symbolic dims of the result's inputs.
+        placed: Whole shapes of inputs that original and result share: a dim without a name is found by its place.
+    """
+
+    label: str
+    known: dict[str, int]
+    placed: dict[str, Dims]
+
+    def shapes(self, specs: Specs, number: int = 0) -> dict[str, list[int]]:
+        """Shapes of the original's inputs in the case of that number."""
+        return {n: _shape(self.placed.get(n, dims), self.known, number) for n, (_, dims) in specs.items()}
 
 
 def make_cases(
@@ -67,22 +88,18 @@ def make_cases(
     """
     fixed = dict(constants or {})
     specs = _specs(original)
-    kinds = {n: dtype for n, (dtype, _) in specs.items()}
-    originals = {name: dims for name, (_, dims) in specs.items()}
-    points = _points(result, profiles, originals)
+    points = _points(result, profiles, specs)
     rounds = max(per_point, -(-MIN_CASES // len(points)))
     cases: list[Case] = []
-    for label, known, placed in points:
+    for point in points:
         for k in range(rounds):
             number = len(cases)
-            shapes = {n: _shape(placed.get(n, dims), known, number) for n, (_, dims) in specs.items()}
-            feeds = _draw(kinds, shapes, fixed, search, seed, number)
-            cases.append(Case(f"{label}-{k}", feeds))
-    for label, known, placed in _batches(result, profiles, originals):
-        shapes = {n: _shape(placed.get(n, dims), known, 0) for n, (_, dims) in specs.items()}
-        feeds = _draw(kinds, shapes, fixed, search, seed, len(cases))
+            feeds = _draw(specs, point.shapes(specs, number), fixed, search, seed, number)
+            cases.append(Case(f"{point.label}-{k}", feeds))
+    for point in _batches(result, profiles, specs):
+        feeds = _draw(specs, point.shapes(specs), fixed, search, seed, len(cases))
         if search is None or search.judge(feeds):
-            cases.append(Case(label, feeds))
+            cases.append(Case(point.label, feeds))
     if given is not None:
         cases.append(Case("inputs", check_given({**fixed, **given}, specs)))
     return cases
@@ -112,9 +129,9 @@ def probe(
     Returns:
         Why not, in ONNX Runtime's words, or None; and the draws it took.
     """
-    kinds, shapes = _place(original, result, profiles)
+    specs, shapes = _first_point(original, result, profiles)
     for attempt in range(min(search.attempts, most)):
-        if search.judge(_values(kinds, shapes, constants, search, [seed, 0], attempt)):
+        if search.judge(_values(specs, shapes, constants, search, [seed, 0], attempt)):
             return search.error, attempt + 1
     return search.error or "ONNX Runtime gives no reason", min(search.attempts, most)
 
@@ -129,26 +146,24 @@ def first_draw(
     search: Search,
 ) -> dict[str, NDArray[Any]]:
     """The first values that :func:`probe` tries."""
-    kinds, shapes = _place(original, result, profiles)
-    return _values(kinds, shapes, constants, search, [seed, 0], 0)
+    specs, shapes = _first_point(original, result, profiles)
+    return _values(specs, shapes, constants, search, [seed, 0], 0)
 
 
-def _place(
+def _first_point(
     original: onnx.ModelProto, result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Dtypes and shapes of the original's inputs at the first point of the profiles."""
+) -> tuple[Specs, dict[str, list[int]]]:
+    """The original's inputs, and their shapes at the first point of the profiles."""
     specs = _specs(original)
-    _, known, placed = _points(result, profiles, {name: dims for name, (_, dims) in specs.items()})[0]
-    shapes = {n: _shape(placed.get(n, dims), known, 0) for n, (_, dims) in specs.items()}
-    return {n: dtype for n, (dtype, _) in specs.items()}, shapes
+    return specs, _points(result, profiles, specs)[0].shapes(specs)
 
 
-def _specs(original: onnx.ModelProto) -> dict[str, tuple[Any, Dims | None]]:
+def _specs(original: onnx.ModelProto) -> Specs:
     """Dtype and declared dims of each input that is none of the weights."""
     import onnx
 
     initial = {i.name for i in original.graph.initializer}
-    specs: dict[str, tuple[Any, Dims | None]] = {}
+    specs: Specs = {}
     for value in original.graph.input:
         if value.name not in initial:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -157,7 +172,7 @@ def _specs(original: onnx.ModelProto) -> dict[str, tuple[Any, Dims | None]]:
 
 
 def _values(
-    kinds: Mapping[str, Any],
+    specs: Specs,
     shapes: Mapping[str, Sequence[int]],
     fixed: Mapping[str, Any],
     search: Search | None,
@@ -171,7 +186,7 @@ def _values(
         name: np.asarray(fixed[name], dtype)
         if name in fixed
         else derive_input(name, dtype, shapes[name], rng, spans.get(name))
-        for name, dtype in kinds.items()
+        for name, (dtype, _) in specs.items()
     }
     if search is not None:
         feeds.update({n: v for n, v in search.values(shapes, rng, attempt).items() if n not in fixed})
@@ -179,7 +194,7 @@ def _values(
 
 
 def _draw(
-    kinds: Mapping[str, Any],
+    specs: Specs,
     shapes: Mapping[str, Sequence[int]],
     fixed: Mapping[str, Any],
     search: Search | None,
@@ -189,7 +204,7 @@ def _draw(
     """Values of a case: the first draw that the model takes wholly, else the best one."""
     best: tuple[int, dict[str, NDArray[Any]]] | None = None
     for attempt in range(search.attempts if search is not None else 1):
-        feeds = _values(kinds, shapes, fixed, search, [seed, number], attempt)
+        feeds = _values(specs, shapes, fixed, search, [seed, number], attempt)
         grade = 2 if search is None or search.attempts == 1 else search.judge(feeds)
         if best is None or grade > best[0]:
             best = grade, feeds
@@ -199,42 +214,31 @@ def _draw(
     return best[1]
 
 
-def _points(
-    result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]], originals: Mapping[str, Dims | None]
-) -> list[tuple[str, dict[str, int], dict[str, Dims]]]:
-    """Each point of the profiles, equal points once: its label, its symbolic dims, and its whole shapes.
-
-    Whole shapes are those of inputs that original and result share: a dim without a name is found by its place.
-    """
-    inputs = {v.name: dims_of(v) or [] for v in result.graph.input}
-    points: list[tuple[str, dict[str, int], dict[str, Dims]]] = []
+def _points(result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]], specs: Specs) -> list[_Point]:
+    """Each point of the profiles, equal points once."""
+    points: list[_Point] = []
     for label in ("opt", "min", "max"):
         sizes = {p["input"]: [int(size) for size in p[label]] for p in profiles}
-        known, placed = _placed(inputs, sizes, originals)
-        if all((known, placed) != point[1:] for point in points):
-            points.append((label if profiles else "static", known, placed))
+        new = _point(label if profiles else "static", result, sizes, specs)
+        if all((new.known, new.placed) != (p.known, p.placed) for p in points):
+            points.append(new)
     return points
 
 
-def _placed(
-    inputs: Mapping[str, Dims], sizes: Mapping[str, Sequence[int]], originals: Mapping[str, Dims | None]
-) -> tuple[dict[str, int], dict[str, Dims]]:
-    """Symbolic dims at given sizes of the result's inputs, and whole shapes of inputs that it shares."""
-    known: dict[str, int] = {}
-    placed: dict[str, Dims] = {}
-    for name, shape in sizes.items():
-        known.update({d: n for d, n in zip(inputs[name], shape, strict=True) if isinstance(d, str)})
-        own = originals.get(name)
-        if own is not None and _fits(own, shape):
-            placed[name] = list(shape)
-    return known, placed
-
-
-def _batches(
-    result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]], originals: Mapping[str, Dims | None]
-) -> list[tuple[str, dict[str, int], dict[str, Dims]]]:
-    """Points of usual batches that minimum, optimum and maximum leave out."""
+def _point(label: str, result: onnx.ModelProto, sizes: Mapping[str, Sequence[int]], specs: Specs) -> _Point:
+    """The point where inputs of the result have given sizes."""
     inputs = {v.name: dims_of(v) or [] for v in result.graph.input}
+    point = _Point(label, {}, {})
+    for name, shape in sizes.items():
+        point.known.update({d: n for d, n in zip(inputs[name], shape, strict=True) if isinstance(d, str)})
+        _, own = specs.get(name, (None, None))
+        if own is not None and _fits(own, shape):
+            point.placed[name] = list(shape)
+    return point
+
+
+def _batches(result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]], specs: Specs) -> list[_Point]:
+    """Points of usual batches that minimum, optimum and maximum leave out."""
     given = {p["input"] for p in profiles}
     free = free_dims([v for v in result.graph.input if v.name in given])
     places = {at for d in free if d.role == "batch" for at in d.places}
@@ -252,7 +256,7 @@ def _batches(
             ]
             for name, shape in ranges.items()
         }
-        points.append((f"batch-{batch}", *_placed(inputs, sizes, originals)))
+        points.append(_point(f"batch-{batch}", result, sizes, specs))
     return points
 
 
