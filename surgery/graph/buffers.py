@@ -145,8 +145,7 @@ class Buffers:
             nodes, inputs, outputs, name=self.body.name, opset=self.graph.opset,
             import_domains=self.body.import_domains,
         )  # fmt: skip
-        bounds = Bounds({})
-        bounds._opset, bounds._count = int(self.graph.opset), APART * self.bodies
+        bounds = Bounds({}, opset=int(self.graph.opset), count=APART * self.bodies)
         for node in nodes:
             bounds.infer(node)
         if select:

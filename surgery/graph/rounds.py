@@ -179,8 +179,7 @@ class _Rounds:
         self.cloner = self.resolver.cloner
         self.prefix = self.resolver._prefix(node)
         self.scope = Scope(graph)
-        self.bounds = Bounds({})
-        self.bounds._opset = int(graph.opset)
+        self.bounds = Bounds({}, opset=int(graph.opset))
         self.conditions = Conditions(self.bounds)
         self.bounds.named = frozenset(d for t in graph.inputs for d in t.shape or () if isinstance(d, str))
         self.made: list[Any] = []

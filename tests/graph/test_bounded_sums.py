@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from surgery.graph.bounded import sums
 from surgery.graph.bounded.dims import Dim
-from surgery.graph.bounded.spans import smaller_of
+from surgery.graph.bounded.spans import known_sum, smaller_of
 from surgery.graph.bounded.work import Bounds
 
 ATOMS = ("dim:n", "dim:m")
@@ -74,3 +74,11 @@ def test_the_smaller_of_counts_that_are_empty_together() -> None:
     assert smaller_of(bounds, t, long) == t
     bounds.count_terms["more"] = {("t",): 1, (): 3}
     assert smaller_of(bounds, Dim(4), Dim(1, ("more",))) is None  # t may be 0
+
+
+def test_a_sum_too_long_to_keep_is_no_size() -> None:
+    """It is not known, rather than nothing at all."""
+    terms: sums.Terms = {(f"dim:{i}",): 1 for i in range(sums.MOST_TERMS + 1)}
+    assert known_sum(Bounds({}), terms) is None
+    terms.popitem()
+    assert sums.expand(known_sum(bounds := Bounds({}), terms) or Dim(0), bounds.terms) == terms

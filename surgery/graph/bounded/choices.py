@@ -98,8 +98,8 @@ def not_negative(bounds: Bounds, dim: Dim) -> bool:
 def _natural(bounds: Bounds, atom: str) -> bool:
     if atom in bounds.terms:
         return surely_not_negative(bounds.terms[atom], bounds.present)
-    if atom in bounds._computed:
-        op, a, b = bounds._computed[atom]
+    if atom in bounds.computed:
+        op, a, b = bounds.computed[atom]
         return op != "Sub" and not_negative(bounds, a) and not_negative(bounds, b)
     if atom.startswith(("add(", "div(", "max(", "min(")):
         return ",-" not in atom and "(-" not in atom and "sub(" not in atom

@@ -82,7 +82,7 @@ def _size_at_most(bounds: Bounds, dim: Dim) -> int | None:
     room = bounds.room(dim)
     if room.number is not None or room.factor != 1 or len(room.atoms) != 1:
         return room.number
-    op, a, b = bounds._computed.get(room.atoms[0], ("", room, room))
+    op, a, b = bounds.computed.get(room.atoms[0], ("", room, room))
     if op not in ("Min", "Max"):
         return None
     return (_least if op == "Min" else _most)([_size_at_most(bounds, a), _size_at_most(bounds, b)])

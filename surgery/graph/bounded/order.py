@@ -75,7 +75,7 @@ def _minus(a: int | None, b: int | None) -> int | None:
 def _taken(bounds: Bounds, atom: str) -> tuple[Dim, Dim] | None:
     """What a difference is a difference of."""
     if atom.startswith(FREE):
-        op, a, b = bounds._computed.get(atom, ("", Dim(0), Dim(0)))
+        op, a, b = bounds.computed.get(atom, ("", Dim(0), Dim(0)))
         return (a, b) if op == "Sub" else None
     source = bounds.sources.get(atom)
     node = source.tensor.inputs[0] if source is not None and source.tensor.inputs else None

@@ -48,7 +48,7 @@ def _reduce(bounds: Bounds, node: gs.Node) -> bool:
         node.inputs[0] = bounds.masked(source, REDUCTIONS[node.op](source), inside)
     if inside and node.op == "ReduceMean":
         node.op = "ReduceSum"
-        if bounds._opset >= 13 and "axes" in node.attrs:
+        if bounds.opset >= 13 and "axes" in node.attrs:
             node.inputs.append(bounds.const(np.asarray(node.attrs.pop("axes"), np.int64)))
         count = bounds.scalar(product([dims[a] for a in sorted(axes)]))
         import onnx
@@ -79,7 +79,7 @@ def _softmax(bounds: Bounds, node: gs.Node) -> bool:
     source = node.inputs[0]
     rank = len(bounds.dims(source))
     own = bounds.padded[source.name]
-    if bounds._opset < 13:
+    if bounds.opset < 13:
         start = int(node.attrs.get("axis", 1)) % rank
         axes = [a for a in own if a >= start]
     else:

@@ -42,7 +42,7 @@ def known_sum(bounds: Bounds, terms: sums.Terms) -> Dim | None:
     if set(rest) <= {()} and number >= 0:
         return Dim(number, atoms)
     if all(Dim(1, key).exact for key in terms):
-        return bounds._sum("Add", Dim(0), Dim(0), terms)
+        return bounds.size_of(terms)
     return next((Dim(1, (name,)) for name, other in bounds.count_terms.items() if other == terms), None)
 
 
@@ -114,7 +114,9 @@ def smaller_of(bounds: Bounds, a: Dim, b: Dim) -> Dim | None:
     # With no entry at all, sizes that are made of one count alone are 0, however they are computed.
     empty = counts if len(counts) == 1 and max(one.get((), 0), other.get((), 0)) <= 0 else set()
     for less, most, limit in ((a, bounds.room(a), b), (b, bounds.room(b), a)):
-        if limit.exact and bounds._natural(sums.plus(terms_of(bounds, limit), terms_of(bounds, most), -1)):
+        if limit.exact and bounds.never_negative(
+            sums.plus(terms_of(bounds, limit), terms_of(bounds, most), -1)
+        ):
             return less
     for less, rest in ((b, sums.plus(one, other, -1)), (a, sums.plus(other, one, -1))):
         if _not_below_0(bounds, rest) or (empty and sums.surely_not_negative(rest, empty)):
@@ -125,7 +127,7 @@ def smaller_of(bounds: Bounds, a: Dim, b: Dim) -> Dim | None:
 def _not_below_0(bounds: Bounds, terms: sums.Terms) -> bool:
     """Whether a sum is 0 or more for all values of its counts."""
     reach = _reach(bounds, terms)
-    return bounds._natural(terms) or (reach is not None and reach[0] >= 0)
+    return bounds.never_negative(terms) or (reach is not None and reach[0] >= 0)
 
 
 def _reach(bounds: Bounds, terms: sums.Terms) -> tuple[int, int] | None:

@@ -140,7 +140,7 @@ def quotient(bounds: Bounds, whole: Dim, part: Dim) -> Dim | None:
     if found is not None:
         return found
     found = _exact(bounds, "Div", whole, part)
-    return None if found is None or any(a in bounds._computed for a in found.atoms) else found
+    return None if found is None or any(a in bounds.computed for a in found.atoms) else found
 
 
 @_on("Expand")

@@ -66,7 +66,7 @@ def shape_from_data(bounds: Bounds, node: gs.Node) -> bool:
         return False
     for name, leaf in leaves.items():
         count(bounds, leaf, limits[name] or Dim(0))
-    bounds._opaque.difference_update(path)
+    bounds.opaque.difference_update(path)
     return bounds.elements(shape) is not None
 
 
