@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.graph.collection import no_collection
 from surgery.graph.load import _MAX_IR_VERSION
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,8 @@ def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Header]:
             header.node_doc[key] = node.doc_string
     for node in private.graph.node:
         _drop_empty_list_attributes(node)
+    for node in all_nodes(private.graph.node):
+        _drop_trailing_omissions(node)
     _densify(private.graph)
     if not any(o.domain in ("", "ai.onnx") for o in private.opset_import):
         private.opset_import.add(domain="", version=DEFAULT_OPSET)
@@ -82,6 +85,13 @@ def _densify(graph: onnx.GraphProto) -> None:
             dense[tuple(places.T)] = values
         graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
     del graph.sparse_initializer[:]
+
+
+def _drop_trailing_omissions(node: onnx.NodeProto) -> None:
+    # An omitted last operand may be written as "" or not at all. TensorRT's parser counts operands (Gemm with two
+    # and an empty third is refused), and inlined functions have one for each formal parameter.
+    while len(node.input) > 1 and not node.input[-1]:
+        del node.input[-1]
 
 
 def _drop_empty_list_attributes(node: onnx.NodeProto) -> None:

@@ -36,7 +36,8 @@ def open_session(payload: str | bytes, options: Any) -> Any:
     Without any optimization, ONNX Runtime 1.30 leaves casts that it inserted around float16 nodes in a state that
     it then refuses itself; with the basic ones the same model loads. bfloat16, for which it has no kernels, is
     computed in float32 and rounded (:mod:`surgery.graph.bfloat`). Where it has no kernel for an operator in the
-    version of an old operator set, the model is converted to a newer one; :func:`note_on` then says so.
+    version of an old operator set, the model is converted to a newer one; :func:`note_on` then says so. Functions
+    that it cannot inline, as those of another operator set than the model's, are inlined before.
     """
     import onnxruntime as ort
 
@@ -44,6 +45,10 @@ def open_session(payload: str | bytes, options: Any) -> Any:
     try:
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        inlined = _without_functions(payload)
+        if inlined is not None:
+            with contextlib.suppress(Exception):  # as below
+                return ort.InferenceSession(inlined, options, providers=["CPUExecutionProvider"])
         if "NOT_IMPLEMENTED" in str(error):
             widened = _without_bfloat16(payload)
             if widened is not None:
@@ -63,36 +68,55 @@ def open_session(payload: str | bytes, options: Any) -> Any:
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
 
 
-def _without_bfloat16(payload: str | bytes) -> bytes | None:
-    """The model with its bfloat16 operators in float32; None if it has none, or weights in other files."""
+def _without_functions(payload: str | bytes) -> bytes | None:
+    """The model with its functions inlined; None if it has none, or weights in other files."""
+    from surgery.errors import ModelError
+    from surgery.graph.functions import inline_functions
+
+    model = _read(payload)
+    if model is None or not model.functions:
+        return None
+    try:
+        return inline_functions(model).SerializeToString()
+    except ModelError:
+        return None
+
+
+def _read(payload: str | bytes) -> onnx.ModelProto | None:
+    """The model; None if it lies in a file and has weights in others, which its bytes alone do not lead to."""
     import onnx
 
-    from surgery.graph.bfloat import has_bfloat16, in_float32
+    if isinstance(payload, bytes):
+        return onnx.ModelProto.FromString(payload)
+    model = onnx.load(payload, load_external_data=False)
+    return None if _has_weights_outside(model) else model
+
+
+def _has_weights_outside(model: onnx.ModelProto) -> bool:
+    import onnx
+
     from surgery.graph.load import tensors_of
 
-    if isinstance(payload, bytes):
-        model = onnx.ModelProto.FromString(payload)
-    else:
-        model = onnx.load(payload, load_external_data=False)
-        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors_of(model.graph)):
-            return None
-    return in_float32(model).SerializeToString() if has_bfloat16(model) else None
+    return any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors_of(model.graph))
+
+
+def _without_bfloat16(payload: str | bytes) -> bytes | None:
+    """The model with its bfloat16 operators in float32; None if it has none, or weights in other files."""
+    from surgery.graph.bfloat import has_bfloat16, in_float32
+
+    model = _read(payload)
+    return in_float32(model).SerializeToString() if model is not None and has_bfloat16(model) else None
 
 
 def _in_newer_opset(payload: str | bytes) -> bytes | None:
     """The model in opset `NEWER`; None if it is not older, cannot be converted, or has weights in other files."""
-    import onnx
-
-    from surgery.graph.load import tensors_of
     from surgery.graph.upgrade import upgrade
 
-    model = (
-        onnx.ModelProto.FromString(payload)
-        if isinstance(payload, bytes)
-        else onnx.load(payload, load_external_data=False)
-    )
+    model = _read(payload)
+    if model is None or _has_weights_outside(model):
+        return None
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), NEWER)
-    if opset >= NEWER or any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors_of(model.graph)):
+    if opset >= NEWER:
         return None
     try:
         return upgrade(model, NEWER).SerializeToString()

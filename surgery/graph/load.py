@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from surgery.errors import ModelError
 from surgery.graph.mend import mend
 from surgery.graph.order import put_in_order
+from surgery.graph.spelling import spell_plainly
 
 if TYPE_CHECKING:
     import onnx
@@ -84,6 +85,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
         path, base, where = None, None, "<ModelProto>"
         data = proto.SerializeToString(deterministic=True)
         name = proto.graph.name or "model"
+    spell_plainly(proto)
     put_in_order(proto.graph)
     external = _check_external_data(proto, base, where)
     _check_structure(proto, where)
@@ -110,6 +112,7 @@ def check_header(
         ModelError: as :func:`load_model`.
     """
     proto = _parse(data, where)
+    spell_plainly(proto)
     put_in_order(proto.graph)
     external = _check_external_data(proto, path.resolve().parent if path is not None else None, where)
     checked = proto
@@ -273,6 +276,7 @@ def _check_structure(proto: onnx.ModelProto, where: str) -> None:
             "No opset import for domain",
             "No schema registered",
             "Data of TensorProto",
+            "is not compatible with the version imported by model",  # the function is brought to it when inlined
         )
         if not any(h in text for h in harmless):
             raise ModelError(

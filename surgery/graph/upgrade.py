@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from surgery.graph.spelling import drop_untyped
 from surgery.graph.walk import all_graphs
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def upgrade(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
     before = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), opset)
     converted = onnx.version_converter.convert_version(model, opset)
+    for graph in all_graphs(converted.graph):
+        drop_untyped(graph)  # the converter declares tensors that it adds without a type
     if before < 11 <= opset:
         for graph in all_graphs(converted.graph):
             values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.data_type == 1}

@@ -43,3 +43,16 @@ def test_the_first_resize_keeps_its_coordinates(opset: int, node: str, scales: t
 def test_a_resize_that_newer_versions_cannot_say_is_told() -> None:
     with pytest.raises(ValueError, match="grows along one axis and shrinks along another"):
         upgrade(resized(10, "Resize (x, s)", (1, 1, 0.6, 1.5)), 13)
+
+
+def test_a_sum_of_the_first_operator_sets_has_types_throughout() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 3, opset_import: ["" : 6]>
+        g (float[1, 3, 2] x) => (float[1, 3, 2] y) <float[3] b = {1, 2, 3}>
+        { y = Add <broadcast = 1, axis = 1> (x, b) }"""
+    )
+    model.graph.input.append(onnx.helper.make_tensor_value_info("b", 1, [3]))
+    found = upgrade(model, 13)
+    assert all(v.type.tensor_type.elem_type for v in found.graph.value_info)
+    x = np.zeros((1, 3, 2), np.float32)
+    np.testing.assert_array_equal(Evaluator(model).run({"x": x})["y"][0, :, 0], [1, 2, 3])

@@ -1,0 +1,64 @@
+"""One spelling for what ONNX models write in several ways, before anything else looks at them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.graph.walk import all_graphs, all_nodes
+
+if TYPE_CHECKING:
+    import onnx
+
+LONG_NAME = "ai.onnx"
+"""The default domain written out; ONNX's own spelling of it is the empty string."""
+
+
+def spell_plainly(model: onnx.ModelProto) -> None:
+    """Write domains and names as every reader of ONNX takes them, in place; what is computed stays the same.
+
+    The domain ``ai.onnx`` is written ``""`` (onnx's checker knows it by that name in imports, not on nodes), a graph
+    without a name gets one (the checker wants it, ONNX Runtime does not), and nodes of one graph that share a name
+    are told apart (ONNX Runtime refuses them, though names of nodes mean nothing). Declarations of tensors inside
+    that say no type say nothing, and go (ONNX Runtime refuses them too).
+    """
+    nodes = [model.graph.node, *(f.node for f in model.functions)]
+    for part in nodes:
+        for node in all_nodes(part):
+            if node.domain == LONG_NAME:
+                node.domain = ""
+    for imports in (model.opset_import, *(f.opset_import for f in model.functions)):
+        for entry in imports:
+            if entry.domain == LONG_NAME:
+                entry.domain = ""
+    if not model.graph.name:
+        model.graph.name = "model"
+    for graph in all_graphs(model.graph):
+        _tell_apart(graph)
+        drop_untyped(graph)
+
+
+def _tell_apart(graph: onnx.GraphProto) -> None:
+    names = [n.name for n in graph.node if n.name]
+    taken = set(names)
+    if len(taken) == len(names):
+        return
+    seen: set[str] = set()
+    for node in graph.node:
+        if node.name in seen:
+            number = 2
+            while f"{node.name}_{number}" in taken:
+                number += 1
+            node.name = f"{node.name}_{number}"
+            taken.add(node.name)
+        if node.name:
+            seen.add(node.name)
+
+
+def drop_untyped(graph: onnx.GraphProto) -> None:
+    """Remove declarations without a type from the tensors that a graph, without its bodies, declares inside."""
+    for i in reversed(range(len(graph.value_info))):
+        kind = graph.value_info[i].type
+        if kind.WhichOneof("value") is None or (
+            kind.HasField("tensor_type") and not kind.tensor_type.elem_type
+        ):
+            del graph.value_info[i]
