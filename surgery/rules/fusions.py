@@ -17,6 +17,7 @@ from surgery.rules.engine.cut_site import CutSite
 from surgery.rules.engine.pair import pair, pattern_rule
 from surgery.rules.engine.rule import NoMatch, Sample
 from surgery.rules.engine.site import Operand
+from surgery.rules.indexing import count_up
 
 # -- sequences ------------------------------------------------------------------------------------------
 
@@ -254,6 +255,67 @@ def count_of_nonzero(site: CutSite, b: Body) -> str:
     if not chosen:
         raise NoMatch("an empty part of the shape")
     return b.concat(chosen, 0)
+
+
+@pattern_rule(
+    "nonzero-of-a-filled-tensor",
+    op(
+        "NonZero",
+        either(
+            op("ConstantOfShape", value("shape"), attrs={"value": attr("fill")}, keep=True),
+            op("Expand", constant("fill"), value("shape"), keep=True),
+        ),
+    ),
+    why="No TensorRT has NonZero. A tensor filled with a number that is not zero has all positions in the result: "
+    "how many they are follows from its shape. PyTorch's exporter counts up that way.",
+    since=13,
+    samples=[
+        Sample(
+            "(int64[1] s) => (int64[1, k] y) { f = ConstantOfShape <value = int64[1] {1}> (s) y = NonZero (f) }",
+            feeds={"s": (5, 9)},
+        ),
+        Sample(
+            "(int64[3] s) => (int64[3, k] y) { f = ConstantOfShape <value = float[1] {2.0}> (s) y = NonZero (f) }",
+            feeds={"s": (2, 5)},
+        ),
+        Sample(
+            "(int64[2] s) => (int64[2, k] y) { one = Constant <value = bool[3] {1, 1, 1}> () f = Expand (one, s) "
+            "y = NonZero (f) }",
+            feeds={"s": np.array([4, 3])},
+        ),
+    ],
+    near_misses=[
+        Sample(
+            "(int64[1] s) => (int64[1, k] y) { f = ConstantOfShape (s) y = NonZero (f) }", feeds={"s": (5, 9)}
+        ),
+        Sample(
+            "(int64[1] s) => (int64[1, k] y) { c = Constant <value = int64[3] {1, 0, 1}> () f = Expand (c, s) "
+            "y = NonZero (f) }",
+            feeds={"s": np.array([3])},
+        ),
+    ],
+)
+def nonzero_of_a_filled_tensor(site: CutSite, b: Body) -> str:
+    """Flat positions counted up, taken apart into coordinates."""
+    shape, rank = site.name("shape"), (site.tensor("shape").shape or (None,))[0]
+    if "fill" in site.values:
+        fill = np.asarray(site.values["fill"])
+    else:
+        fill = site.constant("fill")
+        shape = b.op("Shape", b.op("Expand", site.name("fill"), shape))
+        rank = max(rank, fill.ndim) if isinstance(rank, int) else None
+    if not fill.all():
+        raise NoMatch("it is filled with zeros")
+    if not isinstance(rank, int) or rank == 0:
+        raise NoMatch("the rank of what is filled is not known")
+    rest_of, rows = count_up(b, b.reduce("ReduceProd", shape, 0)), []
+    for axis in reversed(range(1, rank)):
+        size = b.slice(shape, 0, axis, axis + 1)
+        above = b.div(rest_of, size)
+        rows.append(b.sub(rest_of, b.mul(above, size)))
+        rest_of = above
+    rows.append(rest_of)
+    return b.concat([b.unsqueeze(r, 0) for r in reversed(rows)], 0)
 
 
 # -- only the form: where a pipeline asks for them ------------------------------------------------------

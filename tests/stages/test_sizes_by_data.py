@@ -89,3 +89,22 @@ def test_experts_that_data_chooses() -> None:
     for n in (1, 4, 9):
         shapes = {"x": (n, 3), "gate": (2, 3), "experts": (2, 3, 3)}
         compare(text, report, {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()})
+
+
+def test_what_counts_up_is_not_data() -> None:
+    """Positions of nothing but ones: their number follows from sizes, and nothing is padded."""
+    text = (
+        "(float[n, m] x) => (float[n, n] y)"
+        " <int64[1] head = {0}, int64[1] first = {1}, int64[1] second = {2}, int64[1] tail = {-1}>"
+        "{ s = Shape (x) n1 = Slice (s, head, first) m1 = Slice (s, first, second) flat = Reshape (x, tail)"
+        " f = ConstantOfShape <value = int64[1] {1}> (n1) p = NonZero (f) i = Squeeze (p, head)"
+        " g = ConstantOfShape <value = int64[1] {1}> (m1) q = NonZero (g) j = Squeeze (q, head)"
+        " r = Mul (i, m1) t = Unsqueeze (r, first) w = Add (t, j) a = Gather (flat, w)"
+        ' y = Einsum <equation = "ik,jk->ij"> (a, a) }'
+    )
+    report = run(text)
+    assert not report.io_changes
+    assert [o.name for o in report.model.graph.output] == ["y"]
+    for shape in ((1, 1), (3, 5)):
+        x = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+        compare(text, report, {"x": x})

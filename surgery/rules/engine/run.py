@@ -149,7 +149,8 @@ class Engine:
         Args:
             graph: The graph.
             provenance: First output of each new node to the metadata stamped on it.
-            only: Nodes to replace, with what the rules make of them, by rules for one operator; None for all.
+            only: Nodes to replace, with what the rules make of them; of the rules for several nodes, those that
+                end there. None for all.
         """
         outcome = Outcome()
         self._root = graph
@@ -175,9 +176,11 @@ class Engine:
         for node in graph.nodes:
             if _on_host(node, host):
                 host.update(t.name for t in node.outputs)
-        outputs = {t.name for t in graph.outputs}
+        outputs, opset, editor = {t.name for t in graph.outputs}, int(graph.opset), Editor(graph, provenance)
         with no_collection():
-            self._single(list(only), int(graph.opset), Editor(graph, provenance), outcome, outputs, host)
+            self._several(opset, editor, outcome, outputs, host, [], only=only)
+            there = {id(n) for n in graph.nodes}
+            self._single([n for n in only if id(n) in there], opset, editor, outcome, outputs, host)
 
     def refuse(self, graph: gs.Graph, nodes: Sequence[Any]) -> None:
         """Take nodes, and all of their classes, for refused from now on."""
@@ -251,9 +254,10 @@ class Engine:
         outputs: set[str],
         host: set[str],
         left: list[NotDone],
+        only: Collection[gs.Node] | None = None,
     ) -> list[Any]:
         """Apply the rules for several nodes; the nodes they made."""
-        starts = self.cuts.heads(editor.graph.nodes)
+        starts = self.cuts.heads(editor.graph.nodes if only is None else list(only))
         if not starts:
             return []
 
