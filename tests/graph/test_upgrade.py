@@ -8,6 +8,7 @@ import onnx.parser
 import pytest
 
 from surgery.graph.evaluate import Evaluator
+from surgery.graph.infer import dims_of
 from surgery.graph.upgrade import upgrade
 
 
@@ -45,14 +46,31 @@ def test_a_resize_that_newer_versions_cannot_say_is_told() -> None:
         upgrade(resized(10, "Resize (x, s)", (1, 1, 0.6, 1.5)), 13)
 
 
-def test_a_sum_of_the_first_operator_sets_has_types_throughout() -> None:
+@pytest.mark.parametrize("batch", ["n", "2"])
+@pytest.mark.parametrize(
+    ("operand", "attributes", "shape"),
+    [
+        ("float[3]", "broadcast = 1, axis = 1", (3, 1)),
+        ("float[3]", "broadcast = 1, axis = -2", (3, 1)),
+        ("float[3, 4]", "broadcast = 1, axis = 1", (3, 4)),
+        ("float[2]", "broadcast = 1, axis = 0", (2, 1, 1)),
+        ("float[2, 3]", "broadcast = 1, axis = 0", (2, 3, 1)),
+        ("float[4]", "broadcast = 1", (4,)),
+        ("float[1]", "broadcast = 1", (1,)),
+    ],
+)
+def test_operands_of_the_first_operator_sets_lie_along_an_axis(
+    operand: str, attributes: str, shape: tuple[int, ...], batch: str
+) -> None:
     model = onnx.parser.parse_model(
-        """<ir_version: 3, opset_import: ["" : 6]>
-        g (float[1, 3, 2] x) => (float[1, 3, 2] y) <float[3] b = {1, 2, 3}>
-        { y = Add <broadcast = 1, axis = 1> (x, b) }"""
+        f"""<ir_version: 3, opset_import: ["" : 6]>
+        g (float[{batch}, 3, 4] x, {operand} b) => (float[{batch}, 3, 4] y)
+        {{ c = Neg (x) y = Sub <{attributes}> (c, b) }}"""
     )
-    model.graph.input.append(onnx.helper.make_tensor_value_info("b", 1, [3]))
     found = upgrade(model, 13)
+    onnx.checker.check_model(found)
     assert all(v.type.tensor_type.elem_type for v in found.graph.value_info)
-    x = np.zeros((1, 3, 2), np.float32)
-    np.testing.assert_array_equal(Evaluator(model).run({"x": x})["y"][0, :, 0], [1, 2, 3])
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    b = rng.standard_normal(dims_of(model.graph.input[1])).astype(np.float32)
+    np.testing.assert_array_equal(Evaluator(found).run({"x": x, "b": b})["y"], -x - b.reshape(shape))
