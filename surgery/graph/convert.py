@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.graph.collection import no_collection
 from surgery.graph.load import _MAX_IR_VERSION
-from surgery.graph.walk import all_nodes
+from surgery.graph.walk import all_graphs, all_nodes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,20 +71,36 @@ def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Header]:
 
 
 def _densify(graph: onnx.GraphProto) -> None:
-    # graphsurgeon makes float64 of a sparse initializer, and TensorRT's parser does not see it at all.
+    # graphsurgeon makes float64 of a sparse initializer, and TensorRT's parser does not see it at all; it refuses
+    # sparse values of Constant.
+    import onnx
+
+    for body in all_graphs(graph):
+        for sparse in body.sparse_initializer:
+            body.initializer.append(onnx.numpy_helper.from_array(_dense(sparse), sparse.values.name))
+        del body.sparse_initializer[:]
+    for node in all_nodes(graph.node):
+        if (
+            node.op_type == "Constant"
+            and len(node.attribute) == 1
+            and node.attribute[0].name == "sparse_value"
+        ):
+            tensor = onnx.numpy_helper.from_array(_dense(node.attribute[0].sparse_tensor))
+            node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", tensor))
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
     import numpy as np
     import onnx
 
-    for sparse in graph.sparse_initializer:
-        values = onnx.numpy_helper.to_array(sparse.values)
-        places = onnx.numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(list(sparse.dims), values.dtype)
-        if places.ndim == 1:
-            dense.reshape(-1)[places] = values
-        else:
-            dense[tuple(places.T)] = values
-        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
-    del graph.sparse_initializer[:]
+    values = onnx.numpy_helper.to_array(sparse.values)
+    places = onnx.numpy_helper.to_array(sparse.indices)
+    dense: NDArray[Any] = np.zeros(list(sparse.dims), values.dtype)
+    if places.ndim == 1:
+        dense.reshape(-1)[places] = values
+    else:
+        dense[tuple(places.T)] = values
+    return dense
 
 
 def _drop_trailing_omissions(node: onnx.NodeProto) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,8 @@ def payload_of(path: Path, options: Any) -> str | bytes:
     """What a session is made of for a model in a file: its path, or its bytes if links beside it lead to its weights.
 
     ONNX Runtime 1.31 refuses weights behind a link that leads out of the model's folder, so `options` say where the
-    weights really are.
+    weights really are. It follows them for the outermost graph alone (measured); those of bodies and of Constant
+    nodes are read here.
     """
     import onnx
 
@@ -149,10 +151,25 @@ def payload_of(path: Path, options: Any) -> str | bytes:
             break
         target = link.parent / os.readlink(link)
         if target.parts[-len(location.parts) :] == location.parts:
-            options.add_session_config_entry(WEIGHTS_FOLDER, str(target.parents[len(location.parts) - 1]))
+            folder = str(target.parents[len(location.parts) - 1])
+            options.add_session_config_entry(WEIGHTS_FOLDER, folder)
+            _read_inner_weights(model, folder)
             return model.SerializeToString()
         break
     return str(path)
+
+
+def _read_inner_weights(model: onnx.ModelProto, folder: str) -> None:
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    from surgery.graph.load import tensors_of
+
+    for tensor in itertools.islice(tensors_of(model.graph), len(model.graph.initializer), None):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            load_external_data_for_tensor(tensor, folder)
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
 
 
 class Evaluator:

@@ -19,7 +19,8 @@ def spell_plainly(model: onnx.ModelProto) -> None:
     The domain ``ai.onnx`` is written ``""`` (onnx's checker knows it by that name in imports, not on nodes), a graph
     without a name gets one (the checker wants it, ONNX Runtime does not), and nodes of one graph that share a name
     are told apart (ONNX Runtime refuses them, though names of nodes mean nothing). Declarations of tensors inside
-    that say no type say nothing, and go (ONNX Runtime refuses them too).
+    that say no type say nothing, and go (ONNX Runtime refuses them too); outputs without a type, which ONNX Runtime
+    takes, get the one that follows.
     """
     nodes = [model.graph.node, *(f.node for f in model.functions)]
     for part in nodes:
@@ -35,6 +36,28 @@ def spell_plainly(model: onnx.ModelProto) -> None:
     for graph in all_graphs(model.graph):
         _tell_apart(graph)
         drop_untyped(graph)
+    _type_outputs(model)
+
+
+def _type_outputs(model: onnx.ModelProto) -> None:
+    import onnx
+
+    bare = [v for v in model.graph.output if v.type.WhichOneof("value") is None]
+    if not bare:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except (
+        Exception
+    ):  # a help; onnx raises many undocumented types, and the check that follows names the output
+        return
+    found = {
+        v.name: v.type for v in (*inferred.graph.output, *inferred.graph.value_info, *inferred.graph.input)
+    }
+    for value in bare:
+        kind = found.get(value.name)
+        if kind is not None and kind.WhichOneof("value") is not None:
+            value.type.CopyFrom(kind)
 
 
 def _tell_apart(graph: onnx.GraphProto) -> None:

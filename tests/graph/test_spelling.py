@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -10,6 +13,8 @@ import pytest
 from surgery.graph.convert import export_graph, import_graph
 from surgery.graph.evaluate import Evaluator
 from surgery.graph.load import load_model
+from surgery.graph.walk import all_nodes
+from surgery.stages.trt_model import on_disk
 
 X = np.array([[-1.0, 2.0, 3.0]], np.float32)
 
@@ -74,3 +79,61 @@ def test_a_function_of_an_older_operator_set_runs() -> None:
     )
     loaded = load_model(model).proto
     assert Evaluator(loaded).run({"x": X})["y"].tolist() == [[4.0]]
+
+
+def test_outputs_without_a_type_get_it() -> None:
+    model = parsed("a = Relu (x) y = Neg (a)")
+    model.graph.output[0].ClearField("type")
+    output = load_model(model).proto.graph.output[0]
+    assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert [d.dim_param or d.dim_value for d in output.type.tensor_type.shape.dim] == ["n", 3]
+
+
+@pytest.mark.parametrize("places", [[0, 5], [[0, 0], [1, 2]]])
+@pytest.mark.parametrize("inside", [False, True])
+def test_sparse_constants_are_written_dense(places: list[Any], inside: bool) -> None:
+    values = onnx.numpy_helper.from_array(np.array([2.0, 3.0], np.float32), "w")
+    indices = onnx.numpy_helper.from_array(np.array(places, np.int64), "w_places")
+    sparse = onnx.SparseTensorProto(values=values, indices=indices, dims=[2, 3])
+    model = parsed(
+        "c = Constant <value = float[2, 3] {0, 0, 0, 0, 0, 0}> () s = ReduceSum (c) y = Mul (x, s)"
+    )
+    attribute = model.graph.node[0].attribute[0]
+    attribute.Clear()
+    attribute.name, attribute.type = "sparse_value", onnx.AttributeProto.SPARSE_TENSOR
+    attribute.sparse_tensor.CopyFrom(sparse)
+    if inside:
+        body = onnx.helper.make_graph(list(model.graph.node[:2]), "b", [], [onnx.ValueInfoProto(name="s")])
+        body.output[0].type.tensor_type.elem_type = 1
+        test = onnx.helper.make_node(
+            "Constant", [], ["t"], value=onnx.numpy_helper.from_array(np.array(True))
+        )
+        branch = onnx.helper.make_node("If", ["t"], ["s"], then_branch=body, else_branch=body)
+        nodes = [test, branch, model.graph.node[2]]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    graph, header = import_graph(load_model(model).proto)
+    written = export_graph(graph, header)
+    assert not any("sparse" in a.name for n in all_nodes(written.graph.node) for a in n.attribute)
+    assert Evaluator(written).run({"x": X})["y"].tolist() == (5 * X).tolist()
+
+
+def test_weights_of_bodies_in_other_files_behind_links(tmp_path: Path) -> None:
+    """As models are handed on: in a folder of their own, with links to the weights."""
+    weights = onnx.numpy_helper.from_array(np.array([4.0], np.float32), "w")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "w.bin").write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="sub/w.bin")
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]> g (float[n, 3] x, bool c) => (float[n, 3] y)
+        { y = If (c) <then_branch = a () => (p) { p = Mul (x, w) }, else_branch = b () => (q) { q = Neg (x) }> }"""
+    )
+    next(a for a in model.graph.node[0].attribute if a.name == "then_branch").g.initializer.append(weights)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    source = load_model(path)
+    with on_disk(source.proto, source) as placed:
+        found = Evaluator(placed).run({"x": X, "c": np.array(True)})["y"]
+    assert found.tolist() == (4 * X).tolist()
