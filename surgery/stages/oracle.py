@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,18 @@ BODIES = frozenset({"If", "Loop", "Scan"})
 """Operators with bodies; what these read from outside is not among their operands."""
 
 PROBE_SECONDS = 30.0
+
+MOST_DIMS = 8
+"""Entries up to which a constant vector can be a shape."""
+
+MOST_SIZES = 8
+"""Sizes that are tried for a free dim."""
+
+MOST_ELEMENTS = 2**22
+"""Elements of an operand up to which sizes are tried."""
+
+Free = str | tuple[str, int]
+"""A free dim: its name, or its operand and axis."""
 
 
 class Oracle:
@@ -70,7 +83,7 @@ class Oracle:
             return True
         if any(o is not None and o.shape_only for o in site.inputs):
             return self._attributes_pass(model, site.op)
-        return self._says(model, site.op)
+        return self._says(model, site.op) or self._takes_fitting(site, node)
 
     def takes_body(self, node: gs.Node) -> bool:
         """Whether the target takes a node with bodies; unknown types, or none to ask, count as yes.
@@ -78,8 +91,8 @@ class Oracle:
         Args:
             node: An If, Loop or Scan of the run's graph.
         """
-        from surgery.graph.control_flow import captured_names
         from surgery.graph.convert import extract
+        from surgery.graph.view import captured_names
 
         graph = self.state.graph
         if not self.state.target.installed or any(t.name and t.dtype is None for t in node.inputs):
@@ -129,8 +142,28 @@ class Oracle:
         )
         return self._says(model, nodes[-1].op)
 
-    def _alone(self, site: Site, node: onnx.NodeProto) -> onnx.ModelProto | None:
-        """A model of the node alone; None if too little is known of its operands."""
+    def _takes_fitting(self, site: Site, node: onnx.NodeProto) -> bool:
+        """Whether the target takes the node with sizes that fit, where those it was asked with do not.
+
+        The inner size of a product whose rows are not known, say, has to be that of its weights. What fits is what
+        ONNX Runtime runs.
+        """
+        free = _free_dims(site)
+        before = self.said.get(site.op, ())
+        for sizes in ({}, *_other_sizes(site, free)) if free else ():
+            model = self._alone(site, node, sizes)
+            if model is None or not _runs(model):
+                continue
+            if not sizes or not self._says(model, site.op):
+                return False
+            self.said[site.op] = before
+            return True
+        return False
+
+    def _alone(
+        self, site: Site, node: onnx.NodeProto, fixed: Mapping[Free, int] | None = None
+    ) -> onnx.ModelProto | None:
+        """A model of the node alone, with some free dims fixed; None if too little is known of its operands."""
         import onnx
 
         inputs, initializers = [], []
@@ -140,7 +173,7 @@ class Oracle:
                 if value is not None:
                     initializers.append(onnx.numpy_helper.from_array(value, operand.name))
                 else:
-                    inputs.append(value_info(_sized(operand)))
+                    inputs.append(value_info(_sized(operand, fixed or {})))
             outputs = [_typed(o) for o in site.outputs if o is not None and o.used]
         except NoMatch:
             return None
@@ -176,12 +209,72 @@ class Oracle:
         return outcome.ok
 
 
-def _sized(operand: Operand) -> Operand:
+def _sized(operand: Operand, fixed: Mapping[Free, int]) -> Operand:
     from dataclasses import replace
 
     if operand.shape is None:
         raise NoMatch("the rank is not known")
-    return replace(operand, shape=tuple(_sizes(operand.shape)))
+    sizes = _sizes(operand.shape)
+    known = [fixed.get(_free(operand, axis), size) for axis, size in enumerate(sizes)]
+    return replace(operand, shape=tuple(known))
+
+
+def _free(operand: Operand, axis: int) -> Free:
+    """What tells a free dim from others: its name, or its place."""
+    dim = (operand.shape or ())[axis]
+    return dim if isinstance(dim, str) else (operand.name, axis)
+
+
+def _free_dims(site: Site) -> dict[str, list[Free]]:
+    """Free dims of each operand that has any, the last first."""
+    found = {}
+    for operand in site.inputs:
+        if operand is None or operand.constant or not operand.shape:
+            continue
+        axes = [k for k, d in enumerate(operand.shape) if not isinstance(d, int) or d < 0]
+        if axes:
+            found[operand.name] = [_free(operand, k) for k in reversed(axes)]
+    return found
+
+
+def _other_sizes(site: Site, free: Mapping[str, Sequence[Free]]) -> Iterator[dict[Free, int]]:
+    """Sizes that occur beside free dims, for one of these at a time, then for all of an operand.
+
+    They are the known dims of operands and, for a Reshape or an Expand, the entries of the shape and their product.
+    """
+    wanted: list[int] = []
+    for operand in site.inputs:
+        if operand is None:
+            continue
+        wanted += [d for d in operand.shape or () if isinstance(d, int)]
+        value = operand.value if operand.constant and operand.dtype == np.int64 else None
+        if value is not None and value.ndim == 1 and value.size <= MOST_DIMS:
+            entries = [int(v) for v in value if v > 1]
+            wanted += [*reversed(entries), math.prod(entries)]
+    for size in [d for d in dict.fromkeys(wanted) if d > 1][:MOST_SIZES]:
+        for dims in free.values():
+            yield from ({dim: size} for dim in dims)
+            yield dict.fromkeys(dims, size)
+
+
+def _runs(model: onnx.ModelProto) -> bool:
+    """Whether ONNX Runtime runs a model on zeros; not tried with more than `MOST_ELEMENTS` of them."""
+    import onnx
+
+    from surgery.graph.evaluate import EvaluationError, evaluate_somehow
+
+    feeds = {}
+    for value in model.graph.input:
+        kind = value.type.tensor_type
+        dims = [d.dim_value for d in kind.shape.dim]
+        if math.prod(dims) > MOST_ELEMENTS:
+            return False
+        feeds[value.name] = np.zeros(dims, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    try:
+        evaluate_somehow(model, feeds)
+    except EvaluationError:
+        return False
+    return True
 
 
 def _sizes(shape: Iterable[Any]) -> list[int]:

@@ -91,6 +91,12 @@ def test_foreign_operators_are_taken_where_there_is_a_plugin() -> None:
         # What follows from shapes is computed on the host, and cannot be given to a node alone.
         ("(float[n, 4] x) => (float[p] y) <int64[1] z = {0}>"
          " { s = Size (x) u = Unsqueeze (s, z) y = Reshape (x, u) }", []),
+        # Free dims count as sizes that go with the rest of the node.
+        ("(float[n, r, s] x) => (float[n, r, 11] y) { w = Constant <value = float[1, 1, 1] {2.0}> ()"
+         " t = Constant <value = int64[2] {13, 11}> () e = Expand (w, t) y = MatMul (x, e) }", []),
+        ("(float[n, r] x) => (float[o, 7, 3] y) <int64[3] t = {-1, 7, 3}> { y = Reshape (x, t) }", []),
+        ("(float[n, r] x) => (float[n, 9] y) <int64[1] k = {5000}, int64[1] one = {1}>"
+         " { s = Identity (x) v, i = TopK (s, k) y = Slice (v, one, k, one) }", ["TopK"]),
     ],
 )  # fmt: skip
 def test_an_installed_target_is_asked(text: str, expected: list[str]) -> None:
