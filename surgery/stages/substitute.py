@@ -309,7 +309,9 @@ def finish(state: State) -> None:
     from surgery.graph.convert import export_graph
     from surgery.graph.infer import infer_types
     from surgery.plugins.attach import attach_bodies, target_model
+    from surgery.stages.outputs import set_apart
 
+    set_apart(state)
     infer_types(state.graph)
     exported = export_graph(state.graph, state.header, provenance=state.provenance)
     state.portable = attach_bodies(exported, state.registry)
