@@ -291,6 +291,7 @@ def _begin(
     from surgery.graph.volumes import check_volumes
     from surgery.plugins.adopt import adopt_plugins
     from surgery.plugins.registry import Registry
+    from surgery.stages.asked import check_asked
     from surgery.targets import resolve_target
 
     chosen = resolve_target(target or config.target)
@@ -343,6 +344,7 @@ def _begin(
         from surgery.stages.constants import bind_constants
 
         bind_constants(state)
+    check_asked(state)
     return state
 
 

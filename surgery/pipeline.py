@@ -116,6 +116,7 @@ class State:
         log: Lines of TensorRT's log.
         worker: The TensorRT process, once started.
         stage: Name of the running stage.
+        fits: Sizes that were found to fit together, by what was asked and of which inputs.
     """
 
     source: LoadedModel
@@ -138,6 +139,7 @@ class State:
     log: list[LogLine] = field(default_factory=list)
     worker: Worker | None = None
     stage: str = ""
+    fits: dict[Any, Any] = field(default_factory=dict)
 
     def say(self, message: str, fraction: float | None = None) -> None:
         """Tell the listener what the running stage is doing."""

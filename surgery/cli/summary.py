@@ -69,6 +69,8 @@ def _verification(level: dict[str, Any]) -> str:
         reason = level.get("reason")
         return status if not reason or reason in status else f"{status}: {reason}"
     cases = level["cases"]
+    if not cases and level.get("reason"):
+        return f"{status}: {level['reason']}"
     text = f"{status} on {len(cases)} inputs"
     errors = [o["max_abs"] for c in cases for o in c.get("outputs", ()) if _number(o.get("max_abs"))]
     if errors:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from surgery.errors import ConfigError, ConversionError
 from surgery.graph.infer import dims_of
 from surgery.pipeline import State
+from surgery.verify.refusal import in_words
 
 if TYPE_CHECKING:
     import onnx
 
     from surgery.trt.types import ShapeProfile
     from surgery.verify.sizes import Fit, FreeDim, NoFitError
+    from surgery.verify.weights import Fixed
 
 DERIVED_SIZE = (224, 320, 640)
 """Minimum, optimum and maximum of heights and widths that are proposed first."""
 
 DERIVED_OTHER = (1, 16, 128)
 """The same for free dims of anything else (sequence lengths, point counts)."""
-
-MOST_REASON = 200
-"""Characters of what ONNX Runtime says that go into a warning."""
 
 MOST_ELEMENTS = 1 << 28
 """Elements of the largest tensor at derived sizes."""
@@ -50,7 +52,7 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
         ConversionError: an input has no shape, or the original does not run at any of the shapes that were tried.
     """
     from surgery.trt.types import ShapeProfile
-    from surgery.verify.sizes import Hints, NoFitError, baked_sizes, dim_key, fit, free_dims, new_tokens
+    from surgery.verify.sizes import dim_key, free_dims
 
     initial = {t.name for t in model.graph.initializer}
     inputs = {v.name: v for v in model.graph.input if v.name not in initial}
@@ -70,17 +72,12 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
             shapes[name] = [d if isinstance(d, int) else dim_key(name, i, d) for i, d in enumerate(dims)]
     if not shapes:
         return []
-    free = free_dims(list(inputs.values()))
-    with _judge(state, model, shapes, free) as judge:
-        try:
-            hints = Hints(new_tokens(list(inputs.values())), baked_sizes(state.source.proto))
-            found = fit(free, judge, known, hints)
-        except NoFitError as error:
-            raise _impossible(state, shapes, given, known, error) from error
+    found = _fitted(state, model, shapes, free_dims(list(inputs.values())), given, known)
     result = []
     for name, sizes in shapes.items():
         low, best, high = ([d if isinstance(d, int) else found.ranges[d][i] for d in sizes] for i in range(3))
         follows = [f"{d} = {found.relations[d]}" for d in sizes if d in found.relations]
+        follows += [f"{d} is {found.reasons[d]}" for d in sizes if d in found.reasons]
         source = (
             given[name][1] if name in given else ": ".join(["derived", *filter(None, [", ".join(follows)])])
         )
@@ -90,6 +87,152 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
     return result
 
 
+def check_shapes(state: State, interface: onnx.ModelProto) -> None:
+    """Make sure that the original runs at every shape that was asked for, before anything is done with it.
+
+    Args:
+        state: The run.
+        interface: The network's inputs.
+
+    Raises:
+        ConfigError: as :func:`checked_profiles`.
+    """
+    if not state.config.profiles and not state.options.shapes:
+        return
+    kept, warnings = list(state.report.profiles), list(state.report.warnings)
+    try:
+        checked_profiles(state, interface)
+    finally:
+        state.report.profiles[:] = kept
+        state.report.warnings[:] = warnings
+
+
+def working_sizes(state: State, interface: onnx.ModelProto) -> str | None:
+    """Ranges of inputs at which the original runs, as ``--shape`` takes them; None if none were found.
+
+    Args:
+        state: The run; what was asked for is left out of account.
+        interface: The network's inputs.
+    """
+    from surgery.verify.sizes import dim_key, free_dims
+
+    initial = {t.name for t in interface.graph.initializer}
+    inputs = {v.name: v for v in interface.graph.input if v.name not in initial}
+    shapes = {
+        name: [d if isinstance(d, int) else dim_key(name, i, d) for i, d in enumerate(dims_of(info) or [])]
+        for name, info in inputs.items()
+        if any(not isinstance(d, int) for d in dims_of(info) or [])
+    }
+    try:
+        found = _fitted(state, interface, shapes, free_dims(list(inputs.values())), {}, {})
+    except ConversionError:
+        return None
+    return " ".join(
+        f"--shape {name}="
+        + ":".join(
+            "x".join(str(d if isinstance(d, int) else found.ranges[d][i]) for d in dims) for i in range(3)
+        )
+        for name, dims in shapes.items()
+    )
+
+
+def _fitted(
+    state: State,
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int | str]],
+    free: Sequence[FreeDim],
+    given: Mapping[str, tuple[Any, str]],
+    known: Mapping[str, Range],
+) -> Fit:
+    """Sizes for the free dims; for what was asked for, they are looked for once in a run."""
+    from surgery.verify.sizes import Hints, NoFitError, baked_sizes, fit, new_tokens
+
+    key = (
+        tuple((name, tuple(dims)) for name, dims in shapes.items()),
+        tuple((name, sizes) for name, (sizes, _) in given.items()),
+    )
+    # Derived sizes are held to how large the tensors of the result become, too.
+    found = state.fits.get(key) if given else None
+    if found is not None:
+        return found  # type: ignore[no-any-return]
+    inputs = [v for v in model.graph.input if v.name in shapes]
+    hints = Hints(new_tokens(inputs), baked_sizes(state.source.proto))
+    fixed = {k: f for k, f in _from_weights(state).items() if k not in known and k in {d.key for d in free}}
+    with _judge(state, model, shapes, free, asked=bool(given)) as judge:
+        try:
+            try:
+                sure = {k: (f.size,) * 3 for k, f in fixed.items()}
+                found = fit(free, judge, {**known, **sure}, hints)
+                found.reasons.update({k: str(f) for k, f in fixed.items()})
+            except NoFitError:
+                if not fixed:
+                    raise
+                found = fit(free, judge, known, hints)
+        except NoFitError as error:
+            raise _impossible(state, model, shapes, given, error) from error
+        _make_room(state, shapes, given, found, judge)
+    if given:
+        state.fits[key] = found
+    return found
+
+
+def _make_room(
+    state: State,
+    shapes: Mapping[str, Sequence[int | str]],
+    given: Mapping[str, tuple[Any, str]],
+    found: Fit,
+    judge: Callable[[Mapping[str, int]], str | None],
+) -> None:
+    """Widen derived ranges to the sizes of ``--inputs``, on which the engine is run as well.
+
+    Raises:
+        ConfigError: a range that was asked for does not hold them.
+    """
+    sizes: dict[str, int] = {}
+    for name, value in (state.options.inputs or {}).items():
+        dims, have = shapes.get(name, ()), np.shape(value)
+        if len(dims) != len(have) or any(
+            isinstance(d, int) and d != n for d, n in zip(dims, have, strict=True)
+        ):
+            continue  # fixed, or not what the network behind a cut reads
+        for dim, size in zip(dims, have, strict=True):
+            if not isinstance(dim, str):
+                continue
+            low, _, high = found.ranges[dim]
+            if low <= size <= high:
+                continue
+            if name in given:
+                raise ConfigError(
+                    f"{name!r} has {size} for {dim}, which is outside of {low} to {high} of {given[name][1]}",
+                    code="input-outside-profile",
+                    where="--inputs",
+                    fix="give a range that holds the sizes of --inputs, or other inputs",
+                )
+            sizes[dim] = size
+    if not sizes:
+        return
+    wide = {
+        k: (min(r[0], sizes.get(k, r[0])), r[1], max(r[2], sizes.get(k, r[2])))
+        for k, r in found.ranges.items()
+    }
+    if any(judge({k: r[end] for k, r in wide.items()}) is not None for end in (0, 2)):
+        wide = {**found.ranges, **{k: (n, n, n) for k, n in sizes.items()}}
+    found.ranges = wide
+
+
+def _from_weights(state: State) -> dict[str, Fixed]:
+    """Sizes of free dims of the original that its weights leave no choice about."""
+    from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
+    from surgery.verify.weights import sizes_from_weights
+
+    found = state.fits.get("weights")
+    if found is None:
+        model = state.source.proto
+        functions = any(f.domain != PLUGIN_DOMAIN for f in model.functions)
+        found = state.fits["weights"] = sizes_from_weights(inline_functions(model) if functions else model)
+    return found
+
+
 def _tell_stuck(state: State, found: Fit) -> None:
     """Warn of dims that have one size only because the model does not run at others."""
     reasons: dict[str, list[str]] = {}
@@ -97,7 +240,7 @@ def _tell_stuck(state: State, found: Fit) -> None:
         if len(set(found.ranges[key])) == 1:
             reasons.setdefault(why, []).append(f"{key} stays at {found.ranges[key][1]}")
     for why, keys in reasons.items():
-        state.warn(f"{', '.join(keys)}: at other sizes the model does not run ({why[:MOST_REASON]})")
+        state.warn(f"{', '.join(keys)}: at other sizes the model does not run ({in_words(why)})")
 
 
 def _given(
@@ -118,7 +261,7 @@ def _given(
                 f"there is no input {name!r}",
                 code="unknown-input",
                 where=where,
-                fix=f"inputs of the network: {', '.join(inputs)}",
+                fix=f"{_near(name, inputs)}inputs of the network: {', '.join(inputs)}",
             )
         dims = dims_of(inputs[name])
         _check(name, dims, shapes, where)
@@ -136,15 +279,22 @@ def _given(
     return given, known
 
 
+def _near(name: str, inputs: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, inputs, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
 @contextlib.contextmanager
 def _judge(
     state: State,
     model: onnx.ModelProto,
     shapes: Mapping[str, Sequence[int | str]],
     free: Sequence[FreeDim],
+    *,
+    asked: bool,
 ) -> Iterator[Callable[[Mapping[str, int]], str | None]]:
     """What runs the original with sizes of free dims, and says why it does not."""
-    from surgery.graph.volumes import largest, skeleton
+    from surgery.graph.volumes import MOST, largest, skeleton
     from surgery.stages.trt_model import on_disk
     from surgery.verify.cases import first_draw, probe
     from surgery.verify.growth import Growth
@@ -152,7 +302,7 @@ def _judge(
 
     with on_disk(state.source.proto, state.source) as original:
         search = Search(state.source.proto, original)
-        bare = skeleton(model)
+        bare = skeleton(state.source.proto if asked else model)
 
         def draw(sizes: Mapping[str, int]) -> dict[str, Any]:
             chosen = {n: [d if isinstance(d, int) else sizes[d] for d in dims] for n, dims in shapes.items()}
@@ -164,20 +314,20 @@ def _judge(
 
         growth = Growth(state.source.proto, draw, free)
         images = [d.key for d in free if d.role == "image"]
-        asked = bool(state.config.profiles or state.options.shapes)
+        limit = MOST if asked else MOST_ELEMENTS
         most = search.attempts
 
         def judge(sizes: Mapping[str, int]) -> str | None:
             nonlocal most
             chosen = {n: [d if isinstance(d, int) else sizes[d] for d in dims] for n, dims in shapes.items()}
             entries = [{"input": n, "min": shape, "opt": shape, "max": shape} for n, shape in chosen.items()]
-            elements = largest(bare, chosen) if not asked else 0
+            elements = largest(bare, chosen)
             if not asked and images:
                 batch = max((sizes[d.key] for d in free if d.role == "batch"), default=1)
                 pairs = growth.at({k: sizes[k] for k in images}) * batch
                 if pairs > MOST_PAIRS:
                     return f"attention would have {pairs:.3g} pairs"
-            if elements > MOST_ELEMENTS:
+            if elements > limit:
                 return f"a tensor would have {elements:.3g} elements"
             error, draws = probe(
                 state.source.proto, model, entries,
@@ -192,37 +342,54 @@ def _judge(
 
 def _impossible(
     state: State,
+    model: onnx.ModelProto,
     shapes: Mapping[str, Sequence[int | str]],
     given: Mapping[str, tuple[Any, str]],
-    known: Mapping[str, Range],
     error: NoFitError,
 ) -> ConfigError | ConversionError:
     """A range that the user gave is a mistake of the command; one that was derived is not."""
+    cause = f"the model in ONNX Runtime: {in_words(str(error))}"
+    if not given:
+        return ConversionError(
+            "the model does not run at any of the sizes that were tried",
+            code="profile-impossible",
+            where="; ".join(f"{n} {_dims(dims)}" for n, dims in shapes.items()),
+            cause=cause,
+            fix="give the sizes that you use: "
+            + " ".join(f"--shape {n}={'x'.join(str(d) for d in dims)}" for n, dims in shapes.items())
+            + " with numbers for the names",
+        )
     label = ("min", "opt", "max")[error.end]
     asked = [f"{where}: {name} {list(sizes[error.end])}" for name, (sizes, where) in given.items()]
-    first = next(iter(shapes.values()))
-    kind = ConfigError if asked else ConversionError
-    return kind(
-        f"the model does not run at the {label} of its profile"
-        if asked
-        else "the model does not run at any of the sizes that were tried",
+    working = working_sizes(state, model)
+    alone = all(low == high for (low, _, high), _ in given.values())
+    return ConfigError(
+        "the model does not run at this shape"
+        if alone
+        else f"the model does not run at the {label} of its profile",
         code="profile-impossible",
-        where="; ".join(asked) or "; ".join(f"{n} {list(dims)}" for n, dims in shapes.items()),
-        cause=f"the model in ONNX Runtime: {error}",
-        fix="give shapes that the model takes: --shape NAME=MIN:OPT:MAX, e.g. "
-        + "x".join(str(d if isinstance(d, int) else known.get(d, DERIVED_OTHER)[1]) for d in first),
+        where="; ".join(asked),
+        cause=cause,
+        fix=f"it runs with {working}" if working else "give shapes that the model was exported with",
     )
+
+
+def _dims(dims: Sequence[int | str | None]) -> str:
+    """Dims as a declaration has them, without quotes around names."""
+    return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
 
 
 def _check(name: str, dims: list[int | str | None] | None, shapes: Any, where: str) -> None:
     low, opt, high = shapes
     if len({len(low), len(opt), len(high)}) != 1 or (dims is not None and len(dims) != len(opt)):
         declared = f"; the input has {len(dims)}" if dims is not None else ""
+        ranks = [len(low), len(opt), len(high)]
+        said = str(ranks[0]) if len(set(ranks)) == 1 else f"{ranks[0]}, {ranks[1]} and {ranks[2]}"
         raise ConfigError(
-            f"shapes of {name!r} have {len(low)}, {len(opt)} and {len(high)} dims{declared}",
+            f"shapes of {name!r} have {said} {'dim' if said == '1' else 'dims'}{declared}",
             code="profile-rank",
             where=where,
-            fix=f"declared shape: {dims}",
+            fix=f"declared shape: {_dims(dims)}" if dims is not None else "give all three the same rank",
         )
     for axis, (a, b, c) in enumerate(zip(low, opt, high, strict=True)):
         if not 0 < a <= b <= c:
@@ -234,8 +401,8 @@ def _check(name: str, dims: list[int | str | None] | None, shapes: Any, where: s
             )
         if dims is not None and isinstance(dims[axis], int) and (a, c) != (dims[axis], dims[axis]):
             raise ConfigError(
-                f"dim {axis} of {name!r} is fixed at {dims[axis]}, not {a}..{c}",
+                f"dim {axis} of {name!r} is fixed at {dims[axis]}, not {a if a == c else f'{a} to {c}'}",
                 code="profile-fixed-dim",
                 where=where,
-                fix=f"declared shape: {dims}",
+                fix=f"declared shape: {_dims(dims)}",
             )

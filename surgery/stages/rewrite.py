@@ -56,11 +56,14 @@ class Rewrite:
 
     def run(self, state: State) -> StageResult:
         """Apply in place."""
+        from surgery.stages.asked import interface
+        from surgery.stages.profiles import check_shapes
         from surgery.stages.rules import apply_rules
 
         texts, changed = [], False
         if self.cut_input is not None:
             result = self._cut_input(state, self.cut_input)
+            check_shapes(state, interface(state))
             changed |= result.changed
             texts.append(result.summary)
         if self.migrate:

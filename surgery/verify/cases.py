@@ -87,7 +87,7 @@ def make_cases(
         search: Draws values until the original runs on them; without it the first draw stands.
     """
     fixed = dict(constants or {})
-    specs = _specs(original)
+    specs = specs_of(original)
     points = _points(result, profiles, specs)
     rounds = max(per_point, -(-MIN_CASES // len(points)))
     cases: list[Case] = []
@@ -154,11 +154,11 @@ def _first_point(
     original: onnx.ModelProto, result: onnx.ModelProto, profiles: Sequence[Mapping[str, Any]]
 ) -> tuple[Specs, dict[str, list[int]]]:
     """The original's inputs, and their shapes at the first point of the profiles."""
-    specs = _specs(original)
+    specs = specs_of(original)
     return specs, _points(result, profiles, specs)[0].shapes(specs)
 
 
-def _specs(original: onnx.ModelProto) -> Specs:
+def specs_of(original: onnx.ModelProto) -> Specs:
     """Dtype and declared dims of each input that is none of the weights."""
     import onnx
 

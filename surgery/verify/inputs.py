@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,36 +132,60 @@ def check_given(
     where = "--inputs"
     for name in given:
         if name not in wanted:
+            near = difflib.get_close_matches(name, wanted, n=1)
             raise ConfigError(
                 f"the model has no input {name!r}",
                 code="unknown-input",
                 where=where,
-                fix=f"inputs: {', '.join(wanted)}",
+                fix=(f"did you mean {near[0]!r}? " if near else "") + f"inputs: {', '.join(wanted)}",
             )
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise ConfigError(
+            f"no value for input {', '.join(map(repr, missing))}",
+            code="missing-input",
+            where=where,
+            fix="add to the file: " + ", ".join(f"{n} {_said(*wanted[n])}" for n in missing),
+        )
     result = {}
     for name, (dtype, shape) in wanted.items():
-        if name not in given:
-            raise ConfigError(
-                f"no value for input {name!r}",
-                code="missing-input",
-                where=where,
-                fix=f"add {name} to the file",
-            )
         value = np.asarray(given[name])
         if value.dtype != np.dtype(dtype):
             raise ConfigError(
                 f"input {name!r} has dtype {value.dtype}, the model wants {np.dtype(dtype)}",
                 code="input-dtype",
                 where=where,
+                fix=f"convert it: {name}.astype('{np.dtype(dtype)}')",
             )
         if shape is not None and (
             len(shape) != value.ndim
             or any(isinstance(d, int) and d != n for d, n in zip(shape, value.shape, strict=True))
         ):
             raise ConfigError(
-                f"input {name!r} has shape {list(value.shape)}, the model wants {list(shape)}",
+                f"input {name!r} has shape {list(value.shape)}, the model wants {_dims(shape)}",
                 code="input-shape",
                 where=where,
+                fix=_shape_fix(name, value.shape, shape),
             )
         result[name] = value
     return result
+
+
+def _said(dtype: Any, shape: Sequence[int | str | None] | None) -> str:
+    return f"{np.dtype(dtype)}{'' if shape is None else _dims(shape)}"
+
+
+def _dims(shape: Sequence[int | str | None]) -> str:
+    return f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+
+
+def _shape_fix(name: str, got: Sequence[int], wanted: Sequence[int | str | None]) -> str:
+    """What to do about a shape: a batch that is missing or too much is the usual mistake."""
+    if len(wanted) == len(got) + 1 and (wanted[0] in (1, None) or isinstance(wanted[0], str)):
+        return f"add the batch: {name}[None]"
+    if len(wanted) != len(got):
+        return f"give {len(wanted)} dims"
+    wrong = [
+        f"{d} in place of {n}" for d, n in zip(wanted, got, strict=True) if isinstance(d, int) and d != n
+    ]
+    return f"give {', '.join(wrong)}"

@@ -14,6 +14,7 @@ from surgery.graph.evaluate import note_on, open_session, payload_of
 from surgery.verify.cases import MIN_CASES, Case
 from surgery.verify.compare import Arrays, CaseResult, DetectionOutputs, compare_case
 from surgery.verify.inverse import apply_inverses, apply_to_inputs
+from surgery.verify.refusal import in_words
 from surgery.verify.tensors import Tolerance
 
 if TYPE_CHECKING:
@@ -217,9 +218,8 @@ def run_onnx(
                     found = runner.infer({n: np.asarray(feed[n]) for n in names if n in feed})
                     outputs.append({k: np.array(v) for k, v in found.items()})
         except Exception as error:  # ONNX Runtime and Polygraphy raise kinds of their own
-            lines = [line for line in str(error).splitlines() if line.strip()]
             raise RunError(
-                f"{what} in ONNX Runtime: {lines[0] if lines else type(error).__name__}"
+                f"{what} in ONNX Runtime: {in_words(str(error)) or type(error).__name__}"
             ) from error
     return outputs
 

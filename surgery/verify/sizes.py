@@ -88,6 +88,7 @@ class Fit:
         ranges: Minimum, optimum and maximum by dim.
         relations: Dims that follow from others.
         stuck: Dim to why it stays at its optimum.
+        reasons: Dim that has one size to why.
         tries: Sets of sizes that were tried.
     """
 
@@ -95,6 +96,7 @@ class Fit:
     relations: dict[str, Relation] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
     tries: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 class NoFitError(Exception):
@@ -338,7 +340,7 @@ def _end(
             break
         first = first or error
     else:
-        if known:
+        if any(optimum.get(key) != size for key, size in known.items()):
             raise NoFitError(first or "nothing was tried", end)
         sizes = dict(optimum)
     if first is not None:

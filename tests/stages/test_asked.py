@@ -1,0 +1,153 @@
+"""What the caller gives beside the pipeline is held against the model before any stage runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import surgery
+from surgery.config import PipelineConfig
+from surgery.pipeline import Event, StageStarted
+from surgery.report import Report
+
+STAGES = PipelineConfig.model_validate(
+    {"stages": ["inspect", "fold", {"rewrite": {"rules": True}}, "verify"]}
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    """Looks up ids in a table of 30, adds a table of 12 positions, and a mask of the same length."""
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    g (int64[n, seq] ids, float[n, seq] mask) => (float[n, seq, 4] y) {
+        words = Gather <axis = 0> (table, ids)
+        shape = Shape <start = 1, end = 2> (ids)
+        zero = Constant <value_ints = [0]> ()
+        here = Slice (positions, zero, shape)
+        sum = Add (words, here)
+        last = Constant <value_ints = [-1]> ()
+        wide = Unsqueeze (mask, last)
+        y = Mul (sum, wide)
+    }"""
+    made = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, rows in (("table", 30), ("positions", 12)):
+        values = rng.normal(size=(rows, 4)).astype(np.float32)
+        made.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return made
+
+
+def run(model: onnx.ModelProto, **options: Any) -> tuple[Report, list[str]]:
+    stages: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            stages.append(event.name)
+
+    return surgery.run(STAGES, model, target="tensorrt-10.16", listener=listen, **options), stages
+
+
+def feeds(ids: Any = None, mask: Any = None) -> dict[str, Any]:
+    ids = np.ones((2, 5), np.int64) if ids is None else ids
+    return {"ids": ids, "mask": np.ones(np.shape(ids), np.float32) if mask is None else mask}
+
+
+WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
+    "name": ({**feeds(), "idz": np.ones(1)}, "unknown-input", ("'idz'", "did you mean 'ids'?")),
+    "missing": ({"ids": feeds()["ids"]}, "missing-input", ("'mask'", "float32[n, seq]")),
+    "dtype": (feeds(np.ones((2, 5), np.int32)), "input-dtype", ("'ids'", "int32", "int64")),
+    "rank": (feeds(np.ones(5, np.int64)), "input-shape", ("'ids'", "[5]", "[n, seq]", "ids[None]")),
+    "sizes": (feeds(mask=np.ones((2, 7), np.float32)), "input-refused", ("'seq'", "5", "7", "'mask'")),
+    "too long": (
+        feeds(np.ones((1, 13), np.int64)),
+        "input-refused",
+        ("ids [1, 13]", "runs with", "12 by 13"),
+    ),
+    "too large": (feeds(np.full((1, 5), 30)), "input-refused", ("'ids'", "30 to 30", "from 0 to 29")),
+    "too low": (feeds(np.full((1, 5), -31)), "input-refused", ("'ids'", "-31 to -31", "from 0 to 29")),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_inputs_that_the_model_does_not_take_are_a_usage_error(name: str, model: onnx.ModelProto) -> None:
+    inputs, code, said = WRONG[name]
+    report, stages = run(model, inputs=inputs)
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code, stages) == (2, code, [])
+    text = f"{report.failure.message}\n{report.failure.cause}\n{report.failure.fix}"
+    assert not [word for word in said if word not in text], text
+    assert "/onnxruntime/" not in text
+
+
+def test_inputs_that_the_model_takes_pass(model: onnx.ModelProto) -> None:
+    report, _ = run(model, inputs=feeds(np.full((1, 12), -30)))
+    assert report.exit_code == 0, report.failure
+
+
+def test_derived_ranges_hold_the_sizes_of_the_inputs(model: onnx.ModelProto) -> None:
+    report, _ = run(model, inputs=feeds(np.ones((9, 11), np.int64)))
+    assert report.exit_code == 0, report.failure
+    for profile in report.profiles:
+        assert profile["min"][0] <= 9 <= profile["max"][0]
+        assert profile["min"][1] <= 11 <= profile["max"][1] <= 12
+
+
+SHAPES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown": ({"idz": ((1, 4),) * 3}, "unknown-input", "did you mean 'ids'?"),
+    "rank": ({"ids": ((4,),) * 3}, "profile-rank", "1 dim; the input has 2"),
+    "too long": ({"ids": ((1, 13),) * 3}, "profile-impossible", "does not run at this shape"),
+    "too long at the end": ({"ids": ((1, 1), (1, 4), (1, 13))}, "profile-impossible", "at the max of its profile"),
+    "two ranges": (
+        {"ids": ((1, 4),) * 3, "mask": ((1, 5),) * 3}, "profile-conflict", "dim 'seq' has two ranges",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_that_the_model_does_not_take_are_found_first(name: str, model: onnx.ModelProto) -> None:
+    shapes, code, said = SHAPES[name]
+    report, stages = run(model, shapes=shapes)
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code, stages) == (2, code, [])
+    assert said in f"{report.failure.message}\n{report.failure.fix}"
+
+
+def test_the_shapes_that_a_message_names_are_shapes_that_the_model_takes(model: onnx.ModelProto) -> None:
+    report, _ = run(model, shapes={"ids": ((1, 13),) * 3})
+    assert report.failure is not None
+    assert report.failure.fix is not None
+    named = dict(word.split("=") for word in report.failure.fix.split() if "=" in word)
+    shapes: dict[str, Any] = {
+        n: [tuple(map(int, part.split("x"))) for part in text.split(":")] for n, text in named.items()
+    }
+    assert set(shapes) == {"ids", "mask"}
+    again, _ = run(model, shapes=shapes)
+    assert again.exit_code == 0, again.failure
+
+
+def test_inputs_outside_of_the_shapes_that_were_asked_for(model: onnx.ModelProto) -> None:
+    report, stages = run(model, inputs=feeds(), shapes={"ids": ((1, 4), (1, 4), (4, 4))})
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code, stages) == (2, "input-outside-profile", [])
+
+
+def test_channels_are_what_the_weights_want() -> None:
+    made = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]>
+        g (float[n, c, h, w] x) => (float[n, k, h, w] y) {
+            half = Constant <value_float = 0.5> ()
+            s = Sub (x, half)
+            y = Conv <pads = [1, 1, 1, 1]> (s, weights)
+        }"""
+    )
+    weights = np.random.default_rng(0).normal(size=(4, 6, 3, 3)).astype(np.float32)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(weights, "weights"))
+    report, _ = run(made)
+    assert report.exit_code == 0, report.failure
+    (profile,) = report.profiles
+    assert {profile[end][1] for end in ("min", "opt", "max")} == {6}
+    assert "c is 6, as Conv" in profile["source"]
+    assert profile["min"][2] < profile["max"][2]
