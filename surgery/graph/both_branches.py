@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from surgery.graph.infer import is_static
+from surgery.graph.scope import Scope
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
-
-    from surgery.graph.control_flow import Scope
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
 """Operators that run through libraries of products."""
@@ -47,8 +46,6 @@ def worth_both(branches: Sequence[gs.Graph], scope: Scope) -> bool:
         scope: The graph around.
     """
     import onnx_graphsurgeon as gs
-
-    from surgery.graph.control_flow import Scope
 
     nodes = [n for b in branches for n in b.nodes]
     if len(nodes) > MOST_NODES or any(n.domain not in (None, "", "ai.onnx") for n in nodes):

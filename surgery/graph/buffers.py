@@ -14,20 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.bounded.work import Bounds, No, Unbounded
-from surgery.graph.control_flow import (
-    SCANNED,
-    SEQUENCE_OPS,
-    Scope,
-    _any_used,
-    _Resolver,
-    detach,
-    known_value,
-    make_node,
-    put_constant,
-    squeeze_like,
-)
+from surgery.graph.cloner import Cloner, prefix_of
+from surgery.graph.control_flow import Resolver
 from surgery.graph.decided import Conditions
+from surgery.graph.nodes import detach, make_node, put_constant, squeeze_like
 from surgery.graph.rounds import Grown, Stuck, changes_size
+from surgery.graph.scope import SEQUENCE_OPS, Scope, any_used, known_value
+from surgery.graph.unroll import SCANNED
 from surgery.graph.view import body_nodes
 
 if TYPE_CHECKING:
@@ -95,9 +88,7 @@ class Buffers:
 
     def __init__(self, graph: gs.Graph, node: gs.Node, most: int | None) -> None:
         self.graph, self.node, self.body, self.most = graph, node, node.attrs["body"], most
-        self.resolver = _Resolver(graph, 0, False, False)
-        self.cloner = self.resolver.cloner
-        self.prefix = self.resolver._prefix(node)
+        self.cloner, self.prefix = Cloner(graph), prefix_of(node)
         self.scope = Scope(graph)
         self.starts = [self.scope.tensor(t) for t in node.inputs[2:]]
         self.made: list[Any] = []
@@ -133,14 +124,14 @@ class Buffers:
         self.bodies += 1
         prefix = f"{self.prefix}body{self.bodies}/" if self.bodies > 1 else f"{self.prefix}body/"
         names: dict[str, Any] = {}
-        inputs = [self.cloner._output(t, names, prefix, False, {}) for t in self.body.inputs]
+        inputs = [self.cloner.output(t, names, prefix, shapes=False) for t in self.body.inputs]
         for tensor in inputs[:2]:
             tensor.shape = []
         for index, (tensor, start) in enumerate(zip(inputs[2:], self.starts, strict=True)):
             tensor.dtype = start.dtype
             tensor.shape = shapes.get(index, None if start.shape is None else list(start.shape))
         nodes = self.cloner.nodes(self.body, names, self.scope, prefix, shapes=False)
-        outputs = [self.cloner._tensor(t, names, self.scope, prefix) for t in self.body.outputs]
+        outputs = [self.cloner.tensor(t, names, self.scope, prefix) for t in self.body.outputs]
         graph = gs.Graph(
             nodes, inputs, outputs, name=self.body.name, opset=self.graph.opset,
             import_domains=self.body.import_domains,
@@ -149,9 +140,7 @@ class Buffers:
         for node in nodes:
             bounds.infer(node)
         if select:
-            resolver = _Resolver(self.graph, 0, False, True)
-            resolver.cloner = self.cloner
-            resolver.visit(graph, Scope(graph, self.scope))
+            Resolver(self.graph, select=True, cloner=self.cloner).visit(graph, Scope(graph, self.scope))
             for node in graph.nodes:
                 bounds.infer(node)
         return _Body(graph, bounds, [])
@@ -461,7 +450,7 @@ class Buffers:
                 sizes[count.name] = (count, start, after)
             inner[1 + one.index] = self._cut_back(body, one, rounds)
         pairs = zip(graph.outputs[1 + len(states) :], node.outputs[len(states) :], strict=False)
-        stacked = [(value, target) for value, target in pairs if _any_used([target], self.scope)]
+        stacked = [(value, target) for value, target in pairs if any_used([target], self.scope)]
         extra = [*sizes.values(), *(self._rows(body, value, rounds) for value, _ in stacked)]
         if stacked:
             extra.append(self._counter(body))

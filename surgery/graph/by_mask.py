@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.bounded.by_entry import PER_ENTRY
-from surgery.graph.control_flow import detach, make_node, put_constant
 from surgery.graph.convert import is_external, value_of
+from surgery.graph.nodes import detach, make_node, put_constant
 from surgery.graph.replace import NotThis, made_by, need, replace_nodes
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.scope import Scope, known_value
+
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
-
-    from surgery.graph.control_flow import Scope
 
     Key = tuple[Any, ...]
 
@@ -92,8 +92,6 @@ def _producer(tensor: Any, scope: Scope) -> gs.Node | None:
 
 def _number(tensor: Any, scope: Scope) -> Any:
     """The value of a tensor of one element, if it is known."""
-    from surgery.graph.control_flow import known_value
-
     value = known_value(tensor, scope)
     return value.reshape(-1)[0].item() if value is not None and value.size == 1 else None
 
@@ -164,16 +162,12 @@ def _end(tensor: Any, body: gs.Graph, scope: Scope) -> str:
 
 def _undone(squeeze: gs.Node, unsqueeze: gs.Node, body: gs.Graph, scope: Scope) -> bool:
     """Whether an Unsqueeze puts back the very axes that a Squeeze took, given as numbers from the front."""
-    from surgery.graph.control_flow import Scope as Inner
-
-    inner = Inner(body, scope)
+    inner = Scope(body, scope)
     axes = [_axes(n, inner) for n in (squeeze, unsqueeze)]
     return axes[0] is not None and axes[0] == axes[1] and all(a >= 0 for a in axes[0])
 
 
 def _axes(node: gs.Node, scope: Scope) -> list[int] | None:
-    from surgery.graph.control_flow import known_value
-
     if "axes" in node.attrs:
         return sorted(int(a) for a in node.attrs["axes"])
     if len(node.inputs) < 2 or not node.inputs[1].name:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgery.graph.control_flow import Scope, known_value
+from surgery.graph.scope import Scope, known_value
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

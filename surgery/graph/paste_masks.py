@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import MAX_OPSET, MIN_OPSET, Body
-from surgery.graph.control_flow import captured_names
 from surgery.graph.convert import constant, extract, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.evaluate import EvaluationError, Evaluator
+from surgery.graph.view import captured_names
 
 if TYPE_CHECKING:
     import onnx

@@ -15,26 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.body_types import body_types, surely_equal
 from surgery.graph.bounded.by_entry import PER_ENTRY
 from surgery.graph.bounded.dims import FREE
 from surgery.graph.bounded.work import Bounds, No
-from surgery.graph.control_flow import (
-    SCANNED,
-    SMALL,
-    SMALL_NODES,
-    Scope,
-    Unresolved,
-    _any_used,
-    _equal,
-    _Resolver,
-    body_types,
-    detach,
-    known_value,
-    make_node,
-    put_constant,
-)
+from surgery.graph.cloner import Cloner, prefix_of
 from surgery.graph.convert import value_of
 from surgery.graph.decided import Conditions
+from surgery.graph.nodes import choose, detach, make_node, put_constant
+from surgery.graph.scope import Scope, any_used, known_value
+from surgery.graph.unresolved import Unresolved
+from surgery.graph.unroll import SCANNED, SMALL, SMALL_NODES
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -175,9 +166,7 @@ class _Rounds:
         self.graph, self.node, self.body = graph, node, node.attrs["body"]
         self.most = SMALL if most is None else min(most, SMALL)
         self.given = most
-        self.resolver = _Resolver(graph, 0, False, False)
-        self.cloner = self.resolver.cloner
-        self.prefix = self.resolver._prefix(node)
+        self.cloner, self.prefix = Cloner(graph), prefix_of(node)
         self.scope = Scope(graph)
         self.bounds = Bounds({}, opset=int(graph.opset))
         self.conditions = Conditions(self.bounds)
@@ -211,7 +200,7 @@ class _Rounds:
         if node.op == "If":
             types = [body_types(node.attrs[b], self.scope) for b in ("then_branch", "else_branch")]
             for tensor, left, right in zip(node.outputs, *types, strict=True):
-                if _equal(left, right):
+                if surely_equal(left, right):
                     tensor.shape = left[1]
         else:
             self.bounds.infer(node)
@@ -263,7 +252,7 @@ class _Rounds:
             }
             for one in self.cloner.nodes(body, names, scope, f"{self.prefix}{k}/", shapes=False):
                 self.add(one)
-            results = [self.cloner._tensor(t, names, scope, f"{self.prefix}{k}/") for t in body.outputs]
+            results = [self.cloner.tensor(t, names, scope, f"{self.prefix}{k}/") for t in body.outputs]
             for state, value in zip(states, results[1:], strict=False):
                 self._carry(state, value, guards[-1])
             for values, value in zip(scanned, results[1 + self.count :], strict=True):
@@ -321,7 +310,7 @@ class _Rounds:
         import onnx_graphsurgeon as gs
 
         out = gs.Variable(self.cloner.fresh(f"{self.prefix}kept"), value.dtype or other.dtype)
-        for node in self.resolver._chosen(guard, value, other, out, out.name):
+        for node in choose(self.cloner.fresh, guard, value, other, out, out.name):
             self.add(node)
         return out
 
@@ -346,10 +335,10 @@ class _Rounds:
                     done = self.emit("Add", done, self.emit("Cast", guard, dtype=np.int64, to=7))
         ends: list[tuple[Any, Any, int | None, Any]] = []
         for state, target in zip(states, self.node.outputs[: self.count], strict=False):
-            if _any_used([target], self.scope):
+            if any_used([target], self.scope):
                 ends.append((target, *self._result(state, done)))
         for values, target in zip(scanned, self.node.outputs[self.count :], strict=False):
-            if not _any_used([target], self.scope):
+            if not any_used([target], self.scope):
                 continue
             if not values:
                 raise Stuck("it stacks what its rounds make, and makes none", SCANNED)

@@ -12,21 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from surgery.graph.control_flow import (
-    SEQUENCE_OPS,
-    Cloner,
-    Scope,
-    Unresolved,
-    captured_names,
-    detach,
-    forget_optionals,
-    known_value,
-    make_node,
-    put_constant,
-    squeeze_like,
-    take_type,
-)
+from surgery.graph.body_types import take_type
+from surgery.graph.cloner import Cloner
 from surgery.graph.infer import infer_types, is_static
+from surgery.graph.nodes import detach, forget_optionals, make_node, put_constant, squeeze_like
+from surgery.graph.scope import SEQUENCE_OPS, Scope, known_value
+from surgery.graph.unresolved import Unresolved
+from surgery.graph.view import captured_names
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -383,7 +375,7 @@ def _map(work: _Work, node: gs.Node, scope: Scope, known: dict[str, Any]) -> Han
             scope.add(one)
         made += new
         for values, output in zip(results, body.outputs, strict=True):
-            values.append(work.cloner._tensor(output, names, scope, f"{prefix}{k}/"))
+            values.append(work.cloner.tensor(output, names, scope, f"{prefix}{k}/"))
     return _listed(work, node, made, results)
 
 

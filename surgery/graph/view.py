@@ -187,3 +187,23 @@ def body_nodes(node: gs.Node) -> Iterator[gs.Node]:
         for child in sub.nodes:
             yield child
             yield from body_nodes(child)
+
+
+def graph_and_bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """A graph and the bodies in it, at any depth."""
+    yield graph
+    for node in graph.nodes:
+        for body in node.subgraphs():
+            yield from graph_and_bodies(body)
+
+
+def captured_names(body: gs.Graph) -> Iterator[str]:
+    """Names that a body and the bodies inside it read; the body's own are among them."""
+    import onnx_graphsurgeon as gs
+
+    for node in body.nodes:
+        yield from (t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant))
+        for inner in node.subgraphs():
+            own = {t.name for t in inner.inputs} | {t.name for n in inner.nodes for t in n.outputs}
+            yield from (n for n in captured_names(inner) if n not in own)
+    yield from (t.name for t in body.outputs if not isinstance(t, gs.Constant))

@@ -9,9 +9,9 @@ import numpy as np
 
 from surgery.errors import ConversionError
 from surgery.graph.backwards import bind_declared, infer_backwards
-from surgery.graph.control_flow import Unresolved
 from surgery.graph.fold import drop_dead, drop_unused_outputs, fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
+from surgery.graph.unresolved import Unresolved
 from surgery.report import Edit, IoChange
 from surgery.stages.because import because
 
@@ -135,7 +135,7 @@ def _widen(state: State, counts: dict[str, int]) -> None:
 
 def _unroll(state: State, oracle: Oracle) -> bool:
     """Write out what the target does not take as a body; whether there was any."""
-    from surgery.graph.control_flow import SMALL
+    from surgery.graph.unroll import SMALL
     from surgery.stages.oracle import BODIES
     from surgery.stages.structure import resolve_structure
 

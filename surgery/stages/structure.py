@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from surgery.graph.control_flow import SCANNED, SEQUENCE_OPS, Unresolved, resolve_control_flow
+from surgery.graph.control_flow import resolve_control_flow
 from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.scope import SEQUENCE_OPS
+from surgery.graph.unresolved import Unresolved
+from surgery.graph.unroll import SCANNED
 from surgery.graph.view import body_nodes
 from surgery.report import Edit
 

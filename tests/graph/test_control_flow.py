@@ -7,10 +7,11 @@ import onnx
 import pytest
 from onnx import parser
 
-from surgery.graph.control_flow import Unresolved, resolve_control_flow
+from surgery.graph.control_flow import resolve_control_flow
 from surgery.graph.convert import export_graph, import_graph
 from surgery.graph.evaluate import Evaluator
 from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.unresolved import Unresolved
 
 
 def parse(text: str, opset: int = 18) -> onnx.ModelProto:

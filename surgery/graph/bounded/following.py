@@ -11,8 +11,8 @@ from surgery.graph.bounded.operators import handle, prepare
 from surgery.graph.bounded.survey import survey
 from surgery.graph.bounded.values import limited
 from surgery.graph.bounded.work import No, Unbounded
-from surgery.graph.control_flow import captured_names
 from surgery.graph.infer import is_static
+from surgery.graph.view import captured_names
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
