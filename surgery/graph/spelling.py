@@ -9,6 +9,12 @@ from surgery.graph.walk import all_graphs, all_nodes
 if TYPE_CHECKING:
     import onnx
 
+KEYS = {"keys_strings": 8, "keys_floats": 1, "keys_int64s": 7}
+"""Attributes of LabelEncoder that say what type its input has, as ``TensorProto`` counts types."""
+
+TYPED_BY = {"TreeEnsemble": "nodes_splits", "LabelEncoder": "keys_tensor"}
+"""Operators to the attribute of theirs that has the type of their input."""
+
 LONG_NAME = "ai.onnx"
 """The default domain written out; ONNX's own spelling of it is the empty string."""
 
@@ -20,7 +26,8 @@ def spell_plainly(model: onnx.ModelProto) -> None:
     without a name gets one (the checker wants it, ONNX Runtime does not), and nodes of one graph that share a name
     are told apart (ONNX Runtime refuses them, though names of nodes mean nothing). Declarations of tensors inside
     that say no type say nothing, and go (ONNX Runtime refuses them too); outputs without a type, which ONNX Runtime
-    takes, get the one that follows.
+    takes, get the one that follows. Inputs of some operators are declared, because onnx's shape inference ends the
+    process where it does not know their types (onnx 1.23: LabelEncoder, TreeEnsemble, RegexFullMatch).
     """
     nodes = [model.graph.node, *(f.node for f in model.functions)]
     for part in nodes:
@@ -36,7 +43,33 @@ def spell_plainly(model: onnx.ModelProto) -> None:
     for graph in all_graphs(model.graph):
         _tell_apart(graph)
         drop_untyped(graph)
+        _declare_inputs(graph)
     _type_outputs(model)
+
+
+def _declare_inputs(graph: onnx.GraphProto) -> None:
+    wanted = {n.input[0]: _input_type(n) for n in graph.node if n.input and _input_type(n)}
+    if not wanted:
+        return
+    made = {name for node in graph.node for name in node.output}
+    known = {v.name for v in (*graph.value_info, *graph.output)}
+    for name, kind in wanted.items():
+        if name in made and name not in known:
+            graph.value_info.add(name=name).type.tensor_type.elem_type = kind
+
+
+def _input_type(node: onnx.NodeProto) -> int:
+    """Type of the input of one of the operators that need it, by what the node says itself; 0 if there is none."""
+    if node.op_type == "RegexFullMatch" and node.domain == "":
+        return KEYS["keys_strings"]
+    if node.domain != "ai.onnx.ml" or node.op_type not in TYPED_BY:
+        return 0
+    for attribute in node.attribute:
+        if attribute.name in KEYS and node.op_type == "LabelEncoder":
+            return KEYS[attribute.name]
+        if attribute.name == TYPED_BY[node.op_type]:
+            return int(attribute.t.data_type)
+    return 0
 
 
 def _type_outputs(model: onnx.ModelProto) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,39 @@ def test_weights_of_bodies_in_other_files_behind_links(tmp_path: Path) -> None:
     with on_disk(source.proto, source) as placed:
         found = Evaluator(placed).run({"x": X, "c": np.array(True)})["y"]
     assert found.tolist() == (4 * X).tolist()
+
+
+@pytest.mark.parametrize(
+    ("node", "version", "kind"),
+    [
+        ("ai.onnx.ml.LabelEncoder <keys_floats = [2.0], values_strings = ['b']> (a)", 2, 1),
+        ("ai.onnx.ml.LabelEncoder <keys_int64s = [2], values_floats = [3.0]> (a)", 2, 7),
+        (
+            "ai.onnx.ml.LabelEncoder <keys_tensor = double[1] {2.0}, values_tensor = float[1] {3.0}> (a)",
+            4,
+            11,
+        ),
+        (
+            "ai.onnx.ml.TreeEnsemble <nodes_splits = float[1] {2.0}, leaf_weights = float[1] {1.0}, "
+            "leaf_targetids = [0], tree_roots = [0], nodes_modes = uint8[1] {0}, nodes_featureids = [0], "
+            "nodes_truenodeids = [0], nodes_falsenodeids = [0], nodes_trueleafs = [1], nodes_falseleafs = [1]> (a)",
+            5,
+            1,
+        ),
+        ("RegexFullMatch <pattern = 'a'> (a)", 2, 8),
+    ],
+)
+def test_inference_survives_operators_behind_unknown_ones(node: str, version: int, kind: int) -> None:
+    """In a process of its own: without the type of `a`, onnx does not raise but ends the process."""
+    code = f"""
+import onnx, onnx.parser
+from surgery.graph.load import load_model
+model = onnx.parser.parse_model('''<ir_version: 9, opset_import: ["" : 20, "ai.onnx.ml" : {version}, "own" : 1]>
+    g (float[n, 3] x) => (y) {{ a = own.Foreign (x) y = {node.replace("'", '"')} }}''')
+proto = load_model(model).proto
+assert [(v.name, v.type.tensor_type.elem_type) for v in proto.graph.value_info] == [("a", {kind})]
+onnx.shape_inference.infer_shapes(proto, data_prop=True)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "alive\n", done.stderr[-500:]
