@@ -167,7 +167,8 @@ def _skeleton(graph: gs.Graph) -> onnx.ModelProto:
             if isinstance(tensor, gs.Constant):
                 constants[tensor.name] = tensor
         for tensor in outputs:
-            if tensor.dtype is not None and tensor.shape is not None and tensor.name not in declared:
+            plain = tensor.shape is not None or getattr(tensor, "type", "tensor_type") == "tensor_type"
+            if tensor.dtype is not None and plain and tensor.name not in declared:
                 declare(body.value_info.add(), tensor, types)
     constants.update({t.name: t for t in graph.outputs if isinstance(t, gs.Constant)})
     model.opset_import.extend(onnx.helper.make_opsetid(d, 1) for d in sorted(domains - known))
