@@ -165,6 +165,9 @@ def race(
 ) -> list[float]:
     """Median milliseconds of each engine, run in turns.
 
+    Each engine is loaded twice, in the order given and in the reverse: what is loaded last runs up to 2 % faster than
+    the same bytes loaded first, whatever they are. A round's time of an engine is the mean of its two.
+
     Args:
         entries: Engines with values of their inputs.
         alone: Held while the time is taken; not while kernels are compiled and warmed up, which takes seconds.
@@ -177,14 +180,19 @@ def race(
 
     trt = tensorrt()
     stream = cuda.Stream()
-    loaded = [Loaded(trt, engine, feeds, stream) for engine, feeds in entries]
+    both = [*entries, *reversed(entries)] if len(entries) > 1 else entries
+    loaded = [Loaded(trt, engine, feeds, stream) for engine, feeds in both]
     for one in loaded:
         for _ in range(WARM_UP):
             one.run()
         stream.synchronize()
     timer = Timer(stream.ptr)
     with alone or nullcontext():
-        times = list(zip(*_rounds(loaded, timer, stream, seconds), strict=True))
+        rounds = [
+            [(a + z) / 2 for a, z in zip(r, r[::-1], strict=True)]
+            for r in _rounds(loaded, timer, stream, seconds)
+        ]
+    times = zip(*(r[: len(entries)] for r in rounds), strict=True)
     return [statistics.median(t) for t in times]
 
 

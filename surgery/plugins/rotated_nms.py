@@ -150,8 +150,13 @@ def select_rotated(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: b
     beyond, dead = b.scalar(float(size)), b.scalar(SMALLEST)
     offset = None if shared or groups == 1 else b.const((np.arange(groups) * size).reshape(1, groups, 1))
 
+    # What is carried says who is left, and not their scores: TensorRT-RTX 1.6 on an H200 strikes out everyone
+    # where `SMALLEST` is written into what the next round reads (docs/gpu.md).
+    zero, half = b.scalar(0.0), b.scalar(0.5)
+    taking_part = b.cast(b.greater(scores, dead), np.float32)
     inner = b.nested()
-    step, go, alive = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("alive")
+    step, go, left = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("left")
+    alive = inner.where(inner.greater(left, half), scores, dead)
     best = inner.reduce("ReduceMax", alive, 2)
     winner = inner.reduce("ReduceMin", inner.where(inner.equal(alive, best), iota, beyond), 2)
     row = winner if offset is None else inner.add(winner, offset)
@@ -159,12 +164,12 @@ def select_rotated(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: b
     chosen = Rotated(*inner.split(inner.gather_elements(packed, rows, 1), 2, 6))  # each [B, G, 1]
     hit = exceeds(inner, chosen, everyone, spec.iou_threshold)
     gone = inner.logical_or(hit, inner.equal(iota, winner))
-    left = inner.where(gone, dead, alive)
+    still_left = inner.where(gone, zero, left)
     graph = inner.subgraph(
         "one_rotated_detection_per_group",
-        [(step, np.int64), (go, np.bool_), (alive, np.float32)],
-        [(inner.always(), np.bool_), (left, np.float32), (best, np.float32), (winner, np.float32)],
+        [(step, np.int64), (go, np.bool_), (left, np.float32)],
+        [(inner.always(), np.bool_), (still_left, np.float32), (best, np.float32), (winner, np.float32)],
     )
-    _, all_best, all_winners = b.loop(rounds, [scores], graph, scans=2)  # [M, B, G, 1]
+    _, all_best, all_winners = b.loop(rounds, [taking_part], graph, scans=2)  # [M, B, G, 1]
     turned = [b.reshape(b.transpose(v, 1, 2, 3, 0), 0, groups, rounds) for v in (all_best, all_winners)]
     return Selected(turned[0], turned[1])

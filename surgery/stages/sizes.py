@@ -99,7 +99,10 @@ class Sizes:
         """
         state = self.state
         self._refused = self.engine.refuses(state.graph)
-        data = any(n.op in SELECTING or _open_slice(n) or limited(self.bounds, n) for n in state.graph.nodes)
+        data = any(
+            n.op in SELECTING or (_open_slice(n) and self._refused(n)) or limited(self.bounds, n)
+            for n in state.graph.nodes
+        )
         if not data and not self.bounds.open:
             return None
         whole: Outcome | None = None
