@@ -119,10 +119,12 @@ class Hints:
         steps: Numbers of new tokens that inputs of fixed size bring.
         baked: Sizes that reshapes have as constants, the most frequent first: an exporter that traced the model has
             left the sizes of its example there.
+        sums: A length and two others that it may be the sum of: a mask over what caches hold and what is new.
     """
 
     steps: Sequence[int] = ()
     baked: Sequence[int] = ()
+    sums: Sequence[tuple[str, str, str]] = ()
 
 
 def dim_key(name: str, axis: int, dim: int | str | None) -> str:
@@ -219,7 +221,7 @@ def _optimum(
 ) -> tuple[dict[str, Relation], dict[str, int], int]:
     first: str | None = None
     proposals = itertools.chain(
-        itertools.islice(_usual(dims, known, hints.steps), MOST_TRIES),
+        itertools.islice(_usual(dims, known, hints), MOST_TRIES),
         itertools.islice(_baked(dims, known, hints.baked), MOST_TRIES),
     )
     for tries, (relations, sizes) in enumerate(proposals, 1):
@@ -246,12 +248,12 @@ def _with_room(dims: Sequence[FreeDim], judge: Judge, sizes: dict[str, int]) -> 
 
 
 def _usual(
-    dims: Sequence[FreeDim], known: Mapping[str, int], steps: Sequence[int]
+    dims: Sequence[FreeDim], known: Mapping[str, int], hints: Hints
 ) -> Iterator[tuple[dict[str, Relation], dict[str, int]]]:
     """Sizes that are usual for each role, with lengths that may follow from each other."""
     roles = {d.role for d in dims}
     lengths = [d.key for d in dims if d.role == "length"]
-    hypotheses = list(_hypotheses(lengths, [k for k in known if k not in lengths], steps))
+    hypotheses = list(_hypotheses(lengths, [k for k in known if k not in lengths], hints))
     choices: list[Sequence[object]] = [
         hypotheses,
         BATCH if "batch" in roles else (1,),
@@ -292,14 +294,15 @@ def _baked(
         yield {}, sizes
 
 
-def _hypotheses(
-    lengths: Sequence[str], others: Sequence[str], steps: Sequence[int]
-) -> Iterator[dict[str, Relation]]:
+def _hypotheses(lengths: Sequence[str], others: Sequence[str], hints: Hints) -> Iterator[dict[str, Relation]]:
     """How lengths may follow from each other: not at all, all the same, one from another or from two others."""
     yield {}
+    for key, one, two in hints.sums:
+        if key in lengths:
+            yield {key: Relation((one, two))}
     if len(lengths) > 1:
         yield {key: Relation((lengths[0],)) for key in lengths[1:]}
-    plus = list(dict.fromkeys([*steps, 1, 0]))
+    plus = list(dict.fromkeys([*hints.steps, 1, 0]))
     for more in plus:
         for key, other in itertools.permutations(lengths, 2):
             yield {key: Relation((other,), more)}
@@ -405,6 +408,35 @@ def new_tokens(inputs: Sequence[onnx.ValueInfoProto]) -> list[int]:
         if value.type.tensor_type.elem_type in whole and len(dims) == 2 and isinstance(dims[1], int):
             found[dims[1]] = None
     return [d for d in found if d > 0]
+
+
+def cache_sums(inputs: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, str, str]]:
+    """Lengths that may be those of a cache and of new tokens together, each with the two.
+
+    Caches are tensors of numbers with three axes or more that share a length; tokens and masks have two axes.
+    """
+    import onnx
+
+    whole = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    held: dict[str, int] = {}
+    lists: dict[str, bool] = {}
+    for value in inputs:
+        dims, kind = dims_of(value) or [], value.type.tensor_type.elem_type
+        free = [(k, dim_key(value.name, k, d)) for k, d in enumerate(dims) if not isinstance(d, int)]
+        if len(dims) == 2:
+            lists.update({key: lists.get(key, False) or kind in whole for k, key in free if k})
+        elif len(dims) > 2 and kind not in whole:
+            for key in {key for k, key in free if k}:
+                held[key] = held.get(key, 0) + 1
+    caches = [k for k, count in held.items() if count > 1 and k not in lists]
+    tokens = [k for k, whole_numbers in lists.items() if whole_numbers]
+    return [
+        (both, new, old)
+        for old in caches
+        for new in tokens
+        for both in lists
+        if both != new and both not in held
+    ]
 
 
 def baked_sizes(model: onnx.ModelProto, most: int = 10) -> list[int]:

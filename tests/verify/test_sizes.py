@@ -12,6 +12,7 @@ from surgery.verify.sizes import (
     Relation,
     baked_sizes,
     best_first,
+    cache_sums,
     fit,
     free_dims,
     new_tokens,
@@ -61,6 +62,25 @@ def test_a_mask_as_long_as_the_cache_and_the_new_token() -> None:
     assert [found.ranges["total"][i] - found.ranges["past"][i] for i in range(3)] == [1, 1, 1]
     assert found.ranges["past"][0] < found.ranges["past"][1] < found.ranges["past"][2]
     assert str(found.relations["total"]) == "past + 1"
+
+
+def test_a_mask_as_long_as_the_cache_and_new_tokens_of_any_number() -> None:
+    """Beside further lengths, each set of sizes costs a run: what caches say is tried first."""
+    ids, mask, *caches = decoder()
+    ids = value("ids", "n", "new", kind=TensorProto.INT64)
+    states = [value("states", "n", "frames", 16), value("lengths", "n", "words", kind=TensorProto.FLOAT)]
+    inputs = [states[0], ids, mask, states[1], *caches]
+    sums = cache_sums(inputs)
+    assert sums[0] == ("total", "new", "past")
+    assert all(old == "past" and both != "past" for both, _, old in sums)
+
+    def judge(sizes: Mapping[str, int]) -> str | None:
+        return None if sizes["total"] == sizes["past"] + sizes["new"] else "mask and scores do not fit"
+
+    found = fit(free_dims(inputs), judge, {}, Hints(sums=sums))
+    assert found.relations == {"total": Relation(("new", "past"))}
+    assert found.tries < 10
+    assert cache_sums([ids, mask]) == []
 
 
 def test_masks_that_look_like_pictures() -> None:
