@@ -30,18 +30,20 @@ def write_pipeline(model: Path, output: Path, *, target: str | None = None) -> t
     Args:
         model: The model.
         output: Folder for the file; made if it is not there.
-        target: Target to look at; None takes what is installed.
+        target: Target to write the pipeline for; None takes what is installed, here and wherever the file is run.
 
     Returns:
-        The file, and the report of the trial.
+        The file, and the report of the trial. A trial that fails for what the file could change leaves the file; one
+        that fails for the target or the model leaves none, and is raised.
 
     Raises:
-        ConfigError: there is such a file already.
+        ConfigError: there is such a file already, or no such target.
         ModelError: the model cannot be read or is not valid ONNX.
     """
     from surgery import api
     from surgery.families import family_for
-    from surgery.report.write import write_whole
+    from surgery.report.write import check_writable, write_whole
+    from surgery.targets import resolve_target
 
     path = output / f"{model.stem}.yaml"
     if path.exists():
@@ -52,8 +54,11 @@ def write_pipeline(model: Path, output: Path, *, target: str | None = None) -> t
             fix="move it away, or give --output",
         )
     family = family_for(model)
-    report = api.run(family.pipeline, model, target=target, stages="load..substitute,verify")
-    text = pipeline_text(os.path.relpath(model, output), path, family, report)
+    if target is not None:
+        resolve_target(target)
+    check_writable(output)
+    report = api.run("auto", model, target=target, stages="load..substitute,verify")
+    text = pipeline_text(os.path.relpath(model, output), path, family, report, target)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())
@@ -67,15 +72,17 @@ def write_pipeline(model: Path, output: Path, *, target: str | None = None) -> t
     return path, report
 
 
-def pipeline_text(model: str, path: Path, family: Family, report: Report) -> str:
+def pipeline_text(model: str, path: Path, family: Family, report: Report, target: str | None = None) -> str:
     """The text of the file.
 
     Args:
         model: Path of the model, relative to the file.
         path: The file.
         family: The model's family.
-        report: Of a run of the family's pipeline.
+        report: Of a run of the family's pipeline, or of rules alone where that one failed.
+        target: The target that was asked for.
     """
+    base = report.pipeline.get("name", family.pipeline)
     because = f": {family.because}" if family.because else ""
     lines = [
         *_comment(f"{Path(model).name}: {family.name}{because}."),
@@ -83,16 +90,18 @@ def pipeline_text(model: str, path: Path, family: Family, report: Report) -> str
         f"#   surgery run {path.name}",
         "#",
         *_comment(
-            f"Runs as it is, and is yours to edit. What it does not say comes from `{family.pipeline}`: "
-            f"`surgery show pipelines {family.pipeline}`. `surgery show stages NAME` has what `set` can change."
+            f"Runs as it is, and is yours to edit. What it does not say comes from `{base}`: "
+            f"`surgery show pipelines {base}`. `surgery show stages NAME` has what `set` can change."
         ),
         "",
         "schema: 1",
         f"name: {_text(path.stem)}",
         f"title: {_text(f'{Path(model).name} ({family.name})')}",
-        f"extends: {family.pipeline}",
+        f"extends: {base}",
         f"model: {_text(model)} # relative to this file",
-        f"# target: {report.target.get('name', 'tensorrt-rtx')} # without it: what is installed",
+        f"target: {_text(target)}"
+        if target is not None
+        else f"# target: {report.target.get('name', 'tensorrt-rtx')} # without it: what is installed",
         "",
         *_profiles(report),
         *_batch(report),
@@ -116,21 +125,26 @@ def _comment(text: str) -> list[str]:
 
 def _text(value: str) -> str:
     """Text as YAML has it, in quotes where it could be read as something else."""
+    from surgery.yaml_source import parse_scalar
+
     plain = value.replace("_", "").replace("-", "").replace(".", "").replace("/", "")
-    return value if plain.isalnum() and plain[:1].isalpha() and value[:1].isalpha() else json.dumps(value)
+    safe = plain.isascii() and plain.isalnum() and value[:1].isalpha()
+    return value if safe and parse_scalar(value) == value else json.dumps(value)
 
 
 def _profiles(report: Report) -> Iterator[str]:
     if not report.profiles:
         failed = report.failure is not None
         yield from _comment(
-            "Shape ranges were not found; give those of your inputs here."
+            "Shape ranges were not found. Give those of your inputs here: numbers in place of the names."
             if failed
             else "All shapes are fixed, so there are no ranges to give."
         )
         if failed:
+            yield "# profiles:"
             for value in report.model_info.get("inputs", ()):
-                yield f"#   {value['name']}: {value['shape']}"
+                dims = ", ".join("?" if d is None else str(d) for d in value["shape"] or ())
+                yield f"#   {_text(value['name'])}: {{min: [{dims}], opt: [{dims}], max: [{dims}]}}"
         return
     yield from _comment(
         "Shape ranges by input: minimum, what to optimize for, maximum. Found by trying what the model takes; put "
@@ -141,7 +155,11 @@ def _profiles(report: Report) -> Iterator[str]:
     for entry in report.profiles:
         name = entry["input"]
         dims = declared.get(name)
-        said = ", ".join(str(d) for d in dims) if dims else "as the network has it behind the cut"
+        said = (
+            ", ".join("?" if d is None else str(d) for d in dims)
+            if dims
+            else "as the network has it behind the cut"
+        )
         follows = entry["source"].partition(": ")[2] if entry["source"].startswith("derived: ") else ""
         yield f"  {_text(name)}: # {said}" + (f"; {follows}" if follows else "")
         for key in ("min", "opt", "max"):

@@ -26,10 +26,12 @@ def new_pipeline(model: Path, output: Path, target: str | None = None) -> None:
 
     with _quiet_stdout():
         path, report = write_pipeline(model, output, target=target)
-    print_text(f"{path}\nrun it: surgery run {quote(str(path))}")
-    if report.failure is not None:
-        from surgery.cli.output import print_failure
+    if report.failure is None:
+        print_text(f"{path}\nrun it: surgery run {quote(str(path))}")
+        return
+    from surgery.cli.output import print_failure
 
-        print_warnings(report)
-        print_failure(report.failure)
-        raise typer.Exit(report.exit_code)
+    print_text(f"{path}\nit does not run yet; edit it after what follows")
+    print_warnings(report)
+    print_failure(report.failure)
+    raise typer.Exit(report.exit_code)
