@@ -255,6 +255,10 @@ class _Change:
         assert kind is not None
         value = value_of(tensor)
         carrier = np.dtype(CARRIERS[kind])
+        if kind == "float64":
+            # The most that float32 has, not infinity: such a number is a mask, and is added to or multiplied by 0.
+            most = np.finfo(carrier).max
+            value = np.where(np.isfinite(value), np.clip(value, -most, most), value)
         made = value.astype(carrier)
         if kind != "float64" and not np.array_equal(made.astype(value.dtype), value):
             raise CannotRetype(f"values of the constant {tensor.name!r} do not fit into {carrier}")

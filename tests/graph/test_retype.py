@@ -128,6 +128,16 @@ def test_double_becomes_float() -> None:
     assert [t.data_type for t in after.graph.initializer] == [onnx.TensorProto.FLOAT]
 
 
+def test_a_mask_of_the_least_double_stays_finite() -> None:
+    """Where all of a row is masked, its softmax is the same everywhere, not NaN."""
+    least = float(np.finfo(np.float64).min)
+    check(
+        f"(double[2, 3] x, bool[2, 3] m) => (double[2, 3] y) <double least = {{{least!r}}}>"
+        " { s = Where (m, x, least) y = Softmax (s) }",
+        {"x": np.linspace(-3, 3, 6).reshape(2, 3), "m": np.array([[True, False, True], [False] * 3])},
+    )
+
+
 def test_attributes_that_name_a_dtype_follow() -> None:
     after, _ = check(
         "(int64[2] s, int8[n, n] m) => (int8[p, q] y, int8[n, n] e)"
