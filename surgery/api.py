@@ -350,9 +350,20 @@ def _begin(
 
 KINDS = {"sequence_type": "a sequence", "optional_type": "an optional", "map_type": "a map"}
 
+FOREIGN = {
+    8: (
+        "holds strings",
+        "string-ops",
+        "leave what turns strings into numbers (vectorizer, tokenizer, encoder of categories) outside of the model",
+    ),
+    14: ("is complex", "complex-dtype", "export the model with real and imaginary parts in an axis of two"),
+    15: ("is complex", "complex-dtype", "export the model with real and imaginary parts in an axis of two"),
+}
+"""Types of tensors, as ``TensorProto`` counts them, that no TensorRT has: what to say, what it is known as, the fix."""
+
 
 def _tensors_alone(model: onnx.ModelProto, target: Target, name: str) -> None:
-    """Refuse inputs and outputs that are no tensors: no TensorRT has any."""
+    """Refuse inputs and outputs that are no tensors, or tensors of what is no number: no TensorRT has any."""
     for title, values in (("input", model.graph.input), ("output", model.graph.output)):
         for value in values:
             kind = KINDS.get(value.type.WhichOneof("value") or "")
@@ -363,6 +374,16 @@ def _tensors_alone(model: onnx.ModelProto, target: Target, name: str) -> None:
                     where=name,
                     cause=f"{target.name} takes and gives tensors alone [sequence-optional-ops]",
                     fix=f"export the model with one {title} for each tensor",
+                )
+            said = FOREIGN.get(value.type.tensor_type.elem_type)
+            if said is not None:
+                what, known_as, fix = said
+                raise ConversionError(
+                    f"the {title} {value.name!r} {what}",
+                    code=f"{title}-type",
+                    where=name,
+                    cause=f"{target.name} has no type for that [{known_as}]",
+                    fix=fix,
                 )
 
 
