@@ -10,11 +10,19 @@ import typer
 
 from surgery.cli.options import ShapeOption, TargetOption
 from surgery.cli.output import print_json, print_text, wrapped
+from surgery.diagnose.grouping import STATES, groups, said
 from surgery.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from surgery.diagnose.explain import Explanation, Problem
     from surgery.diagnose.logs import LogProblem
+    from surgery.diagnose.trial import Trial
+
+NAMES = 6
+"""Names of nodes that are listed of one group."""
+
+LONGEST = 600
+"""Characters of a message that are shown."""
 
 
 def explain(
@@ -69,18 +77,11 @@ def explain(
 
 def _lines(result: Explanation) -> Iterator[str]:
     version = f" ({result.installed})" if result.installed else ""
-    count = len(result.problems)
-    if not count:
-        verdict = "nothing found so far"
-        if result.complete:
-            asked = result.installed is not None
-            verdict = "goes through parser and builder" if asked else "by its table, everything goes through"
-    else:
-        verdict = "1 problem" if count == 1 else f"{count} problems"
-    yield f"{result.model} for {result.target}{version}: {verdict}"
-    for number, problem in enumerate(result.problems, 1):
+    yield f"{result.model} for {result.target}{version}: {_head(result)}"
+    yield from _run(result.trial)
+    for number, group in enumerate(groups(result.problems), 1):
         yield ""
-        yield from _problem(number, problem)
+        yield from _problem(number, group, result.target)
     if result.skipped:
         yield ""
         listed = ", ".join(result.skipped[:10]) + (
@@ -92,25 +93,55 @@ def _lines(result: Explanation) -> Iterator[str]:
         yield from wrapped("note: ", note)
 
 
-def _problem(number: int, problem: Problem) -> Iterator[str]:
-    told = {
-        "file": "the file",
-        "model": "the model",
-        "input": f"input {problem.node!r}",
-        "constant": f"constant {problem.node!r}",
-    }
-    head = told.get(problem.where) if problem.op is None else None
-    if head is None:
-        domain = f"{problem.domain}." if problem.domain else ""
-        head = f"{domain}{problem.op} {problem.node!r}" if problem.op else "the model"
-    yield f"{number}. {head}" + (f"  [{problem.id}]" if problem.id else "")
-    if problem.path:
+def _head(result: Explanation) -> str:
+    told = [p for p in result.problems if p.where != "run"]
+    asked = result.installed is not None
+    if not told:
+        if not result.complete:
+            return "nothing found so far"
+        text = "goes through parser and builder" if asked else "by its table, everything goes through"
+        return f"{text} as it is" + (", and yet `surgery run` fails" if result.problems else "")
+    text = "1 problem" if len(told) == 1 else f"{len(told)} problems"
+    if result.trial is None or result.exit_code == 3:
+        return text
+    if result.resolved == len(told):
+        it = "it" if len(told) == 1 else "all of them"
+        return f"{text}; `surgery run` resolves {it}" + (", and fails later" if result.trial.fails else "")
+    how = (
+        f"resolves {result.resolved} of them"
+        if result.resolved
+        else "does not resolve " + ("it" if len(told) == 1 else "them")
+    )
+    return f"{text}; `surgery run` {how}"
+
+
+def _run(trial: Trial | None) -> Iterator[str]:
+    """How `surgery run` ends."""
+    if trial is None:
+        return
+    yield f"$ {trial.command}"
+    yield from wrapped("   ", trial.verdict)
+    if trial.told:
+        yield from wrapped("   edits: ", trial.told)
+    for text in trial.warnings[:NAMES]:
+        yield from wrapped("   warns: ", text)
+
+
+def _problem(number: int, group: Sequence[Problem], target: str) -> Iterator[str]:
+    problem = group[0]
+    yield _title(number, problem, len(group))
+    if len(group) > 1:
+        named = [" / ".join((*p.path, p.node or "?")) for p in group]
+        more = f" and {len(named) - NAMES} more" if named[NAMES:] else ""
+        yield from wrapped("   nodes: ", ", ".join(named[:NAMES]) + more)
+    elif problem.path:
         yield from wrapped("   in: ", " / ".join(problem.path))
-    for path in problem.also:
+    for path in problem.also[:NAMES]:
         yield from wrapped("   also in: ", " / ".join(path))
+    if problem.also[NAMES:]:
+        yield f"   and {len(problem.also) - NAMES} more"
     for text in problem.messages[:3]:
-        lines = [line for line in text.splitlines() if "cudaError" not in line]
-        yield from wrapped(f"   {_speaker(problem.where)}: ", " ".join(lines))
+        yield from wrapped(f"   {_speaker(problem.where)}: ", said(text)[:LONGEST])
     if problem.located:
         yield from wrapped("   found: ", problem.located)
     if problem.findings:
@@ -123,18 +154,53 @@ def _problem(number: int, problem: Problem) -> Iterator[str]:
         )
         what = chain[0].split(" ", 1)[0] if chain and not told_from else "operand"
         yield from wrapped(f"   {what} ", f"{name!r}: {kind}{told_from}")
-    yield from _fixes([(r.text, r.command) for r in problem.remedies])
-    if problem.versions:
+    yield from _what_to_do(problem, target)
+
+
+def _title(number: int, problem: Problem, count: int) -> str:
+    told = {
+        "file": "the file",
+        "model": "the model",
+        "input": f"input {problem.node!r}",
+        "constant": f"constant {problem.node!r}",
+        "run": "surgery run",
+    }
+    head = told.get(problem.where) if problem.op is None else None
+    if head is None:
+        domain = f"{problem.domain}." if problem.domain else ""
+        which = f"x {count}" if count > 1 else repr(problem.node)
+        head = (
+            f"{domain}{problem.op} {which}"
+            if problem.op
+            else repr(problem.node)
+            if problem.node
+            else "the model"
+        )
+    elif count > 1:
+        head = f"{problem.where} x {count}"
+    return f"{number}. {head}" + (f"  [{problem.id}]" if problem.id else "")
+
+
+def _what_to_do(problem: Problem, target: str) -> Iterator[str]:
+    """What the run does; advice only where that is not enough."""
+    fate = problem.fate
+    if fate is not None and problem.where != "run":
+        yield from wrapped("   run: ", f"{STATES[fate.what]}: {fate.text}")
+    if fate is None or fate.what not in ("done", "taken"):
+        yield from _fixes([(r.text, r.command) for r in problem.remedies])
+    elif fate.what == "taken":
+        yield from _fixes([(r.text, None) for r in problem.remedies[:1] if r.command])
+    if problem.lacking(target):
         taken = [t for t, v in problem.versions.items() if v != "no"]
         text = ", ".join(t + ("*" if problem.versions[t] != "yes" else "") for t in taken)
         stars = "  (* with restrictions: surgery show targets NAME)" if "*" in text else ""
         yield from wrapped("   takes the operator: ", (text or "no version with a table") + stars)
-    if problem.findings:
+    if problem.findings and not problem.findings[0].versions.startswith("all"):
         yield from wrapped("   concerns: ", problem.findings[0].versions)
 
 
 def _speaker(where: str) -> str:
-    return {"file": "says", "build": "builder", "table": "table"}.get(where, "parser")
+    return {"file": "says", "build": "builder", "table": "table", "run": "run"}.get(where, "parser")
 
 
 def _fixes(fixes: Iterable[tuple[str, str | None]]) -> Iterator[str]:

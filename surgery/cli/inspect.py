@@ -11,6 +11,7 @@ import typer
 
 from surgery.cli.options import TargetOption
 from surgery.cli.output import print_json, print_text, wrapped
+from surgery.diagnose.grouping import STATES
 
 if TYPE_CHECKING:
     from surgery.diagnose.inspect import Group, Inspection
@@ -26,7 +27,8 @@ def inspect(
         bool | None,
         typer.Option(
             "--parser/--no-parser",
-            help="Ask the real parser, too, where that TensorRT is installed. [default: if the model is small]",
+            help="Ask the real parser where it is installed, and try `surgery run` without writing anything. "
+            "[default: if the model is small]",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
@@ -54,7 +56,7 @@ def _lines(result: Inspection) -> Iterator[str]:
     because = f" ({family.because})" if family.because else ""
     yield from wrapped(
         "family    ",
-        f"{family.name}{because}; begin with: surgery run {family.pipeline} {quote(str(result.model))}",
+        f"{family.name}{because}; begin with: surgery run {_pipeline(result)} {quote(str(result.model))}",
     )
     for what in ("inputs", "outputs"):
         for number, value in enumerate(told[what]):
@@ -98,7 +100,12 @@ def _verdict(result: Inspection) -> Iterator[str]:
     else:
         things = "1 node or input" if count == 1 else f"{count} nodes or inputs"
         why = "1 cause" if causes == 1 else f"{causes} causes"
-        yield f"{result.target}: by its table, {things} will not go through, of {why}"
+        yield f"{result.target}: by its table, {things} will not go through as they are, of {why}"
+    if result.trial is not None:
+        yield f"$ {result.trial.command}"
+        yield from wrapped("   ", result.trial.verdict)
+        if result.trial.told:
+            yield from wrapped("   edits: ", result.trial.told)
     for number, group in enumerate(result.groups, 1):
         yield ""
         yield from _group(number, group)
@@ -113,7 +120,7 @@ def _verdict(result: Inspection) -> Iterator[str]:
         yield f"   and {more} more differences"
     for note in result.notes:
         yield from wrapped("note: ", note)
-    if count or result.only_parser:
+    if count or result.only_parser or (result.trial is not None and result.trial.fails):
         command = f"surgery explain {quote(str(result.model))} --target {result.target}"
         yield from wrapped("next: ", f"{command} says more about each of them")
 
@@ -126,6 +133,11 @@ def _group(number: int, group: Group) -> Iterator[str]:
     more = f" and {len(group.names) - NAMES} more" if group.names[NAMES:] else ""
     yield from wrapped("   nodes: " if group.op else "   named: ", names + more)
     yield from wrapped("   why: ", f"{group.reason} ({group.step})")
+    for fate, count in group.fates:
+        many = f"{count} of them " if len(group.fates) > 1 else ""
+        yield from wrapped("   run: ", f"{many}{STATES[fate.what]}: {fate.text}")
+    if group.fates and all(fate.what in ("done", "taken") for fate, _ in group.fates):
+        return
     word = "fix"
     for remedy in group.remedies[:3]:
         yield from wrapped(f"   {word}: ", remedy.text)
@@ -134,6 +146,11 @@ def _group(number: int, group: Group) -> Iterator[str]:
         word = "or"
     if not group.remedies:
         yield "   fix: none is known"
+
+
+def _pipeline(result: Inspection) -> str:
+    """The one that was taken, which is another than the family's where that did not fit."""
+    return result.trial.pipeline if result.trial is not None else result.family.pipeline
 
 
 def _kind(value: Mapping[str, Any]) -> str:

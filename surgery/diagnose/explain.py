@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,22 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from surgery.diagnose.catalogue import catalogue
 from surgery.diagnose.classify import Finding, classify, compose, finding_of
 from surgery.diagnose.facts import Facts, Place
-from surgery.diagnose.remedy import PROFILE, Remedy, derived_ranges, remedies, versions
+from surgery.diagnose.remedy import PROFILE, Remedy, asked_for, derived_ranges, remedies, versions
+from surgery.diagnose.trial import Fate
 from surgery.errors import ModelError
 from surgery.trt.types import ParserMessage
 
 if TYPE_CHECKING:
+    from surgery.diagnose.trial import Trial
     from surgery.diagnose.workcopy import WorkCopy
     from surgery.graph.load import LoadedModel
     from surgery.targets import Target
     from surgery.trt.session import Worker
     from surgery.trt.types import BuildOutcome, Outcome
 
-Where = Literal["file", "model", "input", "constant", "parse", "build", "table"]
+Where = Literal["file", "model", "input", "constant", "parse", "build", "table", "run"]
 Shapes = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
 
-SECONDS = 50.0
+SECONDS = 90.0
 """Time that one model may take."""
+
+TRIAL = 0.6
+"""Share of it that trying `surgery run` may take."""
 
 ROUNDS = 200
 """Rounds of cutting and asking again."""
@@ -45,7 +51,7 @@ class Problem:
 
     Attributes:
         where: Who says so: the file's own check, the parser (about the model, an input, a constant or a node),
-            the builder, or the table of a target that is not installed.
+            the builder, the table of a target that is not installed, or `surgery run` alone.
         messages: What was said.
         findings: Classes that fit, best first.
         node: Name of the node (or of the input or constant), or None where no single one is to blame.
@@ -58,6 +64,7 @@ class Problem:
         versions: What the tables of other targets say to the operator.
         located: How the node was found where the message does not name it.
         also: Other places with the same node of the same function.
+        fate: What `surgery run` does about it, or None if that was not tried.
     """
 
     where: Where
@@ -73,11 +80,16 @@ class Problem:
     versions: Mapping[str, str] = field(default_factory=dict)
     located: str | None = None
     also: list[tuple[str, ...]] = field(default_factory=list)
+    fate: Fate | None = None
 
     @property
     def id(self) -> str | None:
         """The class that fits best."""
         return self.findings[0].id if self.findings else None
+
+    def lacking(self, target: str) -> bool:
+        """Whether the tables say that a target does not have the operator at all."""
+        return self.versions.get(target) == "no"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -97,6 +109,7 @@ class Problem:
             "versions": {"catalogue": self.findings[0].versions if self.findings else None, **self.versions},
             "located": self.located,
             "also": [list(p) for p in self.also],
+            "run": self.fate.to_dict() if self.fate is not None else None,
         }
 
 
@@ -112,6 +125,7 @@ class Explanation:
         notes: What is good to know and stops nothing.
         skipped: Nodes that could not be asked about, because nothing could stand for what they read.
         complete: Whether everything was looked at; if not, the last note says why.
+        trial: What `surgery run` does with the model, or None if that was not tried.
     """
 
     model: str
@@ -121,14 +135,22 @@ class Explanation:
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     complete: bool = True
+    trial: Trial | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 nothing found, 3 the file, 4 the parser (or the table), 5 the builder."""
+        """0 nothing found, 3 the file, 4 the parser (or the table), 5 the builder; else that of `surgery run`."""
         kinds = {p.where for p in self.problems}
         if not kinds:
             return 0
-        return 3 if "file" in kinds else 5 if kinds == {"build"} else 4
+        if kinds == {"run"} and self.trial is not None:
+            return self.trial.exit_code or 0
+        return 3 if "file" in kinds else 5 if kinds <= {"build", "run"} else 4
+
+    @property
+    def resolved(self) -> int:
+        """Problems that `surgery run` does away with."""
+        return sum(p.fate is not None and p.fate.what in ("done", "taken") for p in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -142,6 +164,7 @@ class Explanation:
             "problems": [p.to_dict() for p in self.problems],
             "notes": self.notes,
             "skipped": self.skipped,
+            "run": self.trial.to_dict() if self.trial is not None else None,
         }
 
 
@@ -153,11 +176,13 @@ def explain(
     workspace_mib: float | None = None,
     seconds: float = SECONDS,
     build: bool = True,
+    run: bool = True,
 ) -> Explanation:
-    """Find every node that a target does not take, and say why and what to do.
+    """Find every node that a target does not take, and say why, what `surgery run` does about it, and what to do.
 
     The parser is asked; each node that it refuses is cut out, typed inputs take the place of what it makes, and
-    the parser is asked again until it takes the rest, which is then built. Nothing of the model is executed.
+    the parser is asked again until it takes the rest, which is then built. What `surgery run` does with the model is
+    found by doing it, without writing anything.
 
     Args:
         model: Path of an ``.onnx`` file, or its bytes.
@@ -166,6 +191,7 @@ def explain(
         workspace_mib: Workspace limit of the build in MiB.
         seconds: Time that it may take; what is not looked at then is told.
         build: Whether what the parser takes is built, too.
+        run: Whether `surgery run` is tried, too.
 
     Raises:
         ConfigError: no such target.
@@ -182,7 +208,19 @@ def explain(
     except ModelError as error:
         result.problems.append(_file_problem(error, model))
         return result
-    _Search(loaded, chosen, result, shapes, workspace_mib, seconds).run(build)
+    ends = time.monotonic() + seconds
+    if run:
+        from surgery.diagnose.family import family_of_model
+        from surgery.diagnose.trial import attempt
+
+        family = family_of_model(loaded.proto)
+        result.trial = attempt(
+            model, target=chosen, pipeline=family.pipeline, name=name, last="verify" if build else "parse",
+            seconds=TRIAL * seconds, shapes=shapes, workspace_mib=workspace_mib,
+        )  # fmt: skip
+    _Search(loaded, chosen, result, shapes, workspace_mib, ends - time.monotonic()).run(build)
+    if chosen.note:
+        result.notes.append(chosen.note)
     return result
 
 
@@ -261,6 +299,7 @@ class _Search:
             self.result.notes.append(
                 f"{self.target.name} is not installed here: this is what its table says; the parser was not asked"
             )
+            self._failed_run()
             return
         self.worker = lend(self.target.flavour)
         try:
@@ -274,6 +313,7 @@ class _Search:
             origin = self.work.origins[token]
             if (origin.name, origin.op) not in told:
                 self.result.skipped.append(f"{origin.op} {origin.name!r}")
+        self._failed_run()
 
     def left(self) -> float:
         """Seconds left."""
@@ -373,6 +413,7 @@ class _Search:
         if read:
             evidence.append(f"read by {', '.join(read[:5])}")
         place = self.work.place(readers[0]) if readers else None
+        fate = self._fate(name)
         self.result.problems.append(
             Problem(
                 where,
@@ -381,7 +422,8 @@ class _Search:
                 name,
                 None,
                 evidence=tuple(evidence),
-                remedies=tuple(self._remedies(found, place)),
+                remedies=tuple(self._remedies(found, place, fate)),
+                fate=fate,
             )
         )
 
@@ -457,6 +499,8 @@ class _Search:
             if outcome.ok:
                 self._note_profile()
                 return
+            if outcome.parse_errors and self._ends_well():
+                return
             if outcome.parse_errors:
                 self.result.notes.append(f"{LEFT}: at fixed shapes the parser refuses it")
                 return
@@ -470,6 +514,11 @@ class _Search:
             if not self._build_failed(outcome):
                 return
         self._stop(f"more than {ROUNDS} rounds")
+
+    def _ends_well(self) -> bool:
+        """Whether `surgery run` builds the model: what could not be built of the cut one is of no interest then."""
+        trial = self.result.trial
+        return trial is not None and trial.exit_code == 0 and "build" in trial.stages
 
     def _only_the_range(self) -> bool:
         """Whether a model that does not build over derived ranges does so at fixed shapes; tells which."""
@@ -503,7 +552,7 @@ class _Search:
         best = {n: s[1] for n, s in derived_ranges(facts).items()}
         best.update({n: tuple(s[1]) for n, s in (self.shapes or {}).items() if n in best})
         free = self.work.specialise(best)
-        if free:
+        if free and not self._ends_well():
             named = ", ".join(repr(self.work.readable(n)) for n in free[:5])
             self.result.notes.append(f"{LEFT}: the shape of {named} is not known before the model runs")
         return not free
@@ -575,7 +624,7 @@ class _Search:
         more = f" and {len(nodes) - 6} more" if len(nodes) > 6 else ""
         how = f"by building parts of the graph ({asked} builds): {names}{more} fails alone"
         if not asked:
-            how = "nothing else is left in the graph"
+            how = "no other node is left to blame"
         if not sure or start < end:
             self._stop("the time was over before the failing nodes were found")
             how = f"not to the end: somewhere among {len(nodes)} nodes up to here"
@@ -591,7 +640,11 @@ class _Search:
 
     def _note_profile(self) -> None:
         ranges = derived_ranges(self.work.facts)
-        if self.shapes is None and ranges:
+        if self.shapes is None and ranges and self._ends_well() and self.result.trial is not None:
+            if self.result.trial.ranges:
+                text = "inputs with free dims need an optimization profile; --shape gives another than the one above"
+                self.result.notes.append(text)
+        elif self.shapes is None and ranges:
             listed = "; ".join(
                 f"{n} " + ":".join("x".join(map(str, s)) for s in shape) for n, shape in ranges.items()
             )
@@ -615,8 +668,55 @@ class _Search:
             node=read(finding.node) if finding.node else None,
         )
 
-    def _remedies(self, found: Sequence[Finding], place: Place | None) -> list[Remedy]:
-        return remedies(found, place, self.work.facts, self.target, self.result.model)
+    def _remedies(
+        self, found: Sequence[Finding], place: Place | None, fate: Fate | None = None
+    ) -> list[Remedy]:
+        facts, trial = self.work.facts, self.result.trial
+        return remedies(found, place, facts, self.target, self.result.model, trial=trial, fate=fate)
+
+    def _fate(self, name: str, op: str | None = None, path: Sequence[str] = ()) -> Fate | None:
+        return self.result.trial.fate(name, op, path) if self.result.trial is not None else None
+
+    def _failed_run(self) -> None:
+        """Add why `surgery run` fails, where no problem says so already."""
+        trial = self.result.trial
+        failure = trial.failure if trial is not None else None
+        if trial is None or failure is None or not trial.fails:
+            return
+        if any(p.fate is not None and p.fate.what == "left" for p in self.result.problems):
+            return
+        named = re.match(r"\[([\w-]+)\] ", failure.cause or "") or re.search(
+            r" \[([\w-]+)\]$", failure.cause or ""
+        )
+        found = self._known(named[1] if named and named[1] in catalogue() else None)
+        said = re.search(r"TensorRT said: (.+)", failure.cause or "", re.DOTALL)
+        place = self.work.facts.find(token) if (token := self._token(failure.node)) else None
+        fixes = [Remedy("run", failure.fix)] if failure.fix else []
+        if failure.stage == "verify":
+            fixes = [
+                Remedy("run", "the numbers are in verification.graph of the run's report.json", trial.command)
+            ]
+        if failure.needs_constant:
+            fixes = [asked_for(failure.needs_constant, trial.command)]
+        fate = Fate("left", f"the run fails at it: {failure.code}")
+        self.result.problems.append(
+            Problem(
+                "run",
+                (trial.message, *([said[1]] if said else [])),
+                tuple(found),
+                failure.node,
+                place.node.op_type if place is not None else None,
+                place.node.domain if place is not None else "",
+                evidence=(failure.cause,) if failure.cause and not found else (),
+                operands=self._operands(place) if place is not None else (),
+                remedies=tuple(fixes),
+                fate=fate,
+            )
+        )
+
+    def _token(self, name: str | None) -> str | None:
+        """The token of a node of the main graph, by its name."""
+        return next((t for t, o in self.work.origins.items() if name and o.name == name and not o.path), None)
 
     def _add(
         self,
@@ -651,6 +751,7 @@ class _Search:
         else:
             first = ("", None)
         told = tuple(dict.fromkeys(read(t) for t in texts))
+        fate = self._fate(origin.name, origin.op, origin.path) if origin is not None else None
         problem = Problem(
             where,
             told,
@@ -661,9 +762,10 @@ class _Search:
             origin.path if origin else (),
             evidence=tuple(read(t) for t in (found[0].evidence if found else ())),
             operands=self._operands(place) if place is not None else (),
-            remedies=tuple(self._remedies(found, place)),
+            remedies=tuple(self._remedies(found, place, fate)),
             versions=versions(origin.op, origin.domain) if origin else {},
             located=located,
+            fate=fate,
         )
         if origin is not None:
             self._written[first] = problem
@@ -685,12 +787,13 @@ class _Search:
         for refusal in refusals(self.work.facts, self.target):
             place, reason = refusal.place, refusal.reason
             if place is None:
-                if len(wanted) == len(self.work.origins):
+                if not self.target.installed:
                     text = f"the table of {self.target.table}: {reason}"
+                    found, fate = self._known(refusal.failure), self._fate(refusal.name)
                     self.result.problems.append(
                         Problem(
-                            "table", (text,), tuple(self._known(refusal.failure)), refusal.name,
-                            remedies=tuple(self._remedies(self._known(refusal.failure), None)),
+                            "table", (text,), tuple(found), refusal.name,
+                            remedies=tuple(self._remedies(found, None, fate)), fate=fate,
                         )
                     )  # fmt: skip
             elif place.node.name in wanted:

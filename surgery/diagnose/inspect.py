@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.diagnose.facts import Facts, Place, dtype_name, kind_of
 from surgery.diagnose.family import Family, family_of
+from surgery.diagnose.grouping import said
 from surgery.diagnose.header import Header, read_header
 
 if TYPE_CHECKING:
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from surgery.diagnose.explain import Explanation
     from surgery.diagnose.remedy import Remedy
     from surgery.diagnose.static import Refusal
+    from surgery.diagnose.trial import Fate, Trial
     from surgery.targets import Target
 
 SMALL_NODES, SMALL_BYTES = 2000, 64 << 20
-"""Nodes and bytes up to which the real parser is asked without being told to."""
+"""Nodes and bytes up to which the real parser is asked, and `surgery run` is tried, without being told to."""
+
+TRIAL = 0.4
+"""Share of the time that trying `surgery run` may take."""
 
 CONTROL = ("If", "Loop", "Scan")
 QUANTIZED = (
@@ -45,6 +50,7 @@ class Group:
         failure: The class of failures, or None.
         names: The nodes, with the nodes that they lie in: ``If 'a' then_branch / b``.
         remedies: What to do, best first.
+        fates: What `surgery run` does about them, with how many of them; empty if that was not tried.
     """
 
     op: str | None
@@ -54,6 +60,7 @@ class Group:
     failure: str | None
     names: tuple[str, ...]
     remedies: tuple[Remedy, ...]
+    fates: tuple[tuple[Fate, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -65,6 +72,7 @@ class Group:
             "class": self.failure,
             "nodes": list(self.names),
             "fixes": [{"kind": r.kind, "text": r.text, "command": r.command} for r in self.remedies],
+            "run": [{**f.to_dict(), "nodes": n} for f, n in self.fates],
         }
 
 
@@ -82,6 +90,7 @@ class Inspection:
         only_table: Nodes that the tables refuse and the parser takes.
         only_parser: Nodes that the parser refuses and the tables take.
         notes: Anything else.
+        trial: What `surgery run` does with the model as far as the parser, or None if that was not tried.
     """
 
     model: str
@@ -93,6 +102,7 @@ class Inspection:
     only_table: list[str] = field(default_factory=list)
     only_parser: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trial: Trial | None = None
 
     @property
     def count(self) -> int:
@@ -113,6 +123,7 @@ class Inspection:
             "parser": {
                 "verdict": self.parser, "only_table": self.only_table, "only_parser": self.only_parser
             },
+            "run": self.trial.to_dict() if self.trial is not None else None,
             "notes": self.notes,
         }  # fmt: skip
 
@@ -125,9 +136,9 @@ def inspect(
     Args:
         model: Path of an ``.onnx`` file, or its bytes. Weights are not read, unless the real parser is asked.
         target: Name of a TensorRT flavour and version; None takes what is installed.
-        ask: Whether the real parser is asked, too, where that TensorRT is installed; ``auto`` asks about
-            small models.
-        seconds: Time that the parser may take.
+        ask: Whether the real parser is asked, where that TensorRT is installed, and `surgery run` is tried, without
+            writing anything; ``auto`` does so with small models.
+        seconds: Time that both may take.
 
     Raises:
         ModelError: the model cannot be read or is not valid ONNX.
@@ -143,10 +154,17 @@ def inspect(
     family = family_of(facts, told["operators"], sum(told["plugins"].values()))
     result = Inspection(name, chosen.name, told, family)
     found = _refusals(facts, chosen)
-    result.groups = _groups(found, facts, chosen, name, origins)
-    if not chosen.table_exact:
-        result.notes.append(f"{chosen.name} has no table of its own; the one of {chosen.table} is used")
-    _ask(result, model, header, chosen, found, ask, seconds, origins)
+    why_not = _large(result, header, ask)
+    if why_not is None:
+        from surgery.diagnose.trial import attempt
+
+        result.trial = attempt(
+            model, target=chosen, pipeline=family.pipeline, name=name, last="parse", seconds=TRIAL * seconds
+        )
+    result.groups = _groups(found, facts, chosen, name, origins, result.trial)
+    if chosen.note:
+        result.notes.append(chosen.note)
+    _ask(result, model, chosen, found, why_not, seconds * (1 - TRIAL), origins)
     return result
 
 
@@ -299,7 +317,12 @@ def _refusals(facts: Facts, target: Target) -> list[Refusal]:
 
 
 def _groups(
-    found: Sequence[Refusal], facts: Facts, target: Target, model: str, origins: _Origins
+    found: Sequence[Refusal],
+    facts: Facts,
+    target: Target,
+    model: str,
+    origins: _Origins,
+    trial: Trial | None,
 ) -> list[Group]:
     from surgery.diagnose.classify import finding_of
     from surgery.diagnose.remedy import remedies
@@ -315,6 +338,10 @@ def _groups(
         first = members[0]
         entry = _class_of(first, facts)
         findings = [finding_of(entry)] if entry is not None else []
+        fates = _fates(members, trial, origins)
+        worst = next(
+            (f for f, _ in fates if f.what in ("left", "not reached")), fates[0][0] if fates else None
+        )
         groups.append(
             Group(
                 op,
@@ -323,10 +350,23 @@ def _groups(
                 origins.readable(first.reason),
                 entry.id if entry is not None else None,
                 tuple(dict.fromkeys(_name(r, origins) for r in members)),
-                tuple(remedies(findings, first.place, facts, target, model)),
+                tuple(remedies(findings, first.place, facts, target, model, trial=trial, fate=worst)),
+                fates,
             )
         )
     return sorted(groups, key=lambda g: -len(g.names))
+
+
+def _fates(
+    members: Sequence[Refusal], trial: Trial | None, origins: _Origins
+) -> tuple[tuple[Fate, int], ...]:
+    if trial is None:
+        return ()
+    counts: Counter[Fate] = Counter()
+    for refusal in members:
+        name, path = origins.label(refusal.place) if refusal.place is not None else (refusal.name, ())
+        counts[trial.fate(name, refusal.op, path)] += 1
+    return tuple(counts.most_common())
 
 
 def _name(refusal: Refusal, origins: _Origins) -> str:
@@ -354,24 +394,32 @@ def _class_of(refusal: Refusal, facts: Facts) -> Entry | None:
 # -- the real parser -----------------------------------------------------------------------------------
 
 
-def _ask(
-    result: Inspection, model: str | Path | bytes, header: Header, target: Target, found: Sequence[Refusal],
-    ask: Ask, seconds: float, origins: _Origins,
-) -> None:  # fmt: skip
-    if not target.installed:
-        result.parser = f"not asked: {target.name} is not installed here"
-        return
+def _large(result: Inspection, header: Header, ask: Ask) -> str | None:
+    """Why neither the parser is asked nor a run is tried; None if they are."""
     nodes, size = (
         result.facts["nodes_with_bodies"],
         header.size + sum(result.facts["weights"]["external"].values()),
     )
-    if ask == "never" or (ask == "auto" and (nodes > SMALL_NODES or size > SMALL_BYTES)):
-        why = "" if ask == "never" else f": {nodes} nodes, {size >> 20} MB; --parser asks it"
-        result.parser = f"not asked{why}"
+    if ask == "never":
+        return ""
+    if ask == "auto" and (nodes > SMALL_NODES or size > SMALL_BYTES):
+        return f"{nodes} nodes, {size >> 20} MB; --parser asks it"
+    return None
+
+
+def _ask(
+    result: Inspection, model: str | Path | bytes, target: Target, found: Sequence[Refusal], why_not: str | None,
+    seconds: float, origins: _Origins,
+) -> None:  # fmt: skip
+    if not target.installed:
+        result.parser = f"not asked: {target.name} is not installed here"
+        return
+    if why_not is not None:
+        result.parser = f"not asked: {why_not}" if why_not else "not asked"
         return
     from surgery.diagnose.explain import explain
 
-    real = explain(model, target=target.name, seconds=seconds, build=False)
+    real = explain(model, target=target.name, seconds=seconds, build=False, run=False)
     _compare(result, found, real, origins)
 
 
@@ -386,8 +434,8 @@ def _compare(result: Inspection, found: Sequence[Refusal], real: Explanation, or
     for problem in real.problems:
         if problem.where in ("parse", "input", "constant"):
             name = " / ".join((*problem.path, problem.node or "?"))
-            said = " ".join(problem.messages[0].split()) if problem.messages else ""
-            by_parser[problem.node, problem.op] = f"{name} ({problem.op or problem.where}): {said}"
+            told = said(problem.messages[0]) if problem.messages else ""
+            by_parser[problem.node, problem.op] = f"{name} ({problem.op or problem.where}): {told}"
     skipped = set(real.skipped)
     result.only_table = [
         f"{name} ({op})"
@@ -395,9 +443,7 @@ def _compare(result: Inspection, found: Sequence[Refusal], real: Explanation, or
         if (label, op) not in by_parser and (label, op) not in not_asked and f"{op} {label!r}" not in skipped
     ]
     result.only_parser = [text for key, text in by_parser.items() if key not in by_table]
-    result.only_parser += [
-        " ".join(p.messages[0].split()) for p in real.problems if p.where == "model" and p.messages
-    ]
+    result.only_parser += [said(p.messages[0]) for p in real.problems if p.where == "model" and p.messages]
     if not real.complete:
         result.notes += real.notes
     differs = result.only_table or result.only_parser

@@ -12,6 +12,7 @@ from surgery.diagnose.classify import Finding
 from surgery.diagnose.facts import Facts, Place, dtype_name
 
 if TYPE_CHECKING:
+    from surgery.diagnose.trial import Fate, Trial
     from surgery.rules.engine.rule import Lowering
     from surgery.targets import Target
 
@@ -68,15 +69,38 @@ def rules_for(op: str, domain: str, target: str, opset: int | None = None) -> li
 
 
 def remedies(
-    findings: Sequence[Finding], place: Place | None, facts: Facts, target: Target, model: str
+    findings: Sequence[Finding],
+    place: Place | None,
+    facts: Facts,
+    target: Target,
+    model: str,
+    *,
+    trial: Trial | None = None,
+    fate: Fate | None = None,
 ) -> list[Remedy]:
-    """What to do, best first: what surgery does by itself, what it needs to be told, then the catalogue's advice."""
-    run = f"surgery run generic {shlex.quote(model)} --target {target.name}"
+    """What to do, best first: what surgery does by itself, what it needs to be told, then the catalogue's advice.
+
+    Args:
+        findings: Classes that fit, best first.
+        place: The node, or None.
+        facts: The model.
+        target: The target.
+        model: Its path, for commands.
+        trial: What `surgery run` did with the model, or None if it was not tried.
+        fate: What it did about this node, or None.
+    """
+    from surgery.diagnose.trial import run_command
+
+    run = trial.command if trial is not None else run_command("generic", model, target)
     found: list[Remedy] = []
     ids = {f.id for f in findings[:1]}
-    if place is not None:
+    if trial is not None and fate is not None:
+        found += _by_trial(findings, place, facts, trial, fate)
+    elif place is not None:
         found += _for_node(place, facts, target, run)
-    if (not found and ids & PROFILE) or "hardcoded-batch-reshape" in ids:
+    if ((not found and ids & PROFILE) or "hardcoded-batch-reshape" in ids) and (
+        fate is None or fate.what != "done"
+    ):
         shapes = profile_options(facts)
         if shapes:
             found.append(
@@ -93,34 +117,66 @@ def remedies(
     return found
 
 
-def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Remedy]:
-    node = place.node
+def _by_trial(
+    findings: Sequence[Finding], place: Place | None, facts: Facts, trial: Trial, fate: Fate
+) -> list[Remedy]:
+    """What the run does, or asks for; nothing where it does nothing."""
+    if fate.what == "done":
+        return [Remedy("rule", fate.text, trial.command)]
+    if fate.what == "taken":
+        return [plain] if place is not None and (plain := _plain(place, facts, trial.command)) else []
+    if fate.what == "left" and trial.failure is not None:
+        if trial.failure.needs_constant:
+            return [asked_for(trial.failure.needs_constant, trial.command)]
+        fix = trial.failure.fix if fate.at else None
+        known = [f.text for finding in findings for f in finding.fixes]
+        if fix and "surgery explain" not in fix and not any(text in fix for text in known):
+            return [Remedy("run", fix)]
+    elif fate.what == "left" and place is not None:
+        return _constants(place, facts, trial.command)
+    return []
+
+
+def asked_for(wanted: Sequence[str], run: str) -> Remedy:
+    """Giving the inputs that have to be known when the engine is built."""
+    values = " ".join(f"--constant {shlex.quote(n)}=VALUE" for n in wanted)
+    text = f"give the value of {', '.join(map(repr, wanted))}, if it is always the same"
+    return Remedy("shape-specialize", text, f"{run} {values}")
+
+
+def _constants(place: Place, facts: Facts, run: str) -> list[Remedy]:
+    wanted = small_inputs(place, facts)
+    return [asked_for(wanted, run)] if wanted else []
+
+
+def _plain(place: Place, facts: Facts, run: str) -> Remedy | None:
+    """The remedy of nodes that go away whatever they are: nothing depends on them, or they are constant."""
     if not facts.alive(place):
-        return [Remedy("rewrite", "no output depends on it: nodes like it are left out", run)]
-    operands = [n for n in node.input if n]
-    sources = {n: facts.sources(place.scope, n, through_shapes=True) for n in operands}
-    if not any(sources.values()):
-        return [Remedy("constant-fold", "all its operands are constant: it is computed once and stored", run)]
+        return Remedy("rewrite", "no output depends on it: nodes like it are left out", run)
+    if not any(facts.sources(place.scope, n, through_shapes=True) for n in place.node.input if n):
+        return Remedy("constant-fold", "all its operands are constant: it is computed once and stored", run)
+    return None
+
+
+def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Remedy]:
+    """What there is for a node where no run was tried: which rules exist, not whether they apply."""
+    node = place.node
+    if plain := _plain(place, facts, run):
+        return [plain]
     found = []
     rules = rules_for(node.op_type, node.domain, target.name, facts.opsets.get(node.domain))
     if rules:
-        named = " or ".join(repr(r) for r in rules[:3])
-        found.append(
-            Remedy("rule", f"rule {named} can write {node.op_type} in operators that the target takes", run)
-        )
+        named = ", ".join(rules[:3])
+        more = f" and {len(rules) - 3} more" if rules[3:] else ""
+        text = f"there are rules for {node.op_type} ({named}{more}); the run tells whether one applies here"
+        found.append(Remedy("rule", text, run))
     if _defined(node.op_type):
-        text = f"surgery has a definition of the plugin {node.op_type}: it is written out as standard nodes"
+        text = (
+            f"surgery has a definition of the plugin {node.op_type}: the run writes it out as standard nodes"
+        )
         command = run.replace("surgery run generic ", "surgery run migrate ", 1)
         found.append(Remedy("plugin", text, command))
-    wanted = small_inputs(place, facts)
-    if wanted:
-        values = " ".join(f"--constant {shlex.quote(n)}=VALUE" for n in wanted)
-        named = ", ".join(map(repr, wanted))
-        found.append(
-            Remedy(
-                "shape-specialize", f"give the value of {named}, if it is always the same", f"{run} {values}"
-            )
-        )
+    found += _constants(place, facts, run)
     kinds = {place.scope.kind(n).dtype for n in (*node.input, *node.output) if n}
     kinds |= {dtype_name(a.i) for a in node.attribute if a.name == "to"}
     lacking = sorted(k for k in kinds if k in LACKING)

@@ -131,6 +131,8 @@ class Report:
     """What an earlier good run left in the output folder and this failed run did not touch."""
     model: onnx.ModelProto | None = None
     engine: bytes | None = None
+    misses: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Rules that do not apply to a node that the target refuses: node, operator, rule, why."""
 
     @property
     def ok(self) -> bool:

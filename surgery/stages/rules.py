@@ -247,6 +247,7 @@ def _report_misses(state: State, outcome: Outcome) -> None:
     nodes: dict[tuple[str, str, str], list[str]] = {}
     for miss in outcome.misses:
         if miss.refused:
+            state.report.misses.append((miss.node, miss.op, miss.rule, miss.reason))
             nodes.setdefault((miss.rule, miss.op, miss.reason), []).append(miss.node)
     for (rule, op, reason), names in nodes.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

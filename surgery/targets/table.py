@@ -104,6 +104,13 @@ class Target:
     table_exact: bool
     _operators: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
 
+    @property
+    def note(self) -> str:
+        """What to say where the table is of another version; empty where it is not."""
+        return (
+            "" if self.table_exact else f"{self.name} has no table of its own; the one of {self.table} is used"
+        )
+
     def operator(self, op_type: str) -> OperatorEntry | None:
         """The entry of an operator of the default domain, or None if the table does not know it."""
         entry = self._operators.get(op_type)

@@ -87,4 +87,4 @@ def test_what_builds_is_not_called_refused(name: str) -> None:
     profile = INDEX[name]["profile"] or {}
     if result.exit_code == 3 or any(n.startswith("$") for n in profile):
         return
-    assert result.problems == []
+    assert [p for p in result.problems if p.where != "run"] == []
