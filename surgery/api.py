@@ -359,7 +359,7 @@ FOREIGN = {
     14: ("is complex", "complex-dtype", "export the model with real and imaginary parts in an axis of two"),
     15: ("is complex", "complex-dtype", "export the model with real and imaginary parts in an axis of two"),
 }
-"""Types of tensors, as ``TensorProto`` counts them, that no TensorRT has: what to say, what it is known as, the fix."""
+"""Types of tensors, as ``TensorProto`` counts them, that no TensorRT has: what it is, its known name, the fix."""
 
 
 def _tensors_alone(model: onnx.ModelProto, target: Target, name: str) -> None:

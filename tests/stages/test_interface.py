@@ -14,7 +14,12 @@ import surgery
         ("(string[n] x) => (string[n] y)", "y = StringNormalizer (x)", "input-type", "'x' holds strings"),
         ("(float[n] x) => (string[n] y)", "y = Cast <to = 8> (x)", "output-type", "'y' holds strings"),
         ("(complex64[n] x) => (complex64[n] y)", "y = Identity (x)", "input-type", "'x' is complex"),
-        ("(seq(float[n]) x) => (float[n] y)", "y = ConcatFromSequence <axis = 0> (x)", "input-type", "a sequence"),
+        (
+            "(seq(float[n]) x) => (float[n] y)",
+            "y = ConcatFromSequence <axis = 0> (x)",
+            "input-type",
+            "a sequence",
+        ),
     ],
 )
 def test_they_are_refused_before_anything_is_done(signature: str, body: str, code: str, words: str) -> None:
