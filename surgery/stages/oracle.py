@@ -238,9 +238,10 @@ def _free_dims(site: Site) -> dict[str, list[Free]]:
 
 
 def _other_sizes(site: Site, free: Mapping[str, Sequence[Free]]) -> Iterator[dict[Free, int]]:
-    """Sizes that occur beside free dims, for one of these at a time, then for all of an operand.
+    """Sizes that occur beside free dims, for one of these at a time, then for all of an operand; the rest are 1.
 
-    They are the known dims of operands and, for a Reshape or an Expand, the entries of the shape and their product.
+    What is 1 goes with anything along an axis that is broadcast. The sizes are the known dims of operands and, for
+    a Reshape or an Expand, the entries of the shape and their product.
     """
     wanted: list[int] = []
     for operand in site.inputs:
@@ -251,10 +252,12 @@ def _other_sizes(site: Site, free: Mapping[str, Sequence[Free]]) -> Iterator[dic
         if value is not None and value.ndim == 1 and value.size <= MOST_DIMS:
             entries = [int(v) for v in value if v > 1]
             wanted += [*reversed(entries), math.prod(entries)]
+    ones: dict[Free, int] = {dim: 1 for dims in free.values() for dim in dims}
+    yield ones
     for size in [d for d in dict.fromkeys(wanted) if d > 1][:MOST_SIZES]:
         for dims in free.values():
-            yield from ({dim: size} for dim in dims)
-            yield dict.fromkeys(dims, size)
+            yield from ({**ones, dim: size} for dim in dims)
+            yield {**ones, **dict.fromkeys(dims, size)}
 
 
 def _runs(model: onnx.ModelProto) -> bool:
