@@ -278,6 +278,14 @@ class Way:
 
         self.nodes.append(onnx.helper.make_node(op, inputs, [node.output[0]], name=node.name, **attributes))
 
+    def hide(self, node: onnx.NodeProto) -> bool:
+        """Leave the batch in front where a node would take the only sample out of it."""
+        if self.size != 1 or self.axes[node.input[0]] != 0:
+            return False
+        self.hidden[node.output[0]] = f"{node.op_type} {node.name!r}"
+        self.nodes.append(identity(node))
+        return True
+
     def axes_of(self, node: onnx.NodeProto) -> list[int] | None:
         """Constant axes of a Squeeze, Unsqueeze or reduction; None if they are not known."""
         if len(node.input) > 1 and node.input[1]:
