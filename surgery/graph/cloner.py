@@ -109,7 +109,14 @@ class Cloner:
             made.append(gs.Node(node.op, name, attributes, inputs, outputs, domain=node.domain))
         return made
 
-    def inlined(self, body: gs.Graph, targets: Sequence[Any], scope: Scope, prefix: str) -> list[gs.Node]:
+    def inlined(
+        self,
+        body: gs.Graph,
+        targets: Sequence[Any],
+        scope: Scope,
+        prefix: str,
+        names: dict[str, Any] | None = None,
+    ) -> list[gs.Node]:
         """Copies of a body's nodes, making `targets`; an empty one is not wanted.
 
         Args:
@@ -117,9 +124,10 @@ class Cloner:
             targets: The tensors that stand for its outputs.
             scope: The graph that the copies are for.
             prefix: In front of new names.
+            names: Gets for each name in the body the tensor that stands for it.
         """
         own = {t.name for n in body.nodes for t in n.outputs if t.name}
-        names: dict[str, Any] = {}
+        names = {} if names is None else names
         results: dict[str, Any] = {}
         late: list[tuple[Any, Any]] = []
         for inner, target in zip(body.outputs, targets, strict=False):

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.alike_branches import alike
 from surgery.graph.body_types import body_types, difference, surely_equal, take_type
 from surgery.graph.both_branches import worth_both
 from surgery.graph.cloner import Cloner, Once, prefix_of
 from surgery.graph.conditions import implied, same_branches
 from surgery.graph.infer import infer_types
-from surgery.graph.nodes import choose, detach, forget_optionals, make_node, squeeze_like
+from surgery.graph.nodes import choose, detach, forget_optionals, make_node, needed, squeeze_like
 from surgery.graph.scope import Scope, known_value
 from surgery.graph.unresolved import Unresolved, missed
 from surgery.graph.unroll import SMALL, resolve_loop, resolve_scan
@@ -41,6 +42,7 @@ def resolve_control_flow(
     """Resolve what is known when the engine is built, in place, bodies inside bodies included.
 
     - If with a known condition: the branch alone stays. A condition counts as known inside its own branches.
+    - If whose branches do the same on other numbers: one branch, on numbers that the condition chooses.
     - Loop with a known number of rounds (and a condition that stays true, or can be computed): unrolled, if it is
       short, or carries sequences or tensors whose shape changes.
     - Scan of known length: unrolled if asked for.
@@ -163,6 +165,9 @@ class Resolver:
             prefix = prefix_of(node)
             pairs = [(a, b) for a, b in zip(same, node.outputs, strict=False) if b.name]
             return [make_node("Identity", f"{prefix}{b.name}", [a], [b]) for a, b in pairs]
+        merged = self._merged(node, scope)
+        if merged is not None:
+            return merged
         branches = [node.attrs["then_branch"], node.attrs["else_branch"]]
         types = [body_types(b, scope) for b in branches]
         for output, left, right in zip(node.outputs, *types, strict=False):
@@ -180,19 +185,58 @@ class Resolver:
             self.products.append(node.name or node.outputs[0].name)
         return made
 
-    def _selected(self, node: gs.Node, branches: Sequence[gs.Graph], scope: Scope) -> list[gs.Node] | None:
-        """Both branches, and a choice between their results."""
+    def _merged(self, node: gs.Node, scope: Scope) -> list[gs.Node] | None:
+        """One branch on chosen numbers, where the other one does the same on its own."""
+        import onnx_graphsurgeon as gs
+
+        choices = alike(node, scope)
+        prefix, made = prefix_of(node), list[Any]()
+        condition = self._scalar(node, scope, made) if choices else None
+        if choices is None or (choices and condition is None):
+            return None
+        bodies = [node.attrs[name] for name in ("then_branch", "else_branch")]
+        other: dict[str, Any] = {}
+        aside = self.cloner.nodes(bodies[1], other, scope, f"{prefix}else/")
+        rights = {n: self.cloner.tensor(two, other, scope, prefix) for n, (_, two) in choices.items()}
+        made += needed(aside, rights.values())
+        own: dict[str, Any] = {}
+        work = self.cloner.inlined(bodies[0], list(node.outputs), scope, Once(prefix), own)
+        for name, (one, _) in choices.items():
+            left = self.cloner.tensor(one, own, scope, prefix)
+            chosen = gs.Variable(self.cloner.fresh(f"{prefix}chosen/{name}"), left.dtype, left.shape)
+            at = next((k + 1 for k, n in enumerate(work) if any(t is left for t in n.outputs)), 0)
+            for reader in work[at:]:
+                for k, tensor in enumerate(reader.inputs):
+                    if tensor is left:
+                        reader.inputs[k] = chosen
+            work[at:at] = choose(self.cloner.fresh, condition, left, rights[name], chosen, chosen.name)
+        if choices:
+            for tensor in (t for n in work for t in n.outputs):
+                tensor.shape = None  # what the branch says holds for its own numbers
+        return [*made, *work]
+
+    def _scalar(self, node: gs.Node, scope: Scope, made: list[gs.Node]) -> Any:
+        """The condition of an If with rank 0, written into `made` if need be; None if its rank is not known."""
         import onnx_graphsurgeon as gs
 
         condition = scope.tensor(node.inputs[0])
         if condition.shape is None or len(condition.shape) > 1:
             return None
-        prefix = prefix_of(node)
-        made: list[gs.Node] = []
         if len(condition.shape) == 1:
-            flat = gs.Variable(self.cloner.fresh(f"{prefix}condition"), np.dtype(np.bool_), [])
+            flat = gs.Variable(self.cloner.fresh(f"{prefix_of(node)}condition"), np.dtype(np.bool_), [])
             made.append(squeeze_like("Squeeze", scope.graph, flat.name, condition, 0, flat))
             condition = flat
+        return condition
+
+    def _selected(self, node: gs.Node, branches: Sequence[gs.Graph], scope: Scope) -> list[gs.Node] | None:
+        """Both branches, and a choice between their results."""
+        import onnx_graphsurgeon as gs
+
+        prefix = prefix_of(node)
+        made: list[gs.Node] = []
+        condition = self._scalar(node, scope, made)
+        if condition is None:
+            return None
         results: list[list[Any]] = []
         for branch, label in zip(branches, ("then", "else"), strict=True):
             # What the condition decides inside is decided now: in the graph around, it holds no more.

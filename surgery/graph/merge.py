@@ -35,7 +35,7 @@ def merge_equal(graph: gs.Graph) -> int:
         if node.op in RANDOM or any(True for _ in node.subgraphs()):
             continue
         operands = tuple(_key(t, same) for t in node.inputs)
-        attributes = tuple(sorted((k, _plain(v)) for k, v in node.attrs.items()))
+        attributes = tuple(sorted((k, plain(v)) for k, v in node.attrs.items()))
         place = (node.domain or "", node.op, attributes, operands, tuple(bool(t.name) for t in node.outputs))
         known = first.setdefault(place, node)
         if known is node or any(t.name in view.outputs for t in node.outputs):
@@ -56,7 +56,8 @@ def _key(tensor: Any, same: dict[str, str]) -> Any:
     return same.get(tensor.name, tensor.name)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An attribute's value in a form that can be compared and hashed."""
     import onnx_graphsurgeon as gs
 
     if isinstance(value, gs.Constant):

@@ -76,6 +76,19 @@ def choose(
     ]
 
 
+def needed(nodes: Sequence[gs.Node], wanted: Iterable[Any]) -> list[gs.Node]:
+    """The nodes that tensors depend on, in the order given; the others are detached."""
+    asked = {id(t) for t in wanted}
+    found: list[gs.Node] = []
+    for node in reversed(nodes):
+        if any(id(t) in asked for t in node.outputs):
+            asked.update(id(t) for t in node.inputs)
+            found.append(node)
+    kept = {id(n) for n in found}
+    detach(n for n in nodes if id(n) not in kept)
+    return found[::-1]
+
+
 def forget_optionals(graph: gs.Graph) -> None:
     """Drop declarations of inner values that graphsurgeon cannot write: those of optional types."""
     for one in graph_and_bodies(graph):

@@ -66,6 +66,80 @@ def check(text: str, ops: set[str] | None = None, *, opset: int = 18, **options:
     return after
 
 
+# -- If: branches that do the same on other numbers -----------------------------------------------------
+
+
+def test_branches_that_differ_in_a_number_become_one() -> None:
+    after = check(
+        """(bool c, float[3] x) => (float[3] y) {
+            y = If (c) <
+                then_branch = t () => (float[3] o) {
+                    two = Constant <value: tensor = float {2.0}> ()  m = Mul (x, two)  o = Exp (m) },
+                else_branch = e () => (float[3] q) {
+                    three = Constant <value: tensor = float {-3.0}> ()  n = Mul (x, three)  q = Exp (n) }
+            > }"""
+    )
+    assert sorted(n.op_type for n in after.graph.node) == ["Exp", "Mul", "Where"]
+
+
+RESIZE = """
+        {p}s = Shape (x)
+        {p}f = Cast <to = 1> ({p}s)
+        {p}k = Constant <value: tensor = float[4] {{1.0, 1.0, {factor}}}> ()
+        {p}m = Mul ({p}f, {p}k)
+        {p}r = Round ({p}m)
+        {p}i = Cast <to = 7> ({p}r)
+        {p}o = Resize <mode = "nearest"> (x, , , {p}i)
+        {p}y = Relu ({p}o)
+"""
+
+
+def resizing(condition: str, *factors: str) -> str:
+    bodies = [RESIZE.format(p=p, factor=f) for p, f in zip("te", factors, strict=True)]
+    return f"""(float[1,2,h,w] x, bool given) => (float[1,2,a,b] y) <int64 i2 = {{2}}, int64 i3 = {{3}}> {{
+        s = Shape (x)  h = Gather <axis = 0> (s, i2)  w = Gather <axis = 0> (s, i3)
+        fh = Cast <to = 1> (h)  fw = Cast <to = 1> (w)  less = LessOrEqual (fh, fw)
+        y = If ({condition}) <
+            then_branch = t () => (float[1,2,p,q] ty) {{ {bodies[0]} }},
+            else_branch = e () => (float[1,2,r,u] ey) {{ {bodies[1]} }}
+        > }}"""
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4, 6), (1, 2, 6, 4), (1, 2, 5, 5)])
+def test_sizes_that_a_condition_on_sizes_chooses_are_chosen_as_whole_numbers(shape: tuple[int, ...]) -> None:
+    model = parse(resizing("less", "2.0, 3.0", "3.0, 2.0"))
+    after, count, left = resolve(model)
+    assert count
+    assert not left
+    (choice,) = (n for n in after.graph.node if n.op_type == "Where")
+    read = {n.op_type for n in after.graph.node if choice.output[0] in n.input}
+    assert read == {"Resize"}
+    assert sum(n.op_type == "Resize" for n in after.graph.node) == 1
+    feeds = {"x": np.random.default_rng(0).normal(0, 1, shape).astype(np.float32), "given": np.array(True)}
+    want, got = (Evaluator(m, threads=1).run(feeds)["y"] for m in (model, after))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_sizes_that_data_chooses_stay_in_branches() -> None:
+    _, count, _ = resolve(parse(resizing("given", "2.0, 3.0", "3.0, 2.0")))
+    assert count == 0
+
+
+def test_branches_that_compute_something_else_stay() -> None:
+    _, count, _ = resolve(parse(f"(bool c, float[3] x) => (float[3] y) {{ y = If (c) <{BRANCHES}> }}"))
+    assert count == 0
+
+
+def test_a_tensor_that_stands_for_two_others_keeps_the_branches() -> None:
+    text = """(bool c, float[3] x, float[3] u, float[3] v) => (float[3] y) {
+        y = If (c) <
+            then_branch = t () => (float[3] o) { m = Neg (u)  n = Exp (u)  o = Add (m, n) },
+            else_branch = e () => (float[3] q) { k = Neg (u)  l = Exp (v)  q = Add (k, l) }
+        > }"""
+    _, count, _ = resolve(parse(text))
+    assert count == 0
+
+
 # -- If -------------------------------------------------------------------------------------------------
 
 BRANCHES = (
