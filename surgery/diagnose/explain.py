@@ -219,7 +219,7 @@ def explain(
             seconds=TRIAL * seconds, shapes=shapes, workspace_mib=workspace_mib,
         )  # fmt: skip
     _Search(loaded, chosen, result, shapes, workspace_mib, ends - time.monotonic()).run(build)
-    if chosen.note:
+    if chosen.note and (result.trial is None or chosen.note not in result.trial.warnings):
         result.notes.append(chosen.note)
     return result
 

@@ -6,8 +6,8 @@ than all tables uses the oldest.
 
 from __future__ import annotations
 
-import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +19,9 @@ from surgery.trt.types import Flavour
 
 EXTRA_TARGETS = ("tensorrt-rtx-1.6", "tensorrt-11.4")
 """Versions that are known to exist and work but have no table of their own."""
+
+NEWER = 1
+"""Major versions ahead of the newest known one that may have come out since; what is beyond is a slip of the pen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,9 @@ class Target:
     def note(self) -> str:
         """What to say where the table is of another version; empty where it is not."""
         return (
-            "" if self.table_exact else f"{self.name} has no table of its own; the one of {self.table} is used"
+            ""
+            if self.table_exact
+            else f"{self.name} has no table of its own; the one of {self.table} is used"
         )
 
     def operator(self, op_type: str) -> OperatorEntry | None:
@@ -232,6 +237,39 @@ def _short(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
+def _unknown(name: str) -> ConfigError:
+    near = likely_targets(name)
+    return ConfigError(
+        f"unknown target {name!r}",
+        code="unknown-target",
+        where="--target",
+        fix=f"did you mean {' or '.join(near)}? All of them: surgery list targets",
+    )
+
+
+def likely_targets(name: str) -> list[str]:
+    """Targets that may have been meant: of the flavour and version in the name, installed and new ones first.
+
+    Args:
+        name: What was written: ``trt``, ``rtx-1.7``, ``TensorRT10``.
+    """
+    from surgery.trt.session import installed_flavours
+
+    here = {f"{f}-{_short(v)}" for f, v in installed_flavours().items()}
+    text = name.lower()
+    digits = re.findall(r"\d+", text)
+    newest = sorted(known_targets(), key=lambda n: _numbers(n.rsplit("-", 1)[1]), reverse=True)
+    fits = [n for n in newest if ("rtx" in n) == ("rtx" in text)]
+    if "rtx" not in text:
+        fits += [n for n in newest if n in here and n not in fits]
+    for count in range(len(digits), 0, -1):
+        same = [n for n in fits if re.findall(r"\d+", n)[:count] == digits[:count]]
+        if same:
+            fits = same
+            break
+    return sorted(fits, key=lambda n: n not in here)[:3]
+
+
 def resolve_target(name: str | None = None) -> Target:
     """The target of that name.
 
@@ -251,13 +289,7 @@ def resolve_target(name: str | None = None) -> Target:
     else:
         parts = _split(name)
         if parts is None:
-            near = difflib.get_close_matches(name, known_targets(), n=3, cutoff=0.4)
-            raise ConfigError(
-                f"unknown target {name!r}",
-                code="unknown-target",
-                where="--target",
-                fix=f"did you mean {', '.join(near)}?" if near else f"targets: {', '.join(known_targets())}",
-            )
+            raise _unknown(name)
         flavour, wanted = parts
     have = installed.get(flavour)
     tables = {_numbers(t.rsplit("-", 1)[1]): t for t in _tables() if _split(t) and _split(t)[0] == flavour}  # type: ignore[index]
@@ -269,15 +301,12 @@ def resolve_target(name: str | None = None) -> Target:
             known = [k for k in known_targets() if _split(k) and _split(k)[0] == flavour]  # type: ignore[index]
             same = [k for k in known if not wanted or k.rsplit("-", 1)[1].split(".")[0] == wanted]
             if not same:
-                raise ConfigError(
-                    f"unknown target {name!r}",
-                    code="unknown-target",
-                    where="--target",
-                    fix=f"targets: {', '.join(known_targets())}",
-                )
+                raise _unknown(str(name))
             wanted = same[-1].rsplit("-", 1)[1]
     version = _short(wanted)
     numbers = _numbers(version)
+    if numbers[0] > max(*(t[0] for t in tables), _numbers(have)[0] if have else 0) + NEWER:
+        raise _unknown(str(name))
     older = [t for t in tables if t <= numbers]
     table = tables[max(older) if older else min(tables)]
     here = have is not None and _numbers(have) == numbers
