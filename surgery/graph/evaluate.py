@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
     from numpy.typing import NDArray
 
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
 
 NEWER = 13
 """Operator set that models of older ones are converted to where ONNX Runtime has no kernels for those."""
+
+FOREIGN = {
+    "tensor(bfloat16)": "BFLOAT16",
+    "tensor(float8e4m3fn)": "FLOAT8E4M3FN",
+    "tensor(float8e4m3fnuz)": "FLOAT8E4M3FNUZ",
+    "tensor(float8e5m2)": "FLOAT8E5M2",
+    "tensor(float8e5m2fnuz)": "FLOAT8E5M2FNUZ",
+    "tensor(int4)": "INT4",
+    "tensor(uint4)": "UINT4",
+}
+"""Types in ONNX Runtime's words that numpy lacks, and onnx's names of them."""
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's name of the option that says where external weights are."""
@@ -125,6 +138,55 @@ def _in_newer_opset(payload: str | bytes) -> bytes | None:
         return None
 
 
+def run_session(session: Any, names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
+    """Outputs of a session, those included that numpy has no type of its own for.
+
+    ONNX Runtime 1.31 takes and gives no arrays of bfloat16, float8 and 4-bit numbers (of ml_dtypes here), only values
+    of its own; their memory is read and written.
+
+    Args:
+        session: An ONNX Runtime session.
+        names: Outputs that are wanted.
+        feeds: Values by name, of the dtypes that the model declares.
+    """
+    import onnxruntime as ort
+
+    foreign = {v.name for v in (*session.get_inputs(), *session.get_outputs()) if v.type in FOREIGN}
+    if not foreign:
+        return list(session.run(list(names), dict(feeds)))
+    types = {v.name: v.type for v in session.get_inputs()}
+    given = {
+        name: _foreign_value(value, types[name])
+        if name in foreign
+        else ort.OrtValue.ortvalue_from_numpy(np.asarray(value))
+        for name, value in feeds.items()
+    }
+    found = session.run_with_ort_values(list(names), given)
+    return [_foreign_array(v) if v.is_tensor() and v.data_type() in FOREIGN else v.numpy() for v in found]
+
+
+def _foreign_value(value: Any, kind: str) -> Any:
+    import onnx
+    import onnxruntime as ort
+
+    element = getattr(onnx.TensorProto, FOREIGN[kind])
+    array = np.asarray(value)
+    made = ort.OrtValue.ortvalue_from_shape_and_type(list(array.shape), element)
+    # As a tensor of a model holds them: two numbers of 4 bits in a byte.
+    raw = onnx.numpy_helper.from_array(array.astype(onnx.helper.tensor_dtype_to_np_dtype(element))).raw_data
+    ctypes.memmove(made.data_ptr(), raw, len(raw))
+    return made
+
+
+def _foreign_array(value: Any) -> NDArray[Any]:
+    import onnx
+
+    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    element = getattr(onnx.TensorProto, FOREIGN[value.data_type()])
+    tensor = onnx.TensorProto(dims=list(value.shape()), data_type=element, raw_data=raw)
+    return onnx.numpy_helper.to_array(tensor)
+
+
 def note_on(session: Any) -> str | None:
     """What has to be said of results of a session, if it does not run the model as it was given."""
     return getattr(session, "note", None)
@@ -229,7 +291,7 @@ class Evaluator:
         names = list(outputs) if outputs is not None else list(self.output_names)
         wanted = {n: feeds[n] for n in self.input_names if n in feeds}
         try:
-            values = self._session.run(names, wanted)
+            values = run_session(self._session, names, wanted)
         except Exception as error:
             raise EvaluationError(_first_line(error)) from error
         return dict(zip(names, values, strict=True))

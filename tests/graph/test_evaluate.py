@@ -1,0 +1,46 @@
+"""Values of types that numpy lacks go into ONNX Runtime and come out of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from surgery.graph.evaluate import Evaluator
+from surgery.verify.runner import run_onnx
+
+KINDS = ["bfloat16", "float8e4m3fn", "float8e5m2", "int4", "uint4"]
+
+
+def model(kind: str, body: str, outputs: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 21]> g ({kind}[n, 3] x, float[3] b) => ({outputs}) {{ {body} }}"""
+    )
+
+
+def values(kind: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, kind.upper()))
+    return np.array([[1, 2, 3], [0, 7, 5], [6, 4, 1]], np.float32).astype(dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs(kind: str) -> None:
+    body = "s = Constant <value = float {0.5}> () f = DequantizeLinear (x, s) y = Add (f, b)"
+    if kind == "bfloat16":
+        body = "h = Constant <value = float {0.5}> () f = Cast <to = 1> (x) g = Mul (f, h) y = Add (g, b)"
+    given = model(kind, body, "float[n, 3] y")
+    feeds = {"x": values(kind), "b": np.array([1, 2, 3], np.float32)}
+    want = [[1.5, 3, 4.5], [1, 5.5, 5.5], [4, 4, 3.5]]
+    assert Evaluator(given).run(feeds)["y"].tolist() == want
+    assert run_onnx(given, [feeds, feeds])[1]["y"].tolist() == want
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float8e4m3fn", "float8e5m2"])
+def test_outputs(kind: str) -> None:
+    given = model(kind, "y = Identity (x) z = Neg (b)", f"{kind}[n, 3] y, float[3] z")
+    feeds = {"x": values(kind), "b": np.array([1, 2, 3], np.float32)}
+    for found in (Evaluator(given).run(feeds), run_onnx(given, [feeds])[0]):
+        assert found["y"].dtype == feeds["x"].dtype
+        assert found["y"].astype(np.float32).tolist() == feeds["x"].astype(np.float32).tolist()
+        assert found["z"].tolist() == [-1, -2, -3]
