@@ -24,7 +24,7 @@ from surgery.config_errors import Checker
 from surgery.errors import ConfigError
 from surgery.pipeline_files import find_pipeline, list_pipelines
 from surgery.stages import STAGES
-from surgery.yaml_source import ConfigProblemsError, Loc, YamlSource, load_yaml, parse_scalar
+from surgery.yaml_source import ConfigProblemsError, Loc, Problem, YamlSource, load_yaml, parse_scalar
 
 if TYPE_CHECKING:
     from surgery.pipeline import Stage
@@ -226,7 +226,7 @@ def load_pipeline(name_or_path: str | Path) -> PipelineConfig:
             all problems at once.
     """
     path = find_pipeline(name_or_path)
-    return _check(_extended(load_yaml(path), path, ()), path, {})
+    return _check(_extended(load_yaml(path, go_on=True), path, ()), path, {})
 
 
 def based_on(config: PipelineConfig, name: str) -> PipelineConfig:
@@ -260,18 +260,34 @@ def _extended(source: YamlSource, path: Path, below: tuple[Path, ...]) -> YamlSo
     if not isinstance(wanted, str):
         return _with_set(source)
     where = source.where(("extends",))
-    beside = path.parent / wanted
-    try:
-        base_path = beside if beside.is_file() else find_pipeline(wanted)
-    except ConfigError as error:
-        raise ConfigError(f"extends: {error.message}", code=error.code, where=where, fix=error.fix) from error
     chain = (*below, path.resolve())
-    if base_path.resolve() in chain:
-        raise ConfigError(
-            f"extends: {wanted!r} extends this file in turn", code="pipeline-cycle", where=where
-        )
-    base = _extended(load_yaml(base_path), base_path, chain)
+    try:
+        base_path = _base_path(path, wanted, chain)
+    except ConfigError as error:
+        mistake = ConfigError(f"extends: {error.message}", code=error.code, where=where, fix=error.fix)
+        base = replace(_every_stage(), mistakes=(mistake,))
+    else:
+        base = _extended(load_yaml(base_path, go_on=True), base_path, chain)
     return _with_set(_merged(base, source))
+
+
+def _base_path(path: Path, wanted: str, chain: tuple[Path, ...]) -> Path:
+    """The file that another one extends; that one and those above it are the chain."""
+    beside = path.parent / wanted
+    found = beside if beside.is_file() else find_pipeline(wanted)
+    if found.resolve() in chain:
+        circle = " -> ".join(p.name for p in (*chain[chain.index(found.resolve()) :], found))
+        raise ConfigError(
+            f"{wanted!r} extends this file in turn ({circle})",
+            code="pipeline-cycle",
+            fix="let one of them extend a shipped pipeline: `surgery list pipelines`",
+        )
+    return found
+
+
+def _every_stage() -> YamlSource:
+    """What stands for stages that are not known, so that the rest of the file can be checked."""
+    return YamlSource(None, {"stages": list(STAGES)})
 
 
 def _merged(base: YamlSource, own: YamlSource) -> YamlSource:
@@ -296,21 +312,40 @@ def _merged(base: YamlSource, own: YamlSource) -> YamlSource:
             given.pop((key,), None)
     given.update(own.given)
     digest = hashlib.sha256(f"{base.sha256} {own.sha256}".encode()).hexdigest()
-    return YamlSource(own.name, data, digest, own.keys, own.values, given)
+    mistakes = (*base.mistakes, *own.mistakes)
+    return YamlSource(own.name, data, digest, own.keys, own.values, given, mistakes)
 
 
 def _with_set(source: YamlSource) -> YamlSource:
     """The file with what its ``set`` says put into the options of the stages."""
     wanted = source.data.get("set")
-    if not isinstance(wanted, dict) or not wanted or not isinstance(source.data.get("stages"), list):
+    if not isinstance(wanted, dict) or not wanted:
         return source
-    data, given = copy.deepcopy(source.data), dict(source.given)
-    for key, value in wanted.items():
-        label = source.where(("set", key), key=True) or "set"
-        for loc in _override_places(data, str(key), label):
-            _put(data, loc, value, label)
-            given[loc] = label
-    return YamlSource(source.name, data, source.sha256, source.keys, source.values, given)
+    known = isinstance(source.data.get("stages"), list)
+    data = copy.deepcopy(source.data if known else _every_stage().data)
+    labels = {str(key): source.where(("set", key), key=True) or "set" for key in wanted}
+    values = {str(key): value for key, value in wanted.items()}
+    given, mistakes = _put_all(data, values, labels)
+    mistakes = [*source.mistakes, *mistakes]
+    if not known:  # which is complained about where the file is checked
+        return replace(source, mistakes=tuple(mistakes))
+    return replace(source, data=data, given={**source.given, **given}, mistakes=tuple(mistakes))
+
+
+def _put_all(
+    data: dict[str, Any], values: Mapping[str, Any], labels: Mapping[str, str]
+) -> tuple[dict[Loc, str], list[ConfigError]]:
+    """Put values at their keys' places, in place; where they are now, and what cannot be put anywhere."""
+    given: dict[Loc, str] = {}
+    mistakes = []
+    for key, value in values.items():
+        try:
+            for loc in _override_places(data, key, labels[key]):
+                made = _put(data, loc, value, labels[key])
+                given.update(dict.fromkeys((loc, made), labels[key]))
+        except ConfigError as error:
+            mistakes.append(error)
+    return given, mistakes
 
 
 def apply_overrides(config: PipelineConfig, overrides: Mapping[str, Any]) -> PipelineConfig:
@@ -327,21 +362,23 @@ def apply_overrides(config: PipelineConfig, overrides: Mapping[str, Any]) -> Pip
     if not overrides:
         return config
     data = copy.deepcopy(config.source.data)
-    given = dict(config.source.given)
-    values = {}
+    values: dict[str, Any] = {}
+    mistakes: list[ConfigError] = []
     for key, raw in overrides.items():
-        label = f"--set {key}"
         try:
             values[key] = parse_scalar(raw) if isinstance(raw, str) else raw
         except ConfigError as error:
-            raise ConfigError(
-                error.message, code="bad-override", where=label, fix="put text with : or # in quotes"
-            ) from error
-        for loc in _override_places(data, key, label):
-            _put(data, loc, values[key], label)
-            given[loc] = label
-    source = YamlSource(
-        config.source.name, data, config.source.sha256, config.source.keys, config.source.values, given
+            mistakes.append(
+                ConfigError(
+                    error.message,
+                    code="bad-override",
+                    where=f"--set {key}",
+                    fix="put text with : or # in quotes",
+                )
+            )
+    given, more = _put_all(data, values, {key: f"--set {key}" for key in values})
+    source = replace(
+        config.source, data=data, given={**config.source.given, **given}, mistakes=(*mistakes, *more)
     )
     return _check(source, config.path, {**config.overrides, **values})
 
@@ -381,9 +418,14 @@ def _check(source: YamlSource, path: Path | None, overrides: Mapping[str, Any]) 
     file = checker.validate(TypeAdapter(PipelineFile), source.data, ())
     stages = _stages(checker, source.data.get("stages"))
     _check_cuts(checker, _sound(CutSpec, source.data.get("cuts")))
-    _check_profiles(checker, _sound(Profile, source.data.get("profiles")))
+    _check_profiles(checker, _sound(Profile, source.data.get("profiles")), source.data.get("profiles"))
+    if len(source.mistakes) == 1 and not checker.problems:
+        raise source.mistakes[0]
+    codes = {"bad-pipeline"} if checker.problems else {error.code for error in source.mistakes}
+    checker.problems += [Problem.of(error) for error in source.mistakes]
     if checker.problems or file is None:
-        raise ConfigProblemsError(checker.sorted(), code="bad-pipeline")
+        code = codes.pop() if len(codes) == 1 else "bad-pipeline"
+        raise ConfigProblemsError(checker.sorted(), code=code)
     return PipelineConfig(
         name=file.name or (path.stem if path else "pipeline"),
         title=file.title,
@@ -447,7 +489,7 @@ def _check_order(checker: Checker, loc: Loc, name: str, seen: Sequence[str]) -> 
     for earlier in seen:
         if earlier in _LAST and _LAST.index(earlier) >= rank:
             text = "is here twice" if earlier == name else f"must come before {earlier!r}"
-            checker.add(loc, f"the stage {name!r} {text}", key=True)
+            checker.add(loc[:2], f"the stage {name!r} {text}")
             return
 
 
@@ -474,7 +516,16 @@ def _check_cuts(checker: Checker, cuts: Mapping[str, CutSpec]) -> None:
             checker.add(("cuts", name, "grow"), f"cuts.{name}.grow: goes with scope only", key=True)
 
 
-def _check_profiles(checker: Checker, profiles: Mapping[str, Profile]) -> None:
+def _check_profiles(checker: Checker, profiles: Mapping[str, Profile], entries: Any) -> None:
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if name in profiles or not isinstance(entry, dict):
+            continue
+        # Something in it is wrong, and has been complained about; its ranks can be compared all the same.
+        lists = {key: entry[key] for key in ("min", "opt", "max") if isinstance(entry.get(key), list)}
+        ranks = {len(value) for value in lists.values()}
+        if len(ranks) > 1:
+            said = ", ".join(f"{key} has rank {len(value)}" for key, value in lists.items())
+            checker.add(("profiles", name), f"profiles.{name}: {said}; give all three one rank", key=True)
     for name, profile in profiles.items():
         found = profile_problem(profile.range)
         if found is not None:
@@ -490,7 +541,9 @@ def _override_places(data: dict[str, Any], key: str, label: str) -> list[Loc]:
     """Where a key of --set lies in the file: one place, or one for each stage of that name."""
     head, *rest = key.split(".")
     if not head or not all(rest):
-        raise ConfigError("not a key", code="bad-override", where=label, fix="write --set STAGE.OPTION=VALUE")
+        raise ConfigError(
+            f"not a key: {key!r}", code="bad-override", where=label, fix="write STAGE.OPTION: build.tf32"
+        )
     if head not in STAGES:
         known = [f.alias or n for n, f in PipelineFile.model_fields.items()]
         if head in known:
@@ -511,21 +564,38 @@ def _override_places(data: dict[str, Any], key: str, label: str) -> list[Loc]:
         if isinstance(data["stages"][i], dict) and head in data["stages"][i]:
             places.append(("stages", i, head, *rest))
     if not places:
-        raise ConfigError(f"this pipeline has no stage {head!r}", code="bad-override", where=label)
+        found = [next(iter(e)) if isinstance(e, dict) and e else str(e) for e in data["stages"]]
+        raise ConfigError(
+            f"this pipeline has no stage {head!r}",
+            code="bad-override",
+            where=label,
+            fix=f"its stages: {', '.join(found)}",
+        )
     return places
 
 
-def _put(data: dict[str, Any], loc: Loc, value: Any, label: str) -> None:
+def _put(data: dict[str, Any], loc: Loc, value: Any, label: str) -> Loc:
+    """Put a value at a place; the place of the outermost mapping that had to be made for it, or the value's own."""
     node: Any = data
-    for part in loc[:-1]:
+    made: Loc = loc
+    for depth, part in enumerate(loc[:-1], 1):
         if isinstance(node, dict) and node.get(str(part)) is None:
             node[str(part)] = {}
+            made = min(made, loc[:depth], key=len)
         node = node[part]
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"{part!r} has no keys below it", code="bad-override", where=label)
+            raise ConfigError(
+                f"{part!r} has no keys below it", code="bad-override", where=label, fix=f"set {part!r} itself"
+            )
     if not isinstance(node, dict):
-        raise ConfigError(f"{loc[-2]!r} is a list; set it as a whole", code="bad-override", where=label)
+        raise ConfigError(
+            f"{loc[-2]!r} is a list; set it as a whole",
+            code="bad-override",
+            where=label,
+            fix=f"write it below its own key, {loc[0]}:, in a pipeline file",
+        )
     node[str(loc[-1])] = value
+    return made
 
 
 def _near(name: str, known: Sequence[str] | Mapping[str, Any]) -> str | None:

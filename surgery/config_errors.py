@@ -49,13 +49,13 @@ class Checker:
         self.problems.append(Problem(where, message))
 
     def sorted(self) -> list[Problem]:
-        """The problems in the order of the file."""
+        """The problems in the order of the file; those of a file that it extends come after."""
 
-        def place(problem: Problem) -> tuple[int, ...]:
-            parts = (problem.where or "").rsplit(":", 2)[1:]
-            return tuple(int(p) for p in parts if p.isdigit())
+        def place(problem: Problem) -> tuple[bool, str, tuple[int, ...]]:
+            name, *parts = (problem.where or "").rsplit(":", 2)
+            return name != self.source.name, name, tuple(int(p) for p in parts if p.isdigit())
 
-        return sorted(self.problems, key=place)
+        return sorted(dict.fromkeys(self.problems), key=place)
 
     def validate(self, adapter: TypeAdapter[T], data: Any, loc: Loc) -> T | None:
         """Validate plain values; None if something is wrong, which is then noted.

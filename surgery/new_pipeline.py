@@ -143,8 +143,8 @@ def _profiles(report: Report) -> Iterator[str]:
         if failed:
             yield "# profiles:"
             for value in report.model_info.get("inputs", ()):
-                dims = ", ".join("?" if d is None else str(d) for d in value["shape"] or ())
-                yield f"#   {_text(value['name'])}: {{min: [{dims}], opt: [{dims}], max: [{dims}]}}"
+                text = ", ".join("?" if d is None else str(d) for d in value["shape"] or ())
+                yield f"#   {_text(value['name'])}: {{min: [{text}], opt: [{text}], max: [{text}]}}"
         return
     yield from _comment(
         "Shape ranges by input: minimum, what to optimize for, maximum. Found by trying what the model takes; put "

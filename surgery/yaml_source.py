@@ -31,6 +31,11 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
 
+    @classmethod
+    def of(cls, error: ConfigError) -> Problem:
+        """What an error says, with what to do about it."""
+        return cls(error.where, f"{error.message}; {error.fix}" if error.fix else error.message)
+
 
 class ConfigProblemsError(ConfigError):
     """Everything found wrong at once; the first problem is the error's place and message."""
@@ -53,6 +58,7 @@ class YamlSource:
         keys: Position (line and column, from 1) of each key.
         values: Position of each value.
         given: Places that hold a value from elsewhere (an option), and what to call it.
+        mistakes: What was found wrong while it was put together; checking goes on, so that all is said at once.
     """
 
     name: str | None
@@ -61,6 +67,7 @@ class YamlSource:
     keys: Mapping[Loc, tuple[int, int]] = field(default_factory=dict)
     values: Mapping[Loc, tuple[int, int]] = field(default_factory=dict)
     given: Mapping[Loc, str] = field(default_factory=dict)
+    mistakes: tuple[ConfigError, ...] = ()
 
     def where(self, loc: Loc, *, key: bool = False) -> str | None:
         """``FILE:LINE:COLUMN`` of a value, or of the nearest thing around it that the file has.
@@ -91,8 +98,13 @@ class YamlSource:
         return f"{self.name}:1:1"
 
 
-def load_yaml(path: Path) -> YamlSource:
+def load_yaml(path: Path, *, go_on: bool = False) -> YamlSource:
     """Read a YAML file that holds one mapping.
+
+    Args:
+        path: The file.
+        go_on: Keys that are there twice and values that are not plain data are left to the caller, as mistakes of
+            what is returned.
 
     Raises:
         ConfigError: it cannot be read, is not YAML 1.2, is empty, holds something else than a mapping, has
@@ -120,9 +132,11 @@ def load_yaml(path: Path) -> YamlSource:
         )
     reader = _Reader(name)
     data = reader.mapping(root, (), ())
-    if reader.problems:
+    if reader.problems and not go_on:
         raise ConfigProblemsError(reader.problems, code="yaml-invalid")
-    return YamlSource(name, data, hashlib.sha256(raw).hexdigest(), reader.keys, reader.values)
+    mistakes = tuple(ConfigError(p.message, code="yaml-invalid", where=p.where) for p in reader.problems)
+    digest = hashlib.sha256(raw).hexdigest()
+    return YamlSource(name, data, digest, reader.keys, reader.values, mistakes=mistakes)
 
 
 def parse_scalar(text: str) -> Any:

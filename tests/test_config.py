@@ -358,3 +358,90 @@ def test_the_choice_of_a_base_can_be_left_open() -> None:
     assert made.name == "detr"
     assert made.profiles["x"].opt == (1,)
     assert [s.name for s in made.stages] == [s.name for s in load_pipeline("detr").stages]
+
+
+# -- all at once ----------------------------------------------------------------------------------------
+
+
+def test_mistakes_of_set_hide_no_others_and_none_hides_them(tmp_path: Path) -> None:
+    error = fails(
+        tmp_path,
+        """
+        extends: generic
+        titel: x
+        profiles:
+          x: {min: [1, 0], opt: [2], max: [4, 4]}
+        set:
+          verify.case: 3
+          biuld.tf32: true
+          build: 3
+          build.tf32: maybe
+          fold..max_bytes: 1
+          fold.max_bytes: -1
+          substitute.detections.foo: 3
+        """,
+    )
+    assert error.code == "bad-pipeline"
+    path = tmp_path / "mine.yaml"
+    lines = f"{error.where}: {error.message}".splitlines()
+    for line, place, said in (
+        (2, 1, "titel: unknown key; did you mean 'title'?"),
+        (4, 3, "profiles.x: min has rank 2, opt has rank 1"),
+        (4, 16, "profiles.x.min[1]: must be greater than 0, got 0"),
+        (6, 3, "verify.case: unknown key; did you mean 'cases'?"),
+        (7, 3, "neither a stage nor a key: 'biuld'; did you mean 'build'?"),
+        (8, 3, "'build' is a stage; name an option of it"),
+        (9, 3, "build.tf32: must be true or false"),
+        (10, 3, "not a key: 'fold..max_bytes'; write STAGE.OPTION"),
+        (11, 3, "fold.max_bytes: must be greater than 0"),
+        (12, 3, "substitute.detections.foo: unknown key"),
+    ):
+        assert [text for text in lines if text.startswith(f"{path}:{line}:{place}: {said}")], (line, lines)
+    assert all(text.startswith(f"{path}:") for text in lines), lines
+
+
+def test_a_base_that_is_not_there_hides_no_mistakes_of_the_file(tmp_path: Path) -> None:
+    error = fails(tmp_path, "extends: genericc\ntitel: x\nset: {verify.case: 3, verify.cases: 3}\n")
+    lines = error.message.splitlines()
+    assert lines[0] == "extends: no pipeline named 'genericc'; did you mean 'generic'?"
+    assert [line.rsplit(":", 2)[1:] for line in lines[1:]] == [
+        [" titel", " unknown key; did you mean 'title'?"],
+        [" verify.case", " unknown key; did you mean 'cases'?"],
+    ]
+
+
+def test_mistakes_of_a_file_and_of_its_base_are_said_together(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: generic\nset: {biuld.tf32: true}\n")
+    error = fails(tmp_path, "extends: base.yaml\nset: {verify.case: 3}\n")
+    assert "mine.yaml:2:7" in (error.where or "")
+    assert f"{tmp_path / 'base.yaml'}:2:7: neither a stage nor a key: 'biuld'" in error.message
+
+
+def test_a_circle_of_bases_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("extends: mine.yaml\n")
+    error = fails(tmp_path, "extends: other.yaml\n")
+    assert (error.code, error.where) == ("pipeline-cycle", f"{tmp_path / 'other.yaml'}:1:10")
+    assert "mine.yaml -> other.yaml -> mine.yaml" in error.message
+    assert error.fix is not None
+
+
+def test_a_key_that_is_there_twice_hides_no_mistakes(tmp_path: Path) -> None:
+    error = fails(tmp_path, "stages: [fold]\nstages: [save]\ntitel: x\n")
+    assert "the key 'stages' is here twice; first at 1:1" in error.message
+    assert "titel: unknown key" in error.message
+
+
+def test_an_order_is_complained_about_where_the_stage_is(tmp_path: Path) -> None:
+    error = fails(tmp_path, "stages:\n  - save\n  - fold\nset: {fold.max_bytes: 3}\n")
+    assert (error.where or "").endswith("mine.yaml:3:5")
+    assert error.message == "the stage 'fold' must come before 'save'"
+
+
+def test_all_mistakes_of_options_are_said(tmp_path: Path) -> None:
+    config = load_pipeline(write(tmp_path, "stages: [fold, save]\n"))
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(config, {"fold.max_byte": "3", "build.tf32": "true", "fold.record": "{"})
+    text = f"{caught.value.where}: {caught.value.message}"
+    assert "--set fold.max_byte: unknown key; did you mean 'max_bytes'?" in text
+    assert "--set build.tf32: this pipeline has no stage 'build'; its stages: fold, save" in text
+    assert "--set fold.record: not valid YAML" in text
