@@ -145,7 +145,15 @@ def _fitted(
     known: Mapping[str, Range],
 ) -> Fit:
     """Sizes for the free dims; for what was asked for, they are looked for once in a run."""
-    from surgery.verify.sizes import Hints, NoFitError, baked_sizes, cache_sums, fit, new_tokens
+    from surgery.verify.sizes import (
+        Hints,
+        NoFitError,
+        baked_sizes,
+        cache_sums,
+        fit,
+        new_tokens,
+        signal_lengths,
+    )
 
     key = (
         tuple((name, tuple(dims)) for name, dims in shapes.items()),
@@ -156,7 +164,8 @@ def _fitted(
     if found is not None:
         return found  # type: ignore[no-any-return]
     inputs = [v for v in model.graph.input if v.name in shapes]
-    hints = Hints(new_tokens(inputs), baked_sizes(state.source.proto), cache_sums(inputs))
+    baked = baked_sizes(state.source.proto)
+    hints = Hints(new_tokens(inputs), baked, cache_sums(inputs), signal_lengths(inputs))
     fixed = {k: f for k, f in _from_weights(state).items() if k not in known and k in {d.key for d in free}}
     with _judge(state, model, shapes, free, asked=bool(given)) as judge:
         try:

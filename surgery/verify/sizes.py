@@ -8,7 +8,7 @@ usual ones first, and whether the model runs on them decides.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +27,9 @@ BATCH = (1, 2, 4, 8, 3, 16)
 IMAGE = (320, 224, 256, 384, 512, 64, 128, 448, 640, 32, 96, 336, 300, 299, 518, 1024)
 LENGTH = (16, 8, 64, 4, 512, 1024, 4000, 16000, 32, 128, 48000, 80000, 2)
 """Optimum by role, the most usual first. A sequence is tokens, or samples of sound."""
+
+SAMPLES = (1, 100, 1000)
+"""Samples of sound for each token, the first choice first."""
 
 SMALLER = (256, 128, 64)
 """Heights and widths that leave room for several pictures at once, where larger ones do not."""
@@ -120,11 +123,13 @@ class Hints:
         baked: Sizes that reshapes have as constants, the most frequent first: an exporter that traced the model has
             left the sizes of its example there.
         sums: A length and two others that it may be the sum of: a mask over what caches hold and what is new.
+        signals: Lengths of sound beside tokens, which are much shorter.
     """
 
     steps: Sequence[int] = ()
     baked: Sequence[int] = ()
     sums: Sequence[tuple[str, str, str]] = ()
+    signals: Collection[str] = ()
 
 
 def dim_key(name: str, axis: int, dim: int | str | None) -> str:
@@ -259,6 +264,7 @@ def _usual(
         BATCH if "batch" in roles else (1,),
         IMAGE if "image" in roles else (1,),
         LENGTH if lengths else (1,),
+        SAMPLES if any(k in hints.signals for k in lengths) else (1,),
     ]
     for picked in best_first([len(c) for c in choices]):
         relations = hypotheses[picked[0]]
@@ -269,7 +275,8 @@ def _usual(
             if dim.role != "length":
                 sizes[dim.key] = usual[dim.role]
             elif dim.key not in relations:
-                sizes[dim.key] = max(1, int(LENGTH[picked[3]] * next(spread)))
+                longer = SAMPLES[picked[4]] if dim.key in hints.signals else 1
+                sizes[dim.key] = max(1, int(LENGTH[picked[3]] * next(spread)) * longer)
         for key, relation in relations.items():
             sizes[key] = relation.value(sizes)
         yield relations, sizes
@@ -437,6 +444,27 @@ def cache_sums(inputs: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, str, st
         for both in lists
         if both != new and both not in held
     ]
+
+
+def signal_lengths(inputs: Sequence[onnx.ValueInfoProto]) -> set[str]:
+    """Lengths that only sound has, [batch, samples] or [batch, 1, samples], where others are those of tokens."""
+    import onnx
+
+    whole = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+    signals: set[str] = set()
+    others: set[str] = set()
+    tokens = False
+    for value in inputs:
+        dims, kind = dims_of(value) or [], value.type.tensor_type.elem_type
+        free = {dim_key(value.name, k, d) for k, d in enumerate(dims) if k and not isinstance(d, int)}
+        if kind not in whole and kind != onnx.TensorProto.BOOL and len(free) == 1 and dims[1:-1] in ([], [1]):
+            signals |= free
+        elif kind in whole and len(dims) == 2 and free:
+            tokens = True
+            others |= free
+        else:
+            others |= free
+    return signals - others if tokens else set()
 
 
 def baked_sizes(model: onnx.ModelProto, most: int = 10) -> list[int]:

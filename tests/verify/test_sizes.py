@@ -16,6 +16,7 @@ from surgery.verify.sizes import (
     fit,
     free_dims,
     new_tokens,
+    signal_lengths,
 )
 
 
@@ -81,6 +82,25 @@ def test_a_mask_as_long_as_the_cache_and_new_tokens_of_any_number() -> None:
     assert found.relations == {"total": Relation(("new", "past"))}
     assert found.tries < 10
     assert cache_sums([ids, mask]) == []
+
+
+def test_sound_is_longer_than_tokens() -> None:
+    sound, tokens = value("sound", "n", "samples"), value("ids", "n", "words", kind=TensorProto.INT64)
+    assert signal_lengths([sound, tokens]) == {"samples"}
+    assert signal_lengths([value("sound", "n", 1, "samples"), tokens]) == {"samples"}
+    assert signal_lengths([sound]) == set()
+    assert signal_lengths([value("weights", "n", "words"), tokens]) == set()
+    assert signal_lengths([value("mask", "n", "words", kind=TensorProto.BOOL), sound, tokens]) == {"samples"}
+    hints = Hints(signals=signal_lengths([sound, tokens]))
+
+    def judge(sizes: Mapping[str, int]) -> str | None:
+        return None if sizes["samples"] >= 400 and sizes["words"] <= 40 else "too short or too long"
+
+    found = fit(free_dims([sound, tokens]), judge, {}, hints)
+    assert found.relations == {}
+    assert found.ranges["words"][2] <= 40
+    assert found.ranges["samples"][0] >= 400
+    assert found.ranges["samples"][0] < found.ranges["samples"][2]
 
 
 def test_masks_that_look_like_pictures() -> None:
