@@ -464,6 +464,8 @@ def _conclude(state: State, stages: Sequence[Stage]) -> None:
 def _fail(report: Report, state: State | None, error: SurgeryError) -> None:
     report.status, report.exit_code = "failed", error.exit_code
     report.failure = Failure.of(error)
+    if not report.stages:
+        report.not_reached("the run ended before its first stage")
     report.engine = report.engine_info = None
     if state is not None:
         report.model = state.portable

@@ -189,6 +189,9 @@ def run_stages(stages: Sequence[Stage], state: State) -> None:
             result = stage.run(state)
         except SurgeryError as error:
             error.stage = error.stage or stage.name
+            if any(later.name == "verify" for later in stages[index - 1 :]):
+                what = "the graph" if stage.name == "verify" else f"the stage {stage.name}"
+                state.report.not_reached(f"{what} failed")
             seconds = round(time.perf_counter() - started, 3)
             state.report.stages.append(StageEntry(stage.name, seconds, False, f"failed: {error.message}"))
             raise

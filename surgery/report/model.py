@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from surgery.errors import SurgeryError
 
 SCHEMA = 1
+NOT_REQUESTED = "not run: stage not requested"
 Status = Literal["ok", "ok-unverified-engine", "prepared", "failed"]
 
 
@@ -119,8 +120,8 @@ class Report:
     io_changes: list[IoChange] = field(default_factory=list)
     verification: dict[str, Any] = field(
         default_factory=lambda: {
-            "graph": {"status": "not run: stage not requested", "reason": None, "cases": []},
-            "engine": {"status": "not run: stage not requested", "reason": None, "cases": []},
+            "graph": {"status": NOT_REQUESTED, "reason": None, "cases": []},
+            "engine": {"status": NOT_REQUESTED, "reason": None, "cases": []},
         }
     )
     engine_info: dict[str, Any] | None = None
@@ -138,6 +139,18 @@ class Report:
     def ok(self) -> bool:
         """True if the run did what the pipeline asks (exit code 0)."""
         return self.exit_code == 0
+
+    def not_reached(self, because: str) -> None:
+        """Say of the levels of verification that were to come and did not, why.
+
+        Args:
+            because: What ended the run before them.
+        """
+        for level in ("graph", "engine"):
+            if self.verification[level]["status"] == NOT_REQUESTED:
+                self.verification[level] = {
+                    "status": f"not run: not reached, {because}", "reason": because, "cases": []
+                }  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON types, keys in the order of the schema."""

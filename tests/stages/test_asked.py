@@ -151,3 +151,35 @@ def test_channels_are_what_the_weights_want() -> None:
     assert {profile[end][1] for end in ("min", "opt", "max")} == {6}
     assert "c is 6, as Conv" in profile["source"]
     assert profile["min"][2] < profile["max"][2]
+
+
+@pytest.mark.parametrize("stages", [None, "load..rewrite"])
+def test_what_a_failure_keeps_from_being_verified_was_asked_for_and_not_reached(stages: str | None) -> None:
+    config = PipelineConfig.model_validate(
+        {
+            "cuts": {"front": {"scope": "Preprocessor"}},
+            "stages": ["inspect", {"rewrite": {"cut_input": {"cut": "front"}}}, "verify"],
+        }
+    )
+    made = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[4] x) => (float[4] y) { y = Relu (x) }'
+    )
+    report = surgery.run(config, made, target="tensorrt-10.16", stages=stages)
+    assert report.failure is not None
+    assert (report.failure.stage, report.failure.code) == ("rewrite", "cut-not-found")
+    asked = (
+        "not run: not reached, the stage rewrite failed" if stages is None else "not run: stage not requested"
+    )
+    assert [report.verification[level]["status"] for level in ("graph", "engine")] == [asked, asked]
+
+
+def test_an_engine_is_not_reached_where_the_graph_fails() -> None:
+    # What is always empty proves nothing.
+    made = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[4] x) => (float[k] y) {
+            two = Constant <value_ints = [2]> () y = Slice (x, two, two) }"""
+    )
+    config = PipelineConfig.model_validate({"stages": ["verify"]})
+    report = surgery.run(config, made, target="tensorrt-10.16")
+    assert (report.exit_code, report.verification["graph"]["status"]) == (6, "failed")
+    assert report.verification["engine"]["status"] == "not run: not reached, the graph failed"
