@@ -27,10 +27,25 @@ def check_asked(state: State) -> None:
         ConfigError: an input that is not there, another dtype or rank, sizes or values on which the original does not
             run in ONNX Runtime.
     """
+    declare_ranks(state)
     if state.options.inputs is not None:
         check_values(state)
     if not any(getattr(stage, "cut_input", None) for stage in state.config.stages):
         check_shapes(state, interface(state))
+
+
+def declare_ranks(state: State) -> None:
+    """Give inputs without a shape the one that was asked for, in the current graph: TensorRT has to know ranks."""
+    given = {
+        **{name: (p.min, p.opt, p.max) for name, p in state.config.profiles.items()},
+        **state.options.shapes,
+    }
+    for tensor in state.graph.inputs:
+        if tensor.shape is None and tensor.name in given:
+            sizes = zip(*given[tensor.name], strict=True)
+            tensor.shape = [
+                dims[0] if len(set(dims)) == 1 else f"{tensor.name}_{axis}" for axis, dims in enumerate(sizes)
+            ]
 
 
 def interface(state: State) -> onnx.ModelProto:

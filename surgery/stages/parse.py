@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from surgery.errors import ConversionError
 from surgery.pipeline import StageResult, State
+
+if TYPE_CHECKING:
+    import onnx
+
+    from surgery.trt.types import ParserMessage
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -21,6 +27,7 @@ class Parse:
         """Parse in a child process; fill ``unsupported.after``."""
         from surgery.stages.because import because
         from surgery.stages.inspect import unsupported
+        from surgery.stages.profiles import check_ranks
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import handed_over, worker_for
 
@@ -30,6 +37,7 @@ class Parse:
         if not state.target.installed:
             state.report.unsupported["after"] = unsupported(state.target_model, state.target)
             return StageResult(False, f"not run: {state.target.name} is not installed")
+        check_ranks(state.target_model.graph.input)
         worker = worker_for(state)
         with handed_over(state) as model:
             outcome = worker.parse(model)
@@ -56,9 +64,7 @@ class Parse:
         first = outcome.errors[0] if outcome.errors else None
         why = because(outcome.errors, state.target_model)
         raise ConversionError(
-            f"the parser refuses {len(outcome.errors)} nodes, first {first.node_name!r} ({first.node_op})"
-            if first
-            else "the parser refuses the model",
+            _refusal(outcome.errors, state.target_model),
             code="parser-refused",
             where=state.source.name,
             node=first.node_name if first else None,
@@ -70,3 +76,18 @@ class Parse:
                 ]
             ),
         )
+
+
+def _refusal(errors: Sequence[ParserMessage], model: onnx.ModelProto) -> str:
+    """What the parser refuses: nodes, or inputs, for which it names none."""
+    import onnx
+
+    first = next((e for e in errors if e.node_op), None)
+    if first is not None:
+        return f"the parser refuses {len(errors)} nodes, first {first.node_name!r} ({first.node_op})"
+    kinds = [
+        f"{v.name!r} ({onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type).lower()}, "
+        f"{len(v.type.tensor_type.shape.dim)} dims)"
+        for v in model.graph.input
+    ]
+    return f"the parser refuses an input: {', '.join(kinds)}" if errors else "the parser refuses the model"

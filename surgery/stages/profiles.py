@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,14 +57,7 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
     initial = {t.name for t in model.graph.initializer}
     inputs = {v.name: v for v in model.graph.input if v.name not in initial}
     given, known = _given(state, inputs)
-    for name, info in inputs.items():
-        if dims_of(info) is None:
-            raise ConversionError(
-                f"input {name!r} has no shape",
-                code="input-without-shape",
-                where=name,
-                fix=f"give one: --shape {name}=1x3x224x224",
-            )
+    check_ranks(inputs.values())
     shapes: dict[str, list[int | str]] = {}
     for name, info in inputs.items():
         dims = dims_of(info) or []
@@ -85,6 +78,22 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
         result.append(ShapeProfile(name, tuple(low), tuple(best), tuple(high)))
     _tell_stuck(state, found)
     return result
+
+
+def check_ranks(inputs: Iterable[onnx.ValueInfoProto]) -> None:
+    """Make sure that every input has a rank; TensorRT's parser takes one without for a number.
+
+    Raises:
+        ConversionError: one has none.
+    """
+    for info in inputs:
+        if info.type.HasField("tensor_type") and dims_of(info) is None:
+            raise ConversionError(
+                f"input {info.name!r} has no shape",
+                code="input-without-shape",
+                where=info.name,
+                fix=f"give one, with as many dims as it has: --shape {info.name}=1x3x224x224",
+            )
 
 
 def check_shapes(state: State, interface: onnx.ModelProto) -> None:
@@ -303,7 +312,8 @@ def _judge(
     asked: bool,
 ) -> Iterator[Callable[[Mapping[str, int]], str | None]]:
     """What runs the original with sizes of free dims, and says why it does not."""
-    from surgery.graph.volumes import MOST, largest, skeleton
+    from surgery.graph.skeleton import skeleton
+    from surgery.graph.volumes import MOST, largest
     from surgery.stages.trt_model import on_disk
     from surgery.verify.cases import first_draw, probe
     from surgery.verify.growth import Growth

@@ -231,8 +231,8 @@ def _point(label: str, result: onnx.ModelProto, sizes: Mapping[str, Sequence[int
     point = _Point(label, {}, {})
     for name, shape in sizes.items():
         point.known.update({d: n for d, n in zip(inputs[name], shape, strict=True) if isinstance(d, str)})
-        _, own = specs.get(name, (None, None))
-        if own is not None and _fits(own, shape):
+        own = specs[name][1] if name in specs else None
+        if name in specs and (own is None or _fits(own, shape)):
             point.placed[name] = list(shape)
     return point
 
