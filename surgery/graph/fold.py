@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.collection import no_collection
-from surgery.graph.convert import constant, is_external
+from surgery.graph.convert import constant, is_external, value_of
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.infer import infer_types, is_static
 from surgery.graph.load import _MAX_IR_VERSION
@@ -150,15 +150,16 @@ def _fold_once(graph: gs.Graph, max_bytes: int, refused: dict[str, str]) -> bool
     def folds(node: gs.Node) -> bool:
         return _ready(node, marked) and _foldable(node, outputs, max_bytes) and node.name not in refused
 
-    if not any(_known_shape(node) or folds(node) for node in graph.nodes):
+    if not any(_static_sizes(node) is not None or folds(node) for node in graph.nodes):
         return False  # what folds begins at such a node
     view = View(graph)
     known: dict[str, Any] = {}
     foldable: list[int] = []
     for key in sorted(range(len(view.nodes)), key=view.order.__getitem__):
         node = view.nodes[key]
-        if _known_shape(node):
-            known[node.outputs[0].name] = _static_shape(node)
+        sizes = _static_sizes(node)
+        if sizes is not None:
+            known[node.outputs[0].name] = sizes
             marked.add(node.outputs[0].name)
         elif folds(node):
             foldable.append(key)
@@ -197,20 +198,62 @@ def _foldable(node: gs.Node, outputs: set[str], max_bytes: int) -> bool:
     return not has_bodies(node) and not any(_too_big(t, max_bytes) for t in node.outputs)
 
 
-def _known_shape(node: gs.Node) -> bool:
-    return (
-        node.op in ("Shape", "Size")
-        and node.domain in (None, "", "ai.onnx")
-        and is_static(node.inputs[0].shape)
-    )
+def _static_sizes(node: gs.Node) -> np.ndarray[Any, Any] | None:
+    """What a node makes of sizes that are known: Shape, Size, and the part of a Shape that a node picks; or None."""
+    import onnx_graphsurgeon as gs
 
-
-def _static_shape(node: gs.Node) -> np.ndarray[Any, Any]:
-    dims = [int(d) for d in node.inputs[0].shape]
+    if node.domain not in (None, "", "ai.onnx") or not node.inputs:
+        return None
+    data = node.inputs[0]
     if node.op == "Size":
-        return np.asarray(prod(dims), dtype=np.int64)
-    start, end = node.attrs.get("start", 0), node.attrs.get("end", len(dims))
-    return np.asarray(dims[start:end], dtype=np.int64)
+        return np.asarray(prod(data.shape), dtype=np.int64) if is_static(data.shape) else None
+    if node.op == "Shape":
+        return (
+            np.zeros(0, np.int64) if is_static(data.shape) and not data.shape else _all_known(_sizes_of(node))
+        )
+    if node.op not in ("Gather", "Slice") or isinstance(data, gs.Constant):
+        return None
+    made = data.inputs[0] if len(data.inputs) == 1 else None
+    if made is None or made.op != "Shape" or made.domain not in (None, "", "ai.onnx"):
+        return None
+    picked = _picked(node, _sizes_of(made))
+    return None if picked is None else _all_known(picked)
+
+
+def _sizes_of(node: gs.Node) -> list[Any]:
+    """What a Shape makes: numbers, and names or None for free sizes; nothing where the rank is not known."""
+    dims = list(node.inputs[0].shape or ())
+    return dims[node.attrs.get("start", 0) : node.attrs.get("end", len(dims))]
+
+
+def _picked(node: gs.Node, sizes: list[Any]) -> Any:
+    """Entries of a list that a Gather or a Slice takes, if what it takes is constant."""
+    import onnx_graphsurgeon as gs
+
+    if not sizes or any(
+        t.name and (not isinstance(t, gs.Constant) or is_external(t)) for t in node.inputs[1:]
+    ):
+        return None
+    wanted = [value_of(t).reshape(-1).tolist() if t.name else None for t in node.inputs[1:]]
+    if node.op == "Gather":
+        places = value_of(node.inputs[1])
+        if places.size == 0 or np.any(places < -len(sizes)) or np.any(places >= len(sizes)):
+            return None
+        return np.asarray(sizes, dtype=object)[places]
+    if len(wanted) < 2 or any(w is not None and len(w) != 1 for w in wanted):
+        return None  # old forms have attributes
+    start, end, step = wanted[0], wanted[1], wanted[3] if len(wanted) > 3 else None
+    if start is None or end is None or (step is not None and step[0] < 1):
+        return None
+    return sizes[start[0] : end[0] : step[0] if step is not None else 1]
+
+
+def _all_known(sizes: Any) -> np.ndarray[Any, Any] | None:
+    """Sizes as a tensor, if there are any and all of them are numbers."""
+    table = np.asarray(sizes, dtype=object)
+    if table.size == 0 or not all(isinstance(d, (int, np.integer)) and d >= 0 for d in table.reshape(-1)):
+        return None
+    return table.astype(np.int64)
 
 
 def _too_big(tensor: Any, max_bytes: int) -> bool:

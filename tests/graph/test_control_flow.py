@@ -163,6 +163,37 @@ def test_a_condition_on_static_shapes_is_known() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "s = Shape (x) d = Gather (s, last)",
+        "s = Shape (x) d = Slice (s, low, high)",
+        "s = Shape (x) e = Gather <axis = 0> (s, twice) d = ReduceMax <keepdims = 1> (e)",
+        "d = Shape <start = 1, end = 2> (x)",
+    ],
+)
+def test_a_condition_on_a_size_that_is_known_beside_free_ones(part: str) -> None:
+    after = check(
+        "(float[n, 1, m] x) => (float[n, m] y)"
+        " <int64[1] last = {-2}, int64[1] low = {1}, int64[1] high = {2}, int64[1] one = {1},"
+        f" int64[2] twice = {{1, -2}}, int64[1] ax = {{1}}> {{ {part} c = Equal (d, one)"
+        " y = If (c) <then_branch = t () => (float[n, m] o) { o = Squeeze (x, ax) },"
+        " else_branch = e () => (float[n, 1, m] q) { q = Identity (x) }> }"
+    )
+    assert [n.op_type for n in after.graph.node if n.op_type in ("If", "Squeeze", "Identity")] == ["Squeeze"]
+
+
+def test_a_condition_on_a_free_size_stays() -> None:
+    text = (
+        "(float[n, 1, m] x) => (float y) <int64 last = {2}, int64 one = {1}> {"
+        " s = Shape (x) d = Gather (s, last) c = Equal (d, one)"
+        " y = If (c) <then_branch = t () => (float o) { o = ReduceSum <keepdims = 0> (x) },"
+        " else_branch = e () => (float q) { q = ReduceMax <keepdims = 0> (x) }> }"
+    )
+    after, _, _ = resolve(parse(text))
+    assert [n.op_type for n in after.graph.node][-1] == "If"
+
+
 def test_branches_that_hand_outer_values_through() -> None:
     # The checker lets it pass, ONNX Runtime does not run it: so only the result is run.
     model = parse(
