@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgery.config import PipelineConfig
+    from surgery.graph.load import LoadedModel
     from surgery.targets import Target
 
 Shapes = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
@@ -64,6 +65,7 @@ def run(
     """
     report = Report(seed=seed)
     state: State | None = None
+    begun: _Begun | None = None
     folder = Path(output) if output is not None else None
     options = RunOptions(
         output=folder,
@@ -74,6 +76,10 @@ def run(
         seed=seed,
     )
 
+    def hold(entry: _Begun) -> None:
+        nonlocal begun
+        begun = entry
+
     def attempt(config: PipelineConfig, chosen: list[Stage], why: Mapping[str, str]) -> None:
         nonlocal state
         report.pipeline = {"name": config.name, "sha256": config.sha256, **why}
@@ -81,7 +87,7 @@ def run(
             from surgery.report.write import check_writable
 
             check_writable(folder)
-        state = _begin(config, model, target, options, plugin_paths, report, listener or _silent)
+        state = _begin(config, model, target, options, plugin_paths, report, listener or _silent, hold)
         if require == "engine":
             _need_gpu(state)
         run_stages(chosen, state)
@@ -103,11 +109,19 @@ def run(
                 raise _neither(config, error, second) from second
     except SurgeryError as error:
         _fail(report, state, error)
-        _look_back(report, state, error, pipeline, model, folder)
+        _look_back(report, state, begun, error, pipeline, model, folder)
     finally:
         _give_back(state)
-    _write_report(report, state, folder)
+    _write_report(report, state, begun, folder)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What a run has before its first stage: the model as it is by then, and the target."""
+
+    source: LoadedModel
+    target: Target
 
 
 def build(
@@ -284,6 +298,7 @@ def _begin(
     plugin_paths: Sequence[str | Path],
     report: Report,
     listener: Listener,
+    hold: Callable[[_Begun], None],
 ) -> State:
     from surgery.graph.convert import import_graph
     from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
@@ -297,8 +312,8 @@ def _begin(
     chosen = resolve_target(target or config.target)
     report.target = {"name": chosen.name, "installed": chosen.installed, "table": chosen.table}
     report.versions = versions(chosen)
-    if not chosen.table_exact:
-        report.warnings.append(f"{chosen.name} has no table of its own; the one of {chosen.table} is used")
+    if chosen.note:
+        report.warnings.append(chosen.note)
     given = model if model is not None else config.model_path()
     if given is None:
         raise ConfigError(
@@ -308,6 +323,7 @@ def _begin(
             fix="give the model after the pipeline: surgery run PIPELINE MODEL",
         )
     source = load_model(given)
+    hold(_Begun(source, chosen))
     report.warnings.extend(source.mended)
     report.model_info = describe(source)
     _tensors_alone(source.proto, chosen, source.name)
@@ -318,6 +334,7 @@ def _begin(
 
         source, edit = free_batch(source, lambda proto: adopt_plugins(proto, registry)[0], options.seed)
         report.edits.append(edit)
+        hold(_Begun(source, chosen))
     adopted, found = adopt_plugins(source.proto, registry)
     report.warnings.extend(dict.fromkeys(a.note for a in found if a.note))
     source = replace(source, proto=adopted)
@@ -474,6 +491,7 @@ def _fail(report: Report, state: State | None, error: SurgeryError) -> None:
 def _look_back(
     report: Report,
     state: State | None,
+    begun: _Begun | None,
     error: SurgeryError,
     pipeline: str | Path | PipelineConfig,
     model: Any,
@@ -484,41 +502,47 @@ def _look_back(
         return
     from surgery.diagnose.afterwards import afterwards
 
-    source = state.source.path if state is not None else None
+    known = state or begun
+    source = known.source.path if known is not None else None
     if source is None and isinstance(model, (str, Path)):
         source = Path(model)
-    target = state.target if state is not None else None
-    proto = None if state is None else state.target_model or state.portable or state.source.proto
+    target = known.target if known is not None else None
+    made = (state.target_model or state.portable) if state is not None else None
+    proto = made if made is not None or known is None else known.source.proto
     written = (
-        folder / f"{state.source.name}.failed.onnx" if folder is not None and state is not None else None
+        folder / f"{known.source.name}.failed.onnx" if folder is not None and known is not None else None
     )
     name = pipeline if isinstance(pipeline, (str, Path)) else report.pipeline.get("name", pipeline.name)
     found = afterwards(error, model=proto, source=source, failed=written, pipeline=str(name), target=target)
     report.failure = replace(report.failure, evidence=found.evidence, next=found.next)
 
 
-def _write_report(report: Report, state: State | None, folder: Path | None) -> None:
+def _write_report(report: Report, state: State | None, begun: _Begun | None, folder: Path | None) -> None:
     from surgery.report.write import dump_json, write_whole
 
-    if folder is None or report.exit_code in (2, 3, 7) or state is None:
+    known = state or begun
+    if folder is None or report.exit_code in (2, 3, 7) or known is None:
         return
     if report.exit_code == 0:
         if report.artifacts["onnx"] is None:
             return  # the save stage was not asked for: nothing is written
         write_whole(folder / "report.json", dump_json(report.to_dict()))
         return
-    name = state.source.name
+    name = known.source.name
     left = sorted(p.name for p in folder.glob("*") if p.name != "report.json") if folder.is_dir() else []
     if left:
         report.previous = {"files": left, "note": "left by an earlier run and not touched by this one"}
-        state.warn(f"files of an earlier run were left as they are: {', '.join(left)}")
-    failed = state.target_model or state.portable or _export(state)
+        text = f"files of an earlier run were left as they are: {', '.join(left)}"
+        if text not in report.warnings:
+            report.warnings.append(text)
+    made = (state.target_model or state.portable or _export(state)) if state is not None else None
+    failed = made if made is not None else known.source.proto
     write_whole(folder / f"{name}.failed.onnx", failed.SerializeToString(deterministic=True))
-    if state.log:
-        text = "".join(f"[{line.severity}] {line.text}\n" for line in state.log).encode()
-        write_whole(folder / f"{name}.failed.log", text)
+    if state is not None and state.log:
+        lines = "".join(f"[{line.severity}] {line.text}\n" for line in state.log).encode()
+        write_whole(folder / f"{name}.failed.log", lines)
         report.artifacts = {**dict.fromkeys(report.artifacts), "log": {
-            "path": str((folder / f"{name}.failed.log").resolve()), "sha256": hashlib.sha256(text).hexdigest()
+            "path": str((folder / f"{name}.failed.log").resolve()), "sha256": hashlib.sha256(lines).hexdigest()
         }}  # fmt: skip
     write_whole(folder / "report.json", dump_json(report.to_dict()))
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 NAMES = 6
 """Names of nodes that are listed of one group."""
 
+STEPS = 3
+"""Steps back from an operand that are told."""
+
 LONGEST = 600
 """Characters of a message that are shown."""
 
@@ -148,12 +151,14 @@ def _problem(number: int, group: Sequence[Problem], target: str) -> Iterator[str
         yield from wrapped("   cause: ", problem.findings[0].cause)
     for text in problem.evidence:
         yield from wrapped("   seen: ", text)
-    for name, kind, chain in problem.operands[:8]:
-        told_from = (
-            "" if not chain or chain[0].startswith(("input", "constant")) else f", from {' <- '.join(chain)}"
-        )
+    for name, kind, chain in problem.operands[:NAMES]:
+        shown = [*chain[:STEPS], *(["..."] if chain[STEPS:] else [])]
+        plain = not chain or chain[0].startswith(("input", "constant"))
+        told_from = "" if plain else f", from {' <- '.join(shown)}"
         what = chain[0].split(" ", 1)[0] if chain and not told_from else "operand"
         yield from wrapped(f"   {what} ", f"{name!r}: {kind}{told_from}")
+    if problem.operands[NAMES:]:
+        yield f"   and {len(problem.operands) - NAMES} more operands"
     yield from _what_to_do(problem, target)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from surgery.diagnose.facts import Facts, Place
 from surgery.diagnose.static import constant_of
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 OPERANDS = 4
 """Operands that are told."""
+
+STEPS = 3
+"""Steps back from an operand that are told."""
 
 SHOWN = 8
 """Elements of a constant up to which its value is told."""
@@ -58,7 +62,18 @@ def afterwards(
     evidence: tuple[str, ...] = ()
     if error.exit_code in (4, 5) and error.node and model is not None and target is not None:
         evidence = _evidence(error, model, target)
-    return Afterwards(evidence, _next(error, source, failed, pipeline, target))
+    return Afterwards(evidence, _plugin(error, model) or _next(error, source, failed, pipeline, target))
+
+
+def _plugin(error: SurgeryError, model: onnx.ModelProto | None) -> str | None:
+    """What to go on with where a plugin node is wrong or not known: no parser has anything to add to that."""
+    if error.code not in ("plugin-configuration", "plugin-version", "unknown-plugin") or model is None:
+        return None
+    node = next((n for n in all_nodes(model.graph.node) if error.node in (n.name, *n.output)), None)
+    if node is None:
+        return None
+    what = "new plugin" if error.code == "unknown-plugin" else "show plugins"
+    return f"surgery {what} {shlex.quote(node.op_type)}"
 
 
 def _evidence(error: SurgeryError, model: onnx.ModelProto, target: Target) -> tuple[str, ...]:
@@ -83,7 +98,7 @@ def _evidence(error: SurgeryError, model: onnx.ModelProto, target: Target) -> tu
 def _operands(facts: Facts, place: Place) -> list[str]:
     found = []
     for name in [n for n in place.node.input if n][:OPERANDS]:
-        chain = facts.chain(place.scope, name)
+        chain = facts.chain(place.scope, name, STEPS)
         plain = not chain or chain[0].startswith(("input", "constant"))
         origin = "" if plain else f", from {' <- '.join(chain)}"
         what = chain[0].split(" ", 1)[0] if chain and plain else "operand"

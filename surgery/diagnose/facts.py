@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import onnx
 
-KNOWN = 4096
-"""Elements up to which a constant's value is shown to shape inference."""
+KNOWN = 1 << 15
+"""Bytes of a constant up to which its value is shown to shape inference."""
 
 SHAPES = frozenset({"Shape", "Size"})
 """Operators whose result depends on the shape of what they read, not on its values."""
@@ -291,27 +291,9 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with what shape inference finds; large weights are declared, not copied."""
     import onnx
 
-    copy = onnx.ModelProto()
-    copy.ir_version = model.ir_version
-    copy.opset_import.extend(model.opset_import)
-    copy.functions.extend(model.functions)
-    body, graph = copy.graph, model.graph
-    body.name = graph.name
-    body.node.extend(graph.node)
-    body.input.extend(graph.input)
-    body.output.extend(graph.output)
-    body.value_info.extend(graph.value_info)
-    declared = {v.name for v in graph.input}
-    for tensor in graph.initializer:
-        size = 1
-        for dim in tensor.dims:
-            size *= dim
-        if size <= KNOWN and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            body.initializer.append(tensor)
-        elif tensor.name not in declared:
-            body.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
+    from surgery.graph.skeleton import skeleton
+
+    copy = skeleton(model, KNOWN)
     try:
         return onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except Exception:  # onnx raises many types, none documented; types are a help, never a condition

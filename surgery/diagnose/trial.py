@@ -158,10 +158,10 @@ class Trial:
             return Fate("left", "the run leaves it, for it is refused by the table alone, for how it is used")
         if "rewrite" in self.stages:
             return Fate("left", f"no rule is for this {op}" if op else "nothing is done about it")
-        where = f"in stage {self.failure.stage}" if self.failure and self.failure.stage else "before"
         if self.exit_code is None:
-            return Fate("not reached", f"the time was over {where}")
-        return Fate("not reached", f"the run ends {where}, for another reason")
+            return Fate("not reached", "the time was over before the run came to it")
+        place = f" at {self.failure.node!r}" if self.failure is not None and self.failure.node else ""
+        return Fate("not reached", f"the run fails{place} before it comes to this")
 
     def _about(self, name: str, path: Sequence[str], edits: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
         """Whether the run failed at a node, or at what took its place."""

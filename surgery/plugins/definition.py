@@ -369,7 +369,12 @@ class PluginDefinition:
         problems = self.check(attributes, input_types)
         if problems:
             raise ConversionError(
-                f"{self.name}: {'; '.join(problems)}", code="plugin-configuration", node=node.name or None
+                f"{self.name}: {'; '.join(problems)}",
+                code="plugin-configuration",
+                node=node.name or node.output[0],
+                cause="the node contradicts itself: the plugin would refuse it, wherever it runs",
+                fix=f"correct the node, or export the model anew: surgery show plugins {self.name} says what the "
+                "plugin takes",
             )
         return ConfiguredNode(
             self,

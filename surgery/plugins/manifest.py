@@ -316,6 +316,7 @@ def _model(graph: gs.Graph, entry: Entry, opset: int) -> onnx.ModelProto:
                 f"{entry.label}: {definition.name} gives {kind.dtype} for {name!r}, which is {np.dtype(have)}",
                 code="plugin-configuration",
                 where=entry.where,
+                fix=f"surgery show plugins {definition.name} says what it gives",
             )
 
     def value(name: str, kind: TensorType) -> onnx.ValueInfoProto:

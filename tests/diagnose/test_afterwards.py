@@ -10,6 +10,7 @@ import pytest
 
 import surgery
 from surgery.cli import main
+from surgery.diagnose.explain import explain
 from surgery.trt.session import installed_flavours
 from tests.diagnose.models import parsed
 
@@ -76,3 +77,36 @@ def test_a_tensor_larger_than_any_engine_takes(tmp_path: Path) -> None:
     report = surgery.run("generic", saved(tmp_path, text))
     assert report.failure is not None
     assert (report.exit_code, report.failure.code) == (4, "tensor-volume-limit")
+
+
+def test_a_plugin_node_that_contradicts_itself(tmp_path: Path) -> None:
+    """What is wrong with a plugin node is told once, with what to look at, and no command leads round in a circle."""
+    text = (
+        "g (float[1, 20, 4] boxes, float[1, 21, 3] scores) => (int32[] n, float[] b, float[] s, int32[] c) "
+        "{ [nms] n, b, s, c = EfficientNMS_TRT <score_threshold = 0.25, iou_threshold = 0.5, max_output_boxes = 10, "
+        "background_class = -1, score_activation = 0, box_coding = 0> (boxes, scores) }"
+    )
+    path, out = saved(tmp_path, text), tmp_path / "out"
+    report = surgery.run("migrate", path, output=out)
+    failure = report.failure
+    assert failure is not None
+    assert (report.exit_code, failure.code, failure.node) == (4, "plugin-configuration", "nms")
+    assert failure.fix is not None
+    assert failure.next == "surgery show plugins EfficientNMS_TRT"
+    assert failure.evidence
+    assert sorted(p.name for p in out.iterdir()) == ["m.failed.onnx", "report.json"]
+    assert onnx.load(out / "m.failed.onnx").graph.node[0].op_type == "EfficientNMS_TRT"
+    problem = explain(path).problems[0]
+    assert problem.fate is not None
+    assert (problem.node, problem.fate.what) == ("nms", "left")
+    assert problem.remedies[0].text == failure.fix
+    assert not any("surgery run migrate" in (r.command or "") for r in problem.remedies)
+
+
+def test_a_plugin_without_a_definition(tmp_path: Path) -> None:
+    text = 'g (float[2] x) => (float[2] y) { [p] y = Mystery <plugin_version = "1"> (x) }'
+    report = surgery.run("migrate", saved(tmp_path, text), output=tmp_path / "out")
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code) == (4, "unknown-plugin")
+    assert report.failure.next == "surgery new plugin Mystery"
+    assert (tmp_path / "out" / "m.failed.onnx").is_file()
