@@ -51,7 +51,9 @@ def open_session(payload: str | bytes, options: Any) -> Any:
     it then refuses itself; with the basic ones the same model loads. bfloat16, for which it has no kernels, is
     computed in float32 and rounded (:mod:`surgery.graph.bfloat`). Where it has no kernel for an operator in the
     version of an old operator set, the model is converted to a newer one; :func:`note_on` then says so. Functions
-    that it cannot inline, as those of another operator set than the model's, are inlined before.
+    that it cannot inline, as those of another operator set than the model's, are inlined before. In an operator set
+    newer than it knows (24 in 1.31), it does not even expand operators that it has no kernels for, so the oldest one
+    with the same operators is tried.
     """
     import onnxruntime as ort
 
@@ -64,6 +66,10 @@ def open_session(payload: str | bytes, options: Any) -> Any:
             with contextlib.suppress(Exception):  # as below
                 return ort.InferenceSession(inlined, options, providers=["CPUExecutionProvider"])
         if "NOT_IMPLEMENTED" in str(error):
+            lowered = _in_oldest_opset(payload)
+            if lowered is not None:
+                with contextlib.suppress(Exception):  # as below
+                    return ort.InferenceSession(lowered, options, providers=["CPUExecutionProvider"])
             widened = _without_bfloat16(payload)
             if widened is not None:
                 return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
@@ -112,6 +118,32 @@ def _has_weights_outside(model: onnx.ModelProto) -> bool:
     from surgery.graph.load import tensors_of
 
     return any(t.data_location == onnx.TensorProto.EXTERNAL for t in tensors_of(model.graph))
+
+
+def _in_oldest_opset(payload: str | bytes) -> bytes | None:
+    """The model in the oldest operator set that has all its operators as they are; None if it is in that."""
+    import onnx
+
+    from surgery.graph.walk import all_nodes
+
+    model = _read(payload)
+    if model is None or model.functions:
+        return None
+    declared = next((o for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    if declared is None:
+        return None
+    oldest = 1
+    for node in all_nodes(model.graph.node):
+        if node.domain in ("", "ai.onnx"):
+            try:
+                schema = onnx.defs.get_schema(node.op_type, declared.version, "")
+            except onnx.defs.SchemaError:
+                return None
+            oldest = max(oldest, schema.since_version)
+    if oldest >= declared.version:
+        return None
+    declared.version = oldest
+    return model.SerializeToString()
 
 
 def _without_bfloat16(payload: str | bytes) -> bytes | None:

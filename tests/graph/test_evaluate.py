@@ -44,3 +44,12 @@ def test_outputs(kind: str) -> None:
         assert found["y"].dtype == feeds["x"].dtype
         assert found["y"].astype(np.float32).tolist() == feeds["x"].astype(np.float32).tolist()
         assert found["z"].tolist() == [-1, -2, -3]
+
+
+def test_operators_without_kernels_in_operator_sets_that_onnx_runtime_does_not_know() -> None:
+    """Swish is of opset 24; ONNX Runtime 1.31 writes it out in a model of that, and not in one of 25."""
+    given = onnx.parser.parse_model(
+        '<ir_version: 11, opset_import: ["" : 25]> g (float[n] x) => (float[n] y) { a = Swish (x) y = Neg (a) }'
+    )
+    x = np.array([-1.0, 0.0, 2.0], np.float32)
+    np.testing.assert_allclose(Evaluator(given).run({"x": x})["y"], -x / (1 + np.exp(-x)), rtol=1e-6)
