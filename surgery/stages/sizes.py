@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConversionError
 from surgery.graph.bounded.dims import Dim
+from surgery.graph.bounded.nothing import full_branch, guards_nothing
 from surgery.graph.bounded.values import limited
 from surgery.graph.bounded.wanted import same_number, shape_from_data
 from surgery.graph.bounded.work import Bounds, Unbounded
@@ -46,18 +47,6 @@ LOGIC = frozenset(
 
 MOST_STEPS = 64
 """Tensors that are looked at to see what decides a condition."""
-
-
-def _is_empty(tensor: Any) -> bool:
-    """Whether the output of a body is a constant without elements."""
-    import onnx_graphsurgeon as gs
-
-    while (
-        isinstance(tensor, gs.Variable) and tensor.inputs and tensor.inputs[0].op in ("Identity", "Constant")
-    ):
-        node = tensor.inputs[0]
-        tensor = node.inputs[0] if node.op == "Identity" else node.attrs.get("value")
-    return isinstance(tensor, gs.Constant) and 0 in tuple(tensor.shape)
 
 
 def _open_slice(node: Any) -> bool:
@@ -100,7 +89,10 @@ class Sizes:
         state = self.state
         self._refused = self.engine.refuses(state.graph)
         data = any(
-            n.op in SELECTING or (_open_slice(n) and self._refused(n)) or limited(self.bounds, n)
+            n.op in SELECTING
+            or (n.op == "If" and guards_nothing(n))
+            or (_open_slice(n) and self._refused(n))
+            or limited(self.bounds, n)
             for n in state.graph.nodes
         )
         if not data and not self.bounds.open:
@@ -228,7 +220,7 @@ class Sizes:
         ):
             return False
         if node.op == "If":
-            return self._by_size(node)
+            return guards_nothing(node) or self._by_size(node)
         if node.op in SELECTING:
             return node.op in self.oracle.said or bool(self._refused(node))
         if node.op != "Slice" or len(node.inputs) < 3:
@@ -250,21 +242,13 @@ class Sizes:
             if seen > MOST_STEPS or not tensor.inputs or tensor.inputs[0].op not in LOGIC:
                 return False
             stack += [t for t in tensor.inputs[0].inputs if t.name]
-        return found and self._full_branch(node) is not None
-
-    @staticmethod
-    def _full_branch(node: Any) -> str | None:
-        """The branch that is not empty, where the other one is a constant without elements."""
-        empty = [
-            all(_is_empty(t) for t in node.attrs[name].outputs) for name in ("then_branch", "else_branch")
-        ]
-        return None if empty[0] == empty[1] else ("then_branch", "else_branch")[empty.index(False)]
+        return found and full_branch(node) is not None
 
     def _take_branch(self, node: Any) -> None:
         """With nothing chosen, what is computed from nothing is empty too, so the full branch does for both."""
         from surgery.graph.control_flow import inline_branch
 
-        name = self._full_branch(node)
+        name = full_branch(node)
         assert name is not None
         self.bounds.renewed(t.name for t in node.outputs)
         made = inline_branch(self.state.graph, node, name)

@@ -108,3 +108,32 @@ def test_what_counts_up_is_not_data() -> None:
     for shape in ((1, 1), (3, 5)):
         x = np.random.default_rng(3).normal(size=shape).astype(np.float32)
         compare(text, report, {"x": x})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "number = ReduceProd <keepdims = 0> (sizes) empty = Equal (number, zero)",
+        "number = Gather (sizes, zero) empty = Less (number, one)",
+        "number = ReduceProd <keepdims = 0> (sizes) some = Greater (number, zero) empty = Not (some)",
+        "number = Size (boxes) some = Cast <to = 9> (number) empty = Not (some)",
+    ],
+)
+def test_suppression_behind_a_guard_on_sizes_of_inputs(asked: str) -> None:
+    """An If on whether there are boxes at all: their number follows from an input, and is never nothing."""
+    text = (
+        "(float[n, 4] boxes, float[n] scores) => (int64[k] kept)"
+        " <int64 zero = {0}, int64 one = {1}, int64[1] first = {0}, int64[2] both = {0, 1}, int64[1] second = {1},"
+        " int64[1] third = {2}, int64[1] most = {100}, float[1] iou = {0.5}>"
+        f"{{ sizes = Shape (boxes) {asked}"
+        " kept = If (empty) <then_branch = a () => (int64[0] none) { none = Constant <value = int64[0] {}> () },"
+        " else_branch = b () => (int64[q] some_kept) { b3 = Unsqueeze (boxes, first)"
+        " s3 = Unsqueeze (scores, both) found = NonMaxSuppression (b3, s3, most, iou)"
+        " column = Gather <axis = 1> (found, third) some_kept = Squeeze (column, second) }> }"
+    )
+    report = run(text)
+    rng = np.random.default_rng(4)
+    for n in (1, 3, 20):
+        corner = rng.random((n, 2), np.float32) * 4
+        boxes = np.concatenate([corner, corner + 1 + rng.random((n, 2), np.float32)], 1)
+        compare(text, report, {"boxes": boxes, "scores": rng.random(n, np.float32)})
