@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from surgery.graph.skeleton import skeleton
 from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ BATCHED = frozenset(
     }
 )  # fmt: skip
 """Operators whose results have a batch and channels."""
-
-SMALL = 4096
-"""Bytes of constants whose values may be sizes."""
 
 MOST_ROUNDS = 64
 """Rounds of inference; each finds the nodes whose operands the last one has made known."""
@@ -113,8 +111,10 @@ def _without_batch(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Nodes that pool along all dims of their operand but one."""
     import onnx
 
+    bare = skeleton(model)
+    del bare.graph.value_info[:]
     try:
-        inferred = onnx.shape_inference.infer_shapes(_light(model), data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     except Exception:  # a help; onnx raises many undocumented types
         return []
     ranks = {
@@ -134,27 +134,6 @@ def _without_batch(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         if kernel and ranks.get(node.input[0]) == kernel + 1:
             found.append(node)
     return found
-
-
-def _light(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with types alone in the place of large constants."""
-    import onnx
-
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    graph = light.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        else:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    light.functions.extend(model.functions)
-    return light
 
 
 def _with_batch(model: onnx.ModelProto, node: onnx.NodeProto, number: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from surgery.errors import ConversionError
 from surgery.graph.infer import dims_of
+from surgery.graph.skeleton import skeleton
 
 if TYPE_CHECKING:
     import onnx
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 MOST = (1 << 31) - 1
 """Elements that a tensor of TensorRT can have."""
-
-SMALL = 4096
-"""Bytes of a constant up to which shape inference is shown its value."""
 
 
 def check_volumes(source: LoadedModel) -> None:
@@ -80,27 +78,3 @@ def largest(skeletal: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> i
                 size *= int(d or 0)
             found = max(found, size)
     return found
-
-
-def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with large constants declared as inputs, so that their data is not copied."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.ir_version = model.ir_version
-    copy.opset_import.extend(model.opset_import)
-    copy.functions.extend(model.functions)
-    body, graph = copy.graph, model.graph
-    body.node.extend(graph.node)
-    body.input.extend(graph.input)
-    body.output.extend(graph.output)
-    body.value_info.extend(graph.value_info)
-    declared = {v.name for v in graph.input}
-    for tensor in graph.initializer:
-        if tensor.ByteSize() <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            body.initializer.append(tensor)
-        elif tensor.name not in declared:
-            body.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    return copy

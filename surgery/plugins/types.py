@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from surgery.graph.skeleton import skeleton
 from surgery.plugins.definition import PLUGIN_DOMAIN, TensorType
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def tensor_types(model: onnx.ModelProto, registry: Registry) -> dict[str, Tensor
     """
     from surgery.plugins.attach import definition_of, plugin_nodes
 
-    skeleton = _skeleton(model)
-    types = _infer(skeleton)
-    pending = list(plugin_nodes(skeleton.graph))
+    bare = _skeleton(model)
+    types = _infer(bare)
+    pending = list(plugin_nodes(bare.graph))
     while pending:
         later = []
         progress = False
@@ -38,12 +39,12 @@ def tensor_types(model: onnx.ModelProto, registry: Registry) -> dict[str, Tensor
             for name, known in zip(node.output, found, strict=False):
                 if name:
                     types[name] = known
-                    _declare(skeleton.graph, name, known)
+                    _declare(bare.graph, name, known)
             progress = True
         if not progress:
             break
         pending = later
-        inferred = _infer(skeleton)
+        inferred = _infer(bare)
         types = {**inferred, **types} if not pending else {**types, **inferred}
     return types
 
@@ -96,27 +97,11 @@ def _declare(graph: onnx.GraphProto, name: str, known: TensorType) -> None:
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without functions and with large weights as inputs that have nothing but a type."""
-    result = onnx.ModelProto()
+    """The model without large weights and without the functions that are bodies of plugins."""
+    result = skeleton(model, _SMALL)
     result.ir_version = max(model.ir_version, 4)
-    for opset in model.opset_import:
-        result.opset_import.add(domain=opset.domain, version=opset.version)
     if PLUGIN_DOMAIN not in {o.domain for o in model.opset_import}:
         result.opset_import.add(domain=PLUGIN_DOMAIN, version=1)
+    del result.functions[:]
     result.functions.extend(f for f in model.functions if f.domain != PLUGIN_DOMAIN)
-    source, target = model.graph, result.graph
-    target.name = source.name
-    target.node.extend(source.node)
-    target.input.extend(source.input)
-    target.output.extend(source.output)
-    target.value_info.extend(source.value_info)
-    have = {value.name for value in source.input}
-    for tensor in source.initializer:
-        external = tensor.data_location == onnx.TensorProto.EXTERNAL
-        if tensor.ByteSize() <= _SMALL and not external:
-            target.initializer.add().CopyFrom(tensor)
-        elif tensor.name not in have:
-            target.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
     return result

@@ -58,7 +58,7 @@ def sizes_from_weights(model: onnx.ModelProto) -> dict[str, Fixed]:
     """
     import onnx
 
-    from surgery.graph.volumes import skeleton
+    from surgery.graph.skeleton import skeleton
 
     named = skeleton(model)
     initial = {t.name for t in model.graph.initializer}
