@@ -137,3 +137,49 @@ def test_suppression_behind_a_guard_on_sizes_of_inputs(asked: str) -> None:
         corner = rng.random((n, 2), np.float32) * 4
         boxes = np.concatenate([corner, corner + 1 + rng.random((n, 2), np.float32)], 1)
         compare(text, report, {"boxes": boxes, "scores": rng.random(n, np.float32)})
+
+
+CHOSEN = f"{FOUND} i = Squeeze (n, first) y = Gather <axis = 1> (m, i)"  # float [1, k, 2, 3]
+"""As many channels as numbers that are positive."""
+
+
+@pytest.mark.parametrize(
+    "resized",
+    [
+        'z = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel"> (y, , scales)',
+        'z = Resize <mode = "nearest", axes = [2, 3]> (y, , , ends)',
+        "s = Shape (y) front = Slice (s, first, two) sizes = Concat <axis = 0> (front, ends)"
+        ' z = Resize <mode = "cubic", coordinate_transformation_mode = "align_corners"> (y, , , sizes)',
+    ],
+)
+def test_channels_that_data_chooses_are_resized(resized: str) -> None:
+    """Masks of what was found, at the size of the picture: channels stay as many as they are."""
+    text = (
+        "(float[5] x, float[1, 5, 2, 3] m) => (float[1, k, 5, 7] z)"
+        " <int64[1] first = {0}, int64[1] two = {2}, int64[2] ends = {5, 7}, float zero = {0},"
+        " float[4] scales = {1, 1, 2.5, 2.4}>"
+        f"{{ {CHOSEN} {resized} }}"
+    )
+    x = np.array([1, -2, 3, 4, -5], np.float32)
+    m = np.random.default_rng(5).normal(size=(1, 5, 2, 3)).astype(np.float32)
+    report = run(text, inputs={"x": x, "m": m})
+    compare(text, report, {"x": x, "m": m})
+    compare(text, report, {"x": -x, "m": m})
+
+
+def test_samples_of_as_many_images_as_data_chooses() -> None:
+    """Crops of one picture: it is repeated as often as there are places that were found."""
+    text = (
+        "(float[5] x, float[5, 2, 2, 2] places, float[1, 3, 4, 4] picture) => (float[k, 3, 2, 2] crops)"
+        " <int64[1] first = {0}, int64[3] rest = {3, 4, 4}, float zero = {0}>"
+        f"{{ {FOUND} i = Squeeze (n, first) grid = Gather <axis = 0> (places, i)"
+        " s = Shape <end = 1> (i) wanted = Concat <axis = 0> (s, rest) images = Expand (picture, wanted)"
+        " crops = GridSample (images, grid) }"
+    )
+    rng = np.random.default_rng(6)
+    shapes = {"places": (5, 2, 2, 2), "picture": (1, 3, 4, 4)}
+    feeds = {k: rng.uniform(-0.9, 0.9, s).astype(np.float32) for k, s in shapes.items()}
+    x = np.array([1, -2, 3, 4, -5], np.float32)
+    report = run(text, inputs={"x": x, **feeds})
+    compare(text, report, {"x": x, **feeds})
+    compare(text, report, {"x": -x, **feeds})

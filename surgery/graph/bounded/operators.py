@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from surgery.graph.bounded import entrywise, joining, layout, picking, reducing  # noqa: F401 - they register their functions
+from surgery.graph.bounded import entrywise, joining, layout, picking, reducing, resizing  # noqa: F401 - they register their functions
 from surgery.graph.bounded.by_entry import PER_ENTRY
 from surgery.graph.bounded.entrywise import per_entry
 from surgery.graph.bounded.handlers import HANDLERS, given, lowest, on
