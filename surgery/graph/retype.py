@@ -289,7 +289,9 @@ class _Change:
         import onnx
 
         if self.node.domain not in (None, "", "ai.onnx"):
-            raise CannotRetype(f"{self.node.name!r} is {self.node.domain}.{self.node.op}")
+            raise CannotRetype(
+                f"{self.node.name!r} is {self.node.domain}.{self.node.op}, which no rule writes in other operators"
+            )
         schema = onnx.defs.get_schema(self.node.op, int(self.graph.opset))
         formal = [(t, schema.inputs) for t in enumerate(self.node.inputs)]
         formal += [(t, schema.outputs) for t in enumerate(self.node.outputs)]

@@ -1,4 +1,4 @@
-"""Products with weights of few bits."""
+"""Products with weights of few bits, and rows of tables of them."""
 
 from __future__ import annotations
 
@@ -89,3 +89,80 @@ def matmul_nbits(site: Site, b: Body) -> str:
     if site.has(5):
         y = b.add(y, to(b, site.x(5), site.dtype(5), work))
     return to(b, y, work, dtype)
+
+
+def table_values(site: Site) -> np.ndarray[Any, Any]:
+    """The table of GatherBlockQuantized in float32; blocks lie along the quantised axis."""
+    data, scales = site.const(0), site.const(2).astype(np.float32)
+    bits, block = int(site.attr("bits", 4)), int(site.attr("block_size", 128))
+    whole = data.dtype == np.uint8
+    if bits not in PACKED:
+        raise NoMatch(f"numbers of {bits} bits are not written out")
+    numbers = unpacked(data, bits) if whole else data
+    axis = int(site.attr("quantize_axis", 1)) % numbers.ndim
+    zeros: Any = np.float32(1 << (bits - 1) if whole else 0)
+    if site.has(3):
+        packed = site.const(3)
+        # Zeros of an odd number of blocks are filled up to a byte.
+        zeros = (unpacked(packed, bits)[..., : scales.shape[-1]] if whole else packed).astype(np.float32)
+        zeros = _along(zeros, block, axis, numbers.shape[axis])
+    steps = _along(scales, block, axis, numbers.shape[axis])
+    return np.asarray((numbers.astype(np.float32) - zeros) * steps)
+
+
+def _along(values: np.ndarray[Any, Any], block: int, axis: int, size: int) -> np.ndarray[Any, Any]:
+    """What holds for a block, for each of its entries."""
+    repeated: np.ndarray[Any, Any] = np.repeat(values, block, axis)
+    return repeated.take(np.arange(size), axis)
+
+
+def table(
+    kind: str, shape: tuple[int, ...], blocks: tuple[int, ...], zeros: bool, scale: str = "float"
+) -> str:
+    """Constants of a sample of GatherBlockQuantized."""
+    top, low = {"uint8": (256, 0), "uint4": (16, 0), "int4": (8, -8)}[kind]
+    texts = []
+    for name, dims in (("w", shape), *((("z", blocks),) if zeros else ())):
+        packed = (*dims[:-1], -(-dims[-1] // 2)) if kind == "uint8" and name == "z" else dims
+        values = [(37 * i + 11 * (i // 7)) % (top - low) + low for i in range(int(np.prod(packed)))]
+        texts.append(
+            f"{name} = Constant <value = {kind}[{', '.join(map(str, packed))}] {{{', '.join(map(str, values))}}}> ()"
+        )
+    steps = ", ".join(str(0.125 * (1 + i % 5)) for i in range(int(np.prod(blocks))))
+    texts.append(f"s = Constant <value = float[{', '.join(map(str, blocks))}] {{{steps}}}> ()")
+    return " ".join(texts)
+
+
+@lowering(
+    "ms-gather-block-quantized",
+    "GatherBlockQuantized",
+    domain=MS,
+    why="Rows of a table of 4 or 8 bits in blocks, as quantised embeddings are. The table becomes real numbers when "
+    "the model is rewritten.",
+    samples=[
+        ms(
+            f"({index}[b, n] i) => (float[b, n, {width}] y) {{ {constants} "
+            f"y = @GatherBlockQuantized <block_size = 16, {attributes}> (w, i, s{zeros}) }}",
+            opset=21,
+            i=(0, 5),
+        )
+        for index, width, constants, attributes, zeros in (
+            ("int64", 32, table("uint4", (5, 32), (5, 2), True), "gather_axis = 0, quantize_axis = 1", ", z"),
+            ("int32", 40, table("int4", (5, 40), (5, 3), False), "quantize_axis = 1", ""),
+            ("int64", 48, table("uint8", (5, 24), (5, 3), True), "bits = 4, quantize_axis = -1", ", z"),
+            ("int64", 32, table("uint8", (5, 32), (5, 2), False), "bits = 8, quantize_axis = 1", ""),
+        )
+    ],
+    near_misses=[
+        ms(
+            "(uint4[5, 32] w, int64[n] i, float[5, 2] s) => (float[n, 32] y) "
+            "{ y = @GatherBlockQuantized <block_size = 16, quantize_axis = 1> (w, i, s) }",
+            opset=21,
+        )
+    ],
+)
+def gather_block_quantized(site: Site, b: Body) -> str:
+    """Gather from the table written out."""
+    values = b.const(table_values(site), np.float32)
+    y = b.op("Gather", values, site.x(1), axis=int(site.attr("gather_axis", 0)))
+    return to(b, y, np.dtype(np.float32), site.dtype(2))
