@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from surgery.errors import ModelError
-
 if TYPE_CHECKING:
     import onnx
 
@@ -62,29 +60,20 @@ def read_header(source: str | Path | bytes) -> Header:
     Raises:
         ModelError: as :func:`surgery.graph.load.load_model` does; data of tensors is not looked at.
     """
-    from surgery.graph.load import check_header
+    from surgery.graph.load import check_header, reading
 
     if isinstance(source, bytes):
         data, left = _without_data(_Bytes(source))
         proto, external = check_header(data, None, "<bytes>", left > 0)
         return Header(proto, None, len(source), left, external)
     path = Path(source)
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            if size <= 4 * KEPT:
-                file.seek(0)
-                data, left = file.read(), 0
-            else:
-                data, left = _without_data(_Blocks(file, size))
-    except FileNotFoundError:
-        near = [p.name for p in path.parent.glob("*.onnx")][:5] if path.parent.is_dir() else []
-        fix = f"models in that folder: {', '.join(sorted(near))}" if near else "check the path"
-        raise ModelError("no such model file", code="model-not-found", where=str(path), fix=fix) from None
-    except OSError as error:
-        raise ModelError(
-            f"cannot read the model: {error.strerror}", code="model-unreadable", where=str(path)
-        ) from error
+    with reading(path), path.open("rb") as file:
+        size = file.seek(0, 2)
+        if size <= 4 * KEPT:
+            file.seek(0)
+            data, left = file.read(), 0
+        else:
+            data, left = _without_data(_Blocks(file, size))
     proto, external = check_header(data, path, str(path), left > 0)
     return Header(proto, path, size, left, external)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.bounded.following import follow
 from surgery.graph.bounded.work import Bounds, No, Unbounded
 from surgery.graph.cloner import Cloner, prefix_of
 from surgery.graph.control_flow import Resolver
@@ -219,7 +220,7 @@ class Buffers:
             body.bounds.add(body.graph.inputs[2 + one.index], one.axis, counts[key])
         waiting: list[Any] = []
         try:
-            waiting = body.bounds.follow(body.graph, lambda n: n.op in SELECTING)
+            waiting = follow(body.bounds, body.graph, lambda n: n.op in SELECTING)
         except Unbounded as error:
             raise Stuck(
                 f"what it carries grows, and {error.node.name!r} cannot work on a buffer: {error.why}"

@@ -7,6 +7,7 @@ onnx-ir's ``ExternalTensor`` checks.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
 
     if isinstance(source, (str, Path)):
         path = Path(source)
-        data = _read(path)
+        with reading(path):
+            data = path.read_bytes()
         proto = _parse(data, str(path))
         base, name, where = path.resolve().parent, path.stem, str(path)
     elif isinstance(source, bytes):
@@ -127,9 +129,15 @@ def check_header(
     return proto, external
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """A file is read as a model.
+
+    Raises:
+        ModelError: there is no such file, or it cannot be read.
+    """
     try:
-        return path.read_bytes()
+        yield
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.onnx")][:5] if path.parent.is_dir() else []
         fix = f"models in that folder: {', '.join(sorted(near))}" if near else "check the path"

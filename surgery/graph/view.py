@@ -1,4 +1,4 @@
-"""A networkx view over a graph: who makes a tensor, who uses it, what lies between.
+"""A view over a graph: who makes a tensor, who uses it, what lies between.
 
 Nodes are integers (positions in ``graph.nodes``): graphsurgeon's own objects are unhashable and compare by
 content. A node that holds subgraphs uses the outer tensors that its bodies capture. Building the view is
@@ -13,7 +13,6 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import networkx as nx
     import onnx_graphsurgeon as gs
 
 
@@ -53,17 +52,6 @@ class View:
     def uses(self, key: int) -> tuple[str, ...]:
         """Names of the tensors a node reads: inputs and what its subgraphs capture; constants included."""
         return self._uses[key]
-
-    @cached_property
-    def digraph(self) -> nx.DiGraph:
-        """Edges from producer to consumer."""
-        import networkx as nx
-
-        view = nx.DiGraph()
-        view.add_nodes_from(range(len(self.nodes)))
-        for key, names in enumerate(self._uses):
-            view.add_edges_from((self.producer[n], key) for n in names if n in self.producer)
-        return view
 
     @cached_property
     def is_sorted(self) -> bool:

@@ -24,9 +24,6 @@ TABLE_NAMES = {
     "uint32": "UINT32", "uint64": "UINT64",
 }  # fmt: skip
 
-DATA_DEPENDENT = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Slice"})
-"""Operators whose results can have a size that depends on data."""
-
 BODIES = frozenset({"If", "Loop", "Scan"})
 """Operators with bodies; what these read from outside is not among their operands."""
 
@@ -49,9 +46,9 @@ class Oracle:
     """Answers for one run.
 
     A node that the table does not have is refused. Where that TensorRT is installed, a node that the table has is
-    built alone, with the constants it has and with sizes for free dims; operands that TensorRT computes on the
-    host from shapes cannot be given to a node alone, so there the table's word stands. The engine asks once per
-    class of nodes.
+    built alone, with the constants it has and with sizes for free dims; numbers and vectors that TensorRT computes
+    on the host from shapes cannot be given to a node alone, so there the table's word stands. The engine asks once
+    per class of nodes.
     """
 
     def __init__(self, state: State) -> None:
@@ -81,7 +78,7 @@ class Oracle:
         model = self._alone(site, node)
         if model is None:
             return True
-        if any(o is not None and o.shape_only for o in site.inputs):
+        if any(o is not None and o.shape_only and len(o.shape or ()) < 2 for o in site.inputs):
             return self._attributes_pass(model, site.op)
         return self._says(model, site.op) or self._takes_fitting(site, node)
 

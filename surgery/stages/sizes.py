@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConversionError
 from surgery.graph.bounded.dims import Dim
+from surgery.graph.bounded.following import follow
 from surgery.graph.bounded.nothing import full_branch, guards_nothing
 from surgery.graph.bounded.values import limited
 from surgery.graph.bounded.wanted import same_number, shape_from_data
@@ -206,7 +207,7 @@ class Sizes:
 
     def _follow(self) -> list[Any]:
         try:
-            found = self.bounds.follow(self.state.graph, self._waits)
+            found = follow(self.bounds, self.state.graph, self._waits)
         except Unbounded as error:
             raise self._error(error.tensor, error.why, error.node.name) from error
         self._hold()

@@ -121,26 +121,7 @@ class Bounds(Writer):
         """Largest value of each count."""
         return {name: source.room for name, source in self.sources.items()}
 
-    # -- following ----------------------------------------------------------------------------------
-
-    def follow(self, graph: gs.Graph, waits: Callable[[gs.Node], bool]) -> list[gs.Node]:
-        """Change the nodes behind padded tensors, in place, up to nodes that wait.
-
-        Args:
-            graph: The graph, in topological order.
-            waits: Whether the size of what a node makes depends on data, and the node is still to be replaced: its
-                operands are masked, and what is behind it is left for a later call. Asked only once all in front
-                of a node is done.
-
-        Returns:
-            The nodes that wait and have nothing in front of them that waits.
-
-        Raises:
-            Unbounded: a node cannot work on padded tensors.
-        """
-        from surgery.graph.bounded.following import follow
-
-        return follow(self, graph, waits)
+    # -- what is followed ---------------------------------------------------------------------------
 
     def written(self, nodes: Iterable[gs.Node]) -> None:
         """Take note of nodes that were written to work on rooms as they are."""

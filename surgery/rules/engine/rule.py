@@ -78,7 +78,6 @@ def samples_in(
     ]
 
 
-Built = "Sequence[str | Bounded | None]"
 Build = Callable[["Site", "Body"], Any]
 
 

@@ -15,7 +15,7 @@ from surgery.graph.convert import is_external, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.fold import lift_constants
 from surgery.graph.infer import infer_types
-from surgery.graph.pattern import Scope
+from surgery.graph.pattern import Scope, tensor_dtype
 from surgery.report import Edit
 from surgery.rules.engine.cuts import Cuts, NotDone, Written
 from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch
@@ -496,7 +496,7 @@ def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:
             parts.append(None)
             continue
         parts.append(seen.setdefault(id(tensor), i))
-        parts.append(_dtype(tensor))
+        parts.append(tensor_dtype(tensor))
         parts.append(_shape(tensor))
         if not isinstance(tensor, gs.Constant):
             parts.append(tensor.name in host)
@@ -507,7 +507,7 @@ def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:
     parts.append("->")
     for tensor in node.outputs:
         if tensor.name:
-            parts += (bool(tensor.outputs) or tensor.name in outputs, _dtype(tensor), _shape(tensor))
+            parts += (bool(tensor.outputs) or tensor.name in outputs, tensor_dtype(tensor), _shape(tensor))
         else:
             parts.append(None)
     return (tuple(parts), tuple(reals)), tuple(weights)
@@ -518,7 +518,7 @@ def _add_value(place: int, tensor: Any, parts: list[Any], reals: list[Any], weig
     count = 1
     for dim in tensor.shape:
         count *= dim
-    dtype = _dtype(tensor)
+    dtype = tensor_dtype(tensor)
     small = count * (dtype.itemsize if dtype is not None else 8) <= SMALL
     value = _raw(tensor) if small else id(tensor)
     if small and dtype is not None and dtype.kind in "iub":
@@ -552,13 +552,13 @@ def _site(node: Any, opset: int, outputs: set[str], host: set[str], target: str)
             results.append(None)
             continue
         used = bool(tensor.outputs) or tensor.name in outputs
-        results.append(Operand(f"out{i}", _dtype(tensor), _shape(tensor), used=used))
+        results.append(Operand(f"out{i}", tensor_dtype(tensor), _shape(tensor), used=used))
     attributes = {k: _plain(v) for k, v in node.attrs.items()}
     return Site(node.op, _domain(node), opset, attributes, tuple(inputs), tuple(results), target)
 
 
 def _operand(name: str, tensor: Any, host: bool) -> Operand:
-    dtype, shape = _dtype(tensor), _shape(tensor)
+    dtype, shape = tensor_dtype(tensor), _shape(tensor)
     if not isinstance(tensor, gs.Constant):
         return Operand(name, dtype, shape, shape_only=host)
     if is_external(tensor):
@@ -580,18 +580,6 @@ def _watched(site: Site, reads: set[int]) -> Site:
         replace(o, read=note(i, o)) if o is not None and o.constant else o for i, o in enumerate(site.inputs)
     ]
     return replace(site, inputs=tuple(inputs))
-
-
-def _dtype(tensor: Any) -> np.dtype[Any] | None:
-    dtype = tensor.dtype
-    if dtype is None or isinstance(dtype, np.dtype):
-        return dtype
-    if isinstance(dtype, (int, np.integer)) and not isinstance(dtype, type):
-        import onnx
-
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(int(dtype))
-    known: np.dtype[Any] = np.dtype(dtype)
-    return known
 
 
 def _shape(tensor: Any) -> tuple[Any, ...] | None:
