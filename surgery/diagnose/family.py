@@ -32,6 +32,10 @@ RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 SPECTRAL = frozenset({"STFT", "DFT", "MelWeightMatrix"})
 SCATTER = frozenset({"ScatterND", "ScatterElements", "Scatter"})
 GOING_UP = frozenset({"Resize", "ConvTranspose", "Upsample", "DepthToSpace"})
+CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "FusedConv", "ConvTranspose"})
+CROPPING = frozenset({"MaxRoiPool", "CropAndResize", "CropAndResizeDynamic"})
+"""Operators that crop regions, beside all whose name ends with RoiAlign."""
+
 WHOLE = frozenset({"int32", "int64", "uint8", "int8", "int16", "uint16"})
 OBJECT_DETECTION_API = (
     "Postprocessor/",
@@ -82,6 +86,7 @@ class Traits:
         pictures: Inputs that may be pictures.
         tokens: Inputs of whole numbers that index a table.
         tables: Rows of the tables that they index.
+        going_up: Nodes that make maps larger: of what convolutions made, not of the picture or of constants.
         grown: Caches that get longer: inputs that are joined with something and handed out.
         kept: Caches that are read only.
     """
@@ -96,12 +101,22 @@ class Traits:
     pictures: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     tables: set[int] = field(default_factory=set)
+    going_up: int = 0
     grown: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
     def count(self, *operators: str) -> int:
         """Nodes of these operators, whatever their domain."""
         return sum(n for op, n in self.operators.items() if op.rsplit(".", 1)[-1] in operators)
+
+    def regions(self) -> int:
+        """Nodes that crop regions."""
+        named = {op: op.rsplit(".", 1)[-1].removesuffix("_TRT") for op in self.operators}
+        return sum(
+            n
+            for op, n in self.operators.items()
+            if named[op] in CROPPING or named[op].lower().endswith("roialign")
+        )
 
     def ranks(self) -> set[int]:
         """Ranks of the outputs, as far as they are known."""
@@ -168,10 +183,11 @@ def traits_of(facts: Facts, operators: Mapping[str, int]) -> Traits:
         traits.outputs[value.name] = facts.main.kind(value.name)
     traits.attention = traits.count(*ATTENTION) or _products_around_softmax(facts)
     for place in facts.places:
-        if place.node.op_type in ("Conv", "ConvInteger", "QLinearConv", "FusedConv", "ConvTranspose"):
+        if place.node.op_type in CONVOLUTIONS:
             weight = place.node.input[{"QLinearConv": 3}.get(place.node.op_type, 1)]
             dims = place.scope.kind(weight).dims or place.scope.kind(place.node.output[0]).dims
             traits.convolutions[len(dims) - 2 if dims else 2] += 1
+    traits.going_up = _going_up(facts)
     traits.swishes = _swishes(facts) + traits.count("Swish", "QuickGelu", "HardSwish")
     for name, kind in traits.inputs.items():
         dims = kind.dims or ()
@@ -185,6 +201,20 @@ def traits_of(facts: Facts, operators: Mapping[str, int]) -> Traits:
     _caches(facts, traits)
     traits.pictures = [n for n in traits.pictures if n not in traits.grown and n not in traits.kept]
     return traits
+
+
+def _going_up(facts: Facts) -> int:
+    from surgery.diagnose.facts import SHAPES
+
+    reached: set[str] = set()
+    found = 0
+    for place in facts.places:
+        node = place.node
+        after = bool(reached.intersection(node.input[:1]))
+        found += node.op_type == "ConvTranspose" or (node.op_type in GOING_UP and after)
+        if node.op_type in CONVOLUTIONS or (node.op_type not in SHAPES and reached.intersection(node.input)):
+            reached.update(o for o in node.output if o)
+    return found
 
 
 def _swishes(facts: Facts) -> int:
@@ -220,14 +250,19 @@ def _caches(facts: Facts, traits: Traits) -> None:
     """Inputs of four axes that are joined with something new and handed out, and those like them that are not."""
     outputs = set(traits.outputs)
     joined: dict[str, set[str]] = {}
+    same: dict[str, str] = {}  # some exporters write a Concat of one operand, which joins nothing
     for place in facts.places:
-        for name in place.node.input if place.node.op_type == "Concat" else ():
+        if place.node.op_type not in ("Concat", "Identity"):
+            continue
+        read = [same.get(n, n) for n in place.node.input]
+        if len(read) == 1:
+            same[place.node.output[0]] = read[0]
+        for name in read if len(read) > 1 else ():
             joined.setdefault(name, set()).update(place.node.output)
     four = [n for n, k in traits.inputs.items() if len(k.dims or ()) == 4]
-    traits.grown = [n for n in four if joined.get(n, set()) & outputs]
-    if traits.grown:
-        traits.kept = [n for n in four if n not in joined]
+    if any(joined.get(n, set()) & outputs for n in four):
         traits.grown = [n for n in four if n in joined]
+        traits.kept = [n for n in four if n not in joined]
 
 
 def _products_around_softmax(facts: Facts) -> int:
@@ -255,11 +290,11 @@ def _suppressing(traits: Traits) -> Family | None:
     told = ", ".join(f"{n} {op}" for op, n in found.items())
     if any(m in p.node.name for p in traits.facts.places for m in OBJECT_DETECTION_API):
         return Family("SSD of the TensorFlow Object Detection API", f"{told}; names of its scopes", "ssd")
-    if regions := traits.count("RoiAlign", "MaxRoiPool", "PyramidROIAlign_TRT", "CropAndResize"):
+    if regions := traits.regions():
         return Family(
             "detector with regions of interest", f"{told}; {regions} nodes that crop regions", "rcnn"
         )
-    if traits.swishes >= MANY_SWISHES:
+    if traits.swishes >= min(MANY_SWISHES, max(traits.convolutions[2] // 2, 1)):
         return Family("YOLO with suppression in the graph", f"{told}; {traits.swishes} swishes", "yolo")
     softmax, sigmoid = traits.count("Softmax"), traits.count("Sigmoid")
     if softmax and sum(traits.convolutions.values()):
@@ -270,7 +305,7 @@ def _suppressing(traits: Traits) -> Family | None:
 
 
 def _regions(traits: Traits) -> Family | None:
-    regions = traits.count("RoiAlign", "MaxRoiPool")
+    regions = traits.regions()
     if regions:
         return Family("head on regions of interest", f"{regions} nodes that crop regions", "rcnn")
     return None
@@ -281,7 +316,7 @@ def _tabular(traits: Traits) -> Family | None:
     if trees:
         return Family("classic machine learning", ", ".join(trees), "tabular")
     ranks = {len(k.dims or ()) for k in traits.inputs.values()}
-    layers = traits.count("Gemm", "MatMul", "TopK", "ArgMax")
+    layers = traits.count("Gemm", "MatMul")
     deep = traits.attention or traits.convolutions or traits.count(*RECURRENT) or traits.tokens
     if ranks == {2} and layers and not deep and not traits.count("Loop", "If", "Einsum"):
         return Family(
@@ -333,8 +368,14 @@ def _transformer_on_pictures(traits: Traits) -> Family | None:
         if any(len(k.dims or ()) == 4 for k in traits.outputs.values()):
             return Family("segmentation with prompts", told, "segmentation")
         return Family("transformer on text and pictures", told, "encoder")
-    if {4, 3} & traits.ranks() and traits.count(*GOING_UP):
+    groups = traits.count("InstanceNormalization", "GroupNormalization")
+    if groups and traits.going_up and traits.convolutions[2] > 3 * traits.attention:
+        convolutions = f"{traits.convolutions[2]} Conv, {traits.attention} attentions"
+        return Family("U-Net with attention", f"{convolutions}, sizes go up again", "segmentation")
+    if {4, 3} & traits.ranks() and traits.going_up:
         return Family("segmentation or depth transformer", f"{told}, sizes go up again", "segmentation")
+    if 4 in traits.ranks():
+        return Family("transformer from picture to map", f"{told}, an output of rank 4", "segmentation")
     if traits.count("TopK") and 3 in traits.ranks():
         return Family("detection transformer", f"{told}, chooses with TopK", "detr")
     return Family("vision transformer", told, "classification")
@@ -378,7 +419,8 @@ def _transformer(traits: Traits) -> Family | None:
     ]
     if words and traits.tokens:
         return Family("transformer decoder", f"{told}, a score for each token in {words[0]!r}", "decoder")
-    if not traits.tokens and len(traits.inputs) > 3:
+    numbers = all(len(k.dims or ()) in (2, 3) for k in traits.inputs.values())
+    if not traits.tokens and len(traits.inputs) > 3 and numbers:
         return Family(
             "transformer on time series", f"{told}, {len(traits.inputs)} inputs of numbers", "time-series"
         )
@@ -425,15 +467,18 @@ def _convolutional(traits: Traits) -> Family | None:
     if not convolutions:
         return None
     ranks = traits.ranks()
-    if traits.count("ArgMax") and traits.count(*GOING_UP):
+    if traits.boxes():
+        told = f"{convolutions} Conv, boxes in {traits.boxes()[0]!r}"
+        return Family("detector without suppression", told, "retinanet")
+    if traits.count("ArgMax") and traits.going_up:
         return Family(
             "segmentation", f"{convolutions} Conv, sizes go up again, the best class", "segmentation"
         )
-    if 4 in ranks and len(traits.outputs) == 1 and traits.count(*GOING_UP):
+    if 4 in ranks and len(traits.outputs) == 1 and traits.going_up:
         return Family(
             "image to image", f"{convolutions} Conv, sizes go up again, an output of rank 4", "segmentation"
         )
-    if 4 in ranks and len(traits.outputs) > 1 and traits.count(*GOING_UP):
+    if 4 in ranks and len(traits.outputs) > 1 and traits.going_up:
         return Family("detector of centres", f"{convolutions} Conv, {len(traits.outputs)} maps", "centernet")
     if ranks == {2}:
         return Family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,11 @@ from onnx import TensorProto, helper
 import surgery
 from surgery.config import load_pipeline
 from surgery.diagnose.family import family_of_model
+from surgery.families import family_for
 from surgery.pipeline_files import list_pipelines
+from tests.diagnose.models import CORPUS
+
+EXPORTED = CORPUS.parent / "exported"
 
 
 def parsed(text: str) -> onnx.ModelProto:
@@ -79,3 +84,81 @@ def test_every_pipeline_says_what_it_is_for(name: str) -> None:
     assert config.title
     assert config.description
     assert [s.name for s in config.stages][-4:] == ["parse", "build", "verify", "save"]
+
+
+TWO_CACHES = """g (int64[n,1] ids, float[n,2,past,4] k, float[n,2,past,4] v, float[n,2,50,4] ck, float[n,2,50,4] cv)
+    => (float[n,2,1,4] y, float[n,2,total,4] k2, float[n,2,total,4] v2) <float[9,2,1,4] table> {
+    q = Gather (table, ids) c = Constant <value = int64[1] {1}> () h = Squeeze (q, c)
+    one = Concat <axis = 2> (k) k2 = Concat <axis = 2> (one, h) v2 = Concat <axis = 2> (v, h)
+    t = Transpose <perm = [0,1,3,2]> (k2) s = MatMul (h, t) p = Softmax (s) a = MatMul (p, v2)
+    ck2 = Concat <axis = 2> (ck) cv2 = Concat <axis = 2> (cv) t2 = Transpose <perm = [0,1,3,2]> (ck2)
+    s2 = MatMul (a, t2) p2 = Softmax (s2) y = MatMul (p2, cv2) }"""
+
+POSITIONS = """g (float[n,3,8,8] x, int64[4] size) => (float[n,4,5] y) <float[5,3,4,4] w, float[1,5,3,3] table> {
+    c = Conv <strides = [4,4]> (x, w) r = Resize (table, , , size) e = Add (c, r)
+    s = Constant <value = int64[3] {0,5,-1}> () f = Reshape (e, s) t = Transpose <perm = [0,2,1]> (f)
+    m = MatMul (t, f) p = Softmax (m) y = MatMul (p, t) }"""
+
+BOXES = """g (uint8[1,h,w,3] x, int64[4] size) => (float[1,m,4] boxes, float[1,m,9] scores, float[1,m,1,4] raw)
+    <float[13,3,3,3] k> { f = Cast <to = 1> (x) r = Resize (f, , , size) t = Transpose <perm = [0,3,1,2]> (r)
+    c = Conv (t, k) u = Transpose <perm = [0,2,3,1]> (c) s = Constant <value = int64[3] {1,-1,13}> ()
+    d = Reshape (u, s) p = Constant <value = int64[2] {4,9}> () boxes, o = Split <axis = 2> (d, p)
+    scores = Sigmoid (o) z = Constant <value = int64[1] {2}> () raw = Unsqueeze (boxes, z) }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "pipeline"),
+    [
+        ("g (float[1,9] x, int64[1] k) => (float[1,m] v, int64[1,m] i) { v, i = TopK (x, k) }", "generic"),
+        ("g (float[1,9] x) => (int64[1,1] i) { i = ArgMax <axis = 1> (x) }", "generic"),
+        ("g (float[n,9] x) => (float[n,2] y) <float[9,2] w> { y = MatMul (x, w) }", "tabular"),
+        (TWO_CACHES, "seq2seq"),
+        (POSITIONS, "classification"),
+        (BOXES, "retinanet"),
+    ],
+    ids=["topk", "argmax", "layer", "two-caches", "positions-resized", "picture-resized"],
+)
+def test_what_looks_like_another_family(text: str, pipeline: str) -> None:
+    found = family_of_model(parsed(text))
+    assert found.pipeline == pipeline, found
+
+
+EXPECTED = {
+    "transformer-encoder": {"encoder"},
+    "decoder-llm": {"decoder"},
+    "seq2seq": {"seq2seq"},
+    "vision": {"classification"},
+    "vision-timm": {"classification"},
+    "segmentation": {"segmentation", "detr"},
+    "depth": {"segmentation"},
+    "unet": {"segmentation"},
+    "super-resolution": {"segmentation"},
+    "detection": {"detr", "yolo", "centernet"},
+    "detection-nms": {"ssd-torch", "yolo"},
+    "detection-ultralytics": {"yolo"},
+    "detection-ultralytics-nms": {"yolo"},
+    "detection-rcnn": {"rcnn"},
+    "detection-roi": {"rcnn"},
+    "detection-plugin": {"migrate"},
+    "sklearn": {"tabular"},
+    "state-space": {"state-space"},
+    "time-series": {"time-series"},
+    "speech": {"speech", "seq2seq"},
+    "bev-scatter": {"pointcloud"},
+    "control-flow": {"generic"},
+}
+"""Pipelines that suit the families of the exported models, as their index names them."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EXPORTED.is_dir(), reason="the folder of exported models is not here")
+def test_the_families_of_exported_models() -> None:
+    index = json.loads((EXPORTED / "index.json").read_text("utf-8"))
+    wrong = {}
+    for name, entry in index.items():
+        wanted = EXPECTED.get(entry["family"])
+        if wanted is not None and (EXPORTED / f"{name}.onnx").is_file():
+            found = family_for(EXPORTED / f"{name}.onnx")
+            if found.pipeline not in wanted:
+                wrong[name] = (entry["family"], found.pipeline, found.because)
+    assert not wrong
