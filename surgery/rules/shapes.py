@@ -16,6 +16,7 @@ import onnx
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Dim, Operand, Site
+from surgery.rules.indexing import count_up
 from surgery.rules.reductions import choose, run_time
 
 MAX_RANK = 8
@@ -286,6 +287,51 @@ def range_of_declared_length(site: Site, b: Body) -> str:
     steps = b.const(np.arange(out.dims[0]), site.dtype())
     start, delta = (b.op("Reshape", site.x(i), b.ints(1)) for i in (0, 2))
     return b.add(start, b.mul(steps, delta))
+
+
+@lowering(
+    "onehot-of-a-size",
+    "OneHot",
+    when="always",
+    why="TensorRT-RTX parses a depth that follows from sizes, and asserts that it is a constant while it builds. "
+    "Each index is compared with the places counted up.",
+    samples=[
+        "(int64[2, 3] i, float[m] x, float[2] v) => (float[2, 3, k] y) { s = Shape (x) y = OneHot (i, s, v) }",
+        "(int64[n, 3] i, float[2] v) => (float[k, n, 3] y) { s = Size (i) y = OneHot <axis = 0> (i, s, v) }",
+        "(int64[n] i, int64[2] v) => (int64[n, k] y) <int64 one = {1}> "
+        "{ s = Size (i) d = Add (s, one) y = OneHot <axis = 1> (i, d, v) }",
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32",
+            "(T[4] i, int64[2] v) => (int64[4, k] y) { s = Size (i) y = OneHot (i, s, v) }",
+            feeds={"i": (0, 4)},
+        ),
+        *samples_in(
+            "uint8 uint16 uint32 uint64 int8 int16 int32 float16 double",
+            "(int64[4] i, T[2] v) => (T[4, k] y) { s = Size (i) y = OneHot (i, s, v) }",
+            feeds={"i": (0, 4)},
+        ),
+    ],
+    near_misses=[
+        "(int64[2, 3] i, float[2] v) => (float[2, 3, 5] y) <int64 d = {5}> { y = OneHot (i, d, v) }",
+        Sample(
+            "(int64[2] i, int64 d, float[2] v) => (float[2, m] y) { y = OneHot (i, d, v) }", feeds={"d": 5}
+        ),
+    ],
+)
+def onehot_of_a_size(site: Site, b: Body) -> str:
+    """Each index, counted from either end, compared with as many places as there are."""
+    indices, depth = site.input(0), site.input(1)
+    if depth.value is not None or not depth.shape_only:
+        raise NoMatch("the depth is constant or does not follow from sizes")
+    if site.kind(0) == "f":
+        raise NoMatch("what fractions are as indices is left open")
+    axis = int(site.attr("axis")) % (indices.rank + 1)
+    count = b.reshape(b.cast(depth.name, np.int64), 1)
+    whole = b.unsqueeze(b.cast(indices.name, np.int64), axis)
+    wrapped = b.where(b.less(whole, b.const(0, "int64")), b.add(whole, count), whole)
+    places = b.reshape(count_up(b, count), -1, *[1] * (indices.rank - axis))
+    off, on = (b.gather(site.x(2), b.const(i, "int64"), axis=0) for i in (0, 1))
+    return choose(b, b.equal(wrapped, places), on, off, site.input(2).dtype)
 
 
 @lowering(
