@@ -27,7 +27,8 @@ def spell_plainly(model: onnx.ModelProto) -> None:
     are told apart (ONNX Runtime refuses them, though names of nodes mean nothing). Declarations of tensors inside
     that say no type say nothing, and go (ONNX Runtime refuses them too); outputs without a type, which ONNX Runtime
     takes, get the one that follows. Inputs of some operators are declared, because onnx's shape inference ends the
-    process where it does not know their types (onnx 1.23: LabelEncoder, TreeEnsemble, RegexFullMatch).
+    process where it does not know their types (onnx 1.23: LabelEncoder, TreeEnsemble, RegexFullMatch). Nodes that
+    stand there twice, word for word, as ONNX Runtime's float16 converter leaves them, stand there once.
     """
     nodes = [model.graph.node, *(f.node for f in model.functions)]
     for part in nodes:
@@ -41,6 +42,7 @@ def spell_plainly(model: onnx.ModelProto) -> None:
     if not model.graph.name:
         model.graph.name = "model"
     for graph in all_graphs(model.graph):
+        _drop_repeats(graph)
         _tell_apart(graph)
         drop_untyped(graph)
         _declare_inputs(graph)
@@ -91,6 +93,17 @@ def _type_outputs(model: onnx.ModelProto) -> None:
         kind = found.get(value.name)
         if kind is not None and kind.WhichOneof("value") is not None:
             value.type.CopyFrom(kind)
+
+
+def _drop_repeats(graph: onnx.GraphProto) -> None:
+    makers: dict[str, onnx.NodeProto] = {}
+    repeats = []
+    for i, node in enumerate(graph.node):
+        name = next((o for o in node.output if o), "")
+        if name and makers.setdefault(name, node) is not node and makers[name] == node:
+            repeats.append(i)
+    for i in reversed(repeats):
+        del graph.node[i]
 
 
 def _tell_apart(graph: onnx.GraphProto) -> None:

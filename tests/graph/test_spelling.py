@@ -12,6 +12,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from surgery.errors import ModelError
 from surgery.graph.convert import export_graph, import_graph
 from surgery.graph.evaluate import Evaluator
 from surgery.graph.load import load_model
@@ -54,6 +55,16 @@ def test_a_graph_without_a_name_and_declarations_without_a_type() -> None:
     onnx.checker.check_model(loaded)
     assert not loaded.graph.value_info
     assert loaded.graph.name
+
+
+def test_nodes_that_stand_there_twice_stand_there_once() -> None:
+    model = parsed("a = Relu (x) y = Neg (a)")
+    model.graph.node.insert(0, model.graph.node[0])
+    loaded = load_model(model).proto
+    assert [n.op_type for n in loaded.graph.node] == ["Relu", "Neg"]
+    model.graph.node[0].op_type = "Abs"
+    with pytest.raises(ModelError, match="defined twice"):
+        load_model(model)
 
 
 @pytest.mark.parametrize("inputs", [("x", "w", ""), ("x", "w")])
