@@ -7,11 +7,9 @@ import pytest
 
 from surgery.graph.convert import import_graph
 from surgery.graph.fold import lift_constants
+from surgery.graph.matching import Match, Mismatch, Scope
 from surgery.graph.pattern import (
-    Match,
-    Mismatch,
     Pattern,
-    Scope,
     absent,
     attr,
     constant,

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from surgery.graph.convert import is_external
-from surgery.graph.pattern import Match, Scope, constant_value, plain, tensor_dtype
+from surgery.graph.matching import Match, Scope
+from surgery.graph.values import constant_value, plain, tensor_dtype
 from surgery.rules.engine.rule import NoMatch
 from surgery.rules.engine.site import Operand, Site
 

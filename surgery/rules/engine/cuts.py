@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from surgery.graph.pattern import Mismatch, Scope
+from surgery.graph.matching import Mismatch, Scope
 from surgery.rules.engine.cut_site import Cut
 from surgery.rules.engine.rule import NeedsConstant, NoMatch
 from surgery.rules.engine.template import Template, Unproven, template, write

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from surgery.graph.body import MAX_OPSET
-from surgery.graph.pattern import pattern_text
+from surgery.graph.pattern_text import pattern_text
 from surgery.rules.engine.pair import Pair, PatternRule
 from surgery.rules.engine.template import first_opset
 

@@ -13,7 +13,8 @@ import onnx
 import onnx.inliner
 import onnx.parser
 
-from surgery.graph.pattern import Absent, Attr, Constant, Op, Out, Pattern, Value, absent, op
+from surgery.graph.pattern import Pattern, absent, op
+from surgery.graph.pattern_parts import Absent, Attr, Constant, Op, Out, Value
 from surgery.rules.engine.rule import NoMatch, Sample, When
 
 if TYPE_CHECKING:

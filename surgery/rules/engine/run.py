@@ -15,7 +15,8 @@ from surgery.graph.convert import is_external, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.fold import lift_constants
 from surgery.graph.infer import infer_types
-from surgery.graph.pattern import Scope, tensor_dtype
+from surgery.graph.matching import Scope
+from surgery.graph.values import tensor_dtype
 from surgery.report import Edit
 from surgery.rules.engine.cuts import Cuts, NotDone, Written
 from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch

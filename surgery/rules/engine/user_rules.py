@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib.util
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from surgery.config_errors import Checker
 from surgery.errors import ConfigError
 from surgery.rules.engine.pair import Pair, PatternRule, RuleTextError
-from surgery.rules.engine.rule import Lowering, Sample
+from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch, Sample
+from surgery.rules.engine.template import Unproven
+from surgery.user_code import call_theirs, wrong_result
 from surgery.yaml_source import ConfigProblemsError, Loc, YamlSource, load_yaml
 
 if TYPE_CHECKING:
@@ -295,7 +299,7 @@ def _from_python(path: Path) -> list[tuple[Rule, str]]:
     found: dict[int, Rule] = {}
     for value in vars(module).values():
         if isinstance(value, (Lowering, Pair, PatternRule)):
-            found[id(value)] = value
+            found[id(value)] = value if isinstance(value, Pair) else _guarded(value, path)
     if not found:
         raise ConfigError(
             "holds no rule",
@@ -304,6 +308,28 @@ def _from_python(path: Path) -> list[tuple[Rule, str]]:
             fix="make one with lowering, pair or pattern_rule, see docs/rules.md",
         )
     return [(rule, str(path)) for rule in found.values()]
+
+
+def _guarded(rule: Lowering | PatternRule, path: Path) -> Rule:
+    """The rule with a function whose mistakes are told with their place in the file."""
+
+    @functools.wraps(rule.build)
+    def build(*arguments: Any) -> Any:
+        made = call_theirs(
+            rule.build,
+            *arguments,
+            place=path,
+            what=f"rule {rule.name}",
+            code="bad-rules",
+            passing=(NoMatch, NeedsConstant, Unproven),
+        )
+        results = made if isinstance(made, (list, tuple)) else (made,)
+        if not all(value is None or isinstance(value, (str, Bounded)) for value in results):
+            told = f"rule {rule.name} gives {made!r}; it has to give the names of the values that replace the outputs"
+            raise wrong_result(rule.build, path, told, "bad-rules")
+        return made
+
+    return replace(rule, build=build)
 
 
 def _line(path: Path, error: Exception) -> str:
