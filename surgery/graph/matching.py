@@ -36,7 +36,6 @@ from surgery.graph.values import (
     schema_defaults,
 )
 
-
 MAX_CANDIDATES = 64
 """Nodes looked at for a further output of a pattern, at most; a hub can have thousands of consumers."""
 
