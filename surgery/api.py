@@ -475,7 +475,7 @@ def _conclude(state: State, stages: Sequence[Stage]) -> None:
     else:
         report.status = "ok-unverified-engine"
     if report.status == "prepared" and not state.target.installed:
-        state.warn(f"no engine was built: {state.target.name} is not installed here")
+        state.note(f"no engine was built: {state.target.name} is not installed here")
 
 
 def _fail(report: Report, state: State | None, error: SurgeryError) -> None:
@@ -532,9 +532,6 @@ def _write_report(report: Report, state: State | None, begun: _Begun | None, fol
     left = sorted(p.name for p in folder.glob("*") if p.name != "report.json") if folder.is_dir() else []
     if left:
         report.previous = {"files": left, "note": "left by an earlier run and not touched by this one"}
-        text = f"files of an earlier run were left as they are: {', '.join(left)}"
-        if text not in report.warnings:
-            report.warnings.append(text)
     made = (state.target_model or state.portable or _export(state)) if state is not None else None
     failed = made if made is not None else known.source.proto
     write_whole(folder / f"{name}.failed.onnx", failed.SerializeToString(deterministic=True))

@@ -62,7 +62,8 @@ def _read(folder: Path) -> dict[str, Any]:
 def restore(data: dict[str, Any]) -> Report:
     """The report that a dictionary of schema 1 stands for; model and engine are not in it."""
     report = Report(status=data["status"], exit_code=data["exit_code"], seed=data["seed"])
-    report.warnings = list(data["warnings"])
+    report.warnings, report.notes = list(data["warnings"]), list(data.get("notes", ()))
+    report.misses = [(m["node"], m["op"], m["rule"], m["reason"]) for m in data.get("misses", ())]
     report.failure = Failure(**data["failure"]) if data["failure"] else None
     report.model_info, report.pipeline, report.target = data["model"], data["pipeline"], data["target"]
     report.versions, report.profiles = data["versions"], data["profiles"]

@@ -146,9 +146,14 @@ class State:
         self.listener(StageProgress(self.stage, message, fraction))
 
     def warn(self, message: str) -> None:
-        """Add a warning to the report, once."""
+        """Add a warning to the report, once: what the user should act on."""
         if message not in self.report.warnings:
             self.report.warnings.append(message)
+
+    def note(self, message: str) -> None:
+        """Add a note to the report, once: what is good to know, and asks nothing of the user."""
+        if message not in self.report.notes:
+            self.report.notes.append(message)
 
     def record_cut(self, entry: CutEntry) -> None:
         """Add a cut to the report; a later find of the same name replaces an earlier one."""

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from surgery.pipeline import Event, Listener, LogLine, StageFinished, StageProgress, StageStarted
+from surgery.text import fitted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+
+SUMMARY = 22
+"""Column where a plain line begins to say what a stage did."""
 
 
 @contextmanager
@@ -41,7 +45,8 @@ def plain_line(event: Event) -> None:
     """One line for each stage that has ended; nothing for other events."""
     if isinstance(event, StageFinished):
         try:
-            sys.stdout.write(f"{event.name:<10} {event.seconds:7.1f} s  {event.summary}\n")
+            line = f"{event.name:<10} {event.seconds:7.1f} s  {event.summary}"
+            sys.stdout.write(f"{fitted(line, SUMMARY)}\n")
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has gone away (``| head``), which is no reason to stop the work
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

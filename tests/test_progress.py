@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from surgery.pipeline import LogLine, StageFinished, StageProgress, StageStarted
-from surgery.progress import progress
+from surgery.progress import plain_line, progress
 
 
 def terminal() -> Console:
@@ -87,3 +87,15 @@ def test_nothing_is_drawn_for_a_run_without_events() -> None:
     with progress(console):
         pass
     assert "stage" not in text(console)
+
+
+def test_a_long_summary_is_broken_between_words(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"rule-{i:02d}" for i in range(60)]
+    plain_line(StageFinished("rewrite", 1.0, True, " ".join(words)))
+    plain_line(StageFinished("save", 1.0, True, "x" * 100))
+    *long, short = capsys.readouterr().out.splitlines()
+    assert len(long) > 1
+    assert max(map(len, long)) <= 120
+    assert all(line.startswith(" " * 22) for line in long[1:])
+    assert " ".join(" ".join(long).split()).endswith(" ".join(words))
+    assert short == "save           1.0 s  " + "x" * 100

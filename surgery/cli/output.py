@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from surgery.text import fitted
+
 if TYPE_CHECKING:
     from surgery.report import Failure, Report
 
@@ -63,12 +65,12 @@ def print_error(
     head = typer.style(f"error[{code}]", fg=typer.colors.RED, bold=True)
     head += f" {stage}:" if stage else ":"
     place = f"{where}: " if where else ""
-    lines = [f"{head} {place}{message}"]
-    lines += [f"{typer.style('seen:', bold=True)} {text}" for text in evidence]
+    lines = [fitted(f"{head} {place}{message}")]
+    lines += [fitted(f"{typer.style('seen:', bold=True)} {text}") for text in evidence]
     if cause:
-        lines.append(f"{typer.style('cause:', bold=True)} {cause}")
+        lines.append(fitted(f"{typer.style('cause:', bold=True)} {cause}"))
     if fix:
-        lines.append(f"{typer.style('fix:', bold=True)} {fix}")
+        lines.append(fitted(f"{typer.style('fix:', bold=True)} {fix}"))
     lines += [f"{typer.style('needs:', bold=True)} --constant {n}=VALUE" for n in needs_constant]
     if following:
         lines.append(f"{typer.style('next:', bold=True)} {following}")
@@ -93,7 +95,7 @@ def print_failure(failure: Failure) -> None:
 def print_warnings(report: Report) -> None:
     """Print the report's warnings to standard error."""
     head = typer.style("warning:", fg=typer.colors.YELLOW, bold=True)
-    _to_stderr([f"{head} {text}" for text in report.warnings])
+    _to_stderr([fitted(f"{head} {text}") for text in report.warnings])
 
 
 def wrapped(head: str, text: str) -> list[str]:

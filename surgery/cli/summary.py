@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.text import fitted
+
 if TYPE_CHECKING:
     from surgery.report import Report
 
@@ -34,11 +36,11 @@ def summary(report: Report, folder: Path | None) -> str:
     status = _STATUS[report.status]
     if folder is not None:
         status = status.replace("DIR", str(folder))
+    if report.status == "prepared" and report.target.get("installed") is False:
+        status += f", {report.target['name']} is not installed here"
     lines = [f"status   {status}"]
     if report.target:
-        target = report.target
-        installed = "" if target.get("installed") else ", not installed here"
-        lines.append(f"target   {target['name']}{installed}")
+        lines.append(f"target   {report.target['name']}")
     if report.pipeline.get("chosen_by"):
         because = f" ({report.pipeline['because']})" if report.pipeline["because"] else ""
         lines.append(f"pipeline {report.pipeline['name']}: {report.pipeline['family']}{because}")
@@ -48,7 +50,7 @@ def summary(report: Report, folder: Path | None) -> str:
     lines += _files(report, folder)
     if report.previous:
         lines.append(f"kept     {', '.join(report.previous['files'])} (of an earlier run)")
-    return "\n".join(lines)
+    return fitted("\n".join(lines), 9)
 
 
 def _shapes(report: Report) -> list[str]:

@@ -32,7 +32,7 @@ OVER = "out-of-time"
 RULES = 4
 """Rules that are named with the number of their applications, and reasons why rules do not apply."""
 
-ELSEWHERE = ("rule ", "your rule ", "run the engine with", "create the engine's contexts")
+ELSEWHERE = ("your rule ", "run the engine with")
 """Beginnings of warnings that are told elsewhere, or are about using the engine."""
 
 PREPARED = {

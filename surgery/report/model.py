@@ -107,6 +107,9 @@ class Report:
     exit_code: int = 70
     seed: int = 0
     warnings: list[str] = field(default_factory=list)
+    """What the user should act on."""
+    notes: list[str] = field(default_factory=list)
+    """What is good to know, and asks nothing of the user."""
     failure: Failure | None = None
     model_info: dict[str, Any] = field(default_factory=dict)
     pipeline: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +129,9 @@ class Report:
     )
     engine_info: dict[str, Any] | None = None
     artifacts: dict[str, dict[str, Any] | None] = field(
-        default_factory=lambda: dict.fromkeys(("onnx", "onnx_target", "engine", "pre", "log", "report_html"))
+        default_factory=lambda: dict.fromkeys(
+            ("onnx", "onnx_target", "engine", "pre", "inputs", "log", "report_html")
+        )
     )
     previous: dict[str, Any] | None = None
     """What an earlier good run left in the output folder and this failed run did not touch."""
@@ -160,6 +165,7 @@ class Report:
             "exit_code": self.exit_code,
             "seed": self.seed,
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "failure": plain(asdict(self.failure)) if self.failure else None,
             "model": plain(self.model_info),
             "pipeline": plain(self.pipeline),
@@ -170,6 +176,7 @@ class Report:
             "cuts": [plain(asdict(c)) for c in self.cuts],
             "edits": [plain(asdict(e)) for e in self.edits],
             "unsupported": plain(self.unsupported),
+            "misses": [dict(zip(("node", "op", "rule", "reason"), m, strict=True)) for m in self.misses],
             "io_changes": [plain(asdict(c)) for c in self.io_changes],
             "verification": plain(self.verification),
             "engine": plain(self.engine_info),

@@ -70,20 +70,12 @@ class Build:
             }
             environment = engine_environment(state.target.flavour, self.tf32)
             state.report.engine_info["environment"] = environment
-            if environment:
-                text = " ".join(f"{k}={v}" for k, v in environment.items())
-                state.warn(
-                    f"run the engine with {text}: it is built without TF32, and {state.target.flavour} refuses "
-                    "to load it otherwise; build.tf32=true builds one that needs no variable and is less exact"
-                )
             runtime = engine_runtime(state.target.flavour, outcome.inputs)
             state.report.engine_info["runtime"] = runtime
-            for attribute, value in runtime.items():
-                state.warn(
-                    f"create the engine's contexts with {attribute} = {value} in their IRuntimeConfig: with shapes "
-                    f"that change in one context, the default gave wrong numbers on {state.target.flavour} 1.6 "
-                    "(docs/gpu.md); a fixed shape, as in --shape NAME=4x3x300x300, needs no setting"
-                )
+            needs = [f"{k}={v} in its environment" for k, v in environment.items()]
+            needs += [f"{k} = {v} in its IRuntimeConfig" for k, v in runtime.items()]
+            if needs:
+                state.warn(f"run the engine with {' and '.join(needs)}: docs/gpu.md, 'Running an engine'")
             return StageResult(True, f"engine of {len(outcome.engine) / 2**20:.1f} MiB")
         code, message = _reason(outcome.timed_out, outcome.out_of_memory, outcome.aborted, self.seconds)
         why = because(outcome.errors, state.target_model)

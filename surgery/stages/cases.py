@@ -22,7 +22,7 @@ def cases_for(
     from surgery.verify.search import Search
 
     if has_bfloat16(state.source.proto):
-        state.warn(
+        state.note(
             "bfloat16 operators that ONNX Runtime has no kernels for are computed in float32 in verification, and "
             "their results rounded to bfloat16"
         )

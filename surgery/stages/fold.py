@@ -37,5 +37,5 @@ class Fold:
                 state.record_cut(CutEntry(cut.name, names, cut.inputs, cut.outputs, cut.found_by))
         result = fold_constants(state.graph, max_bytes=self.max_bytes)
         for node, reason in result.refused:
-            state.warn(f"node {node!r} depends on constants alone but cannot be evaluated: {reason}")
+            state.note(f"node {node!r} depends on constants alone but cannot be evaluated: {reason}")
         return StageResult(result.removed > 0, f"{result.removed} nodes folded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -57,13 +58,25 @@ def migrate_plugins(state: State, *, keep: Collection[str] = ()) -> list[str]:
                     state.provenance[node.output[0]] = {"surgery.rule": _rule(gone[owner])}
         state.graph, state.header = import_graph(result)
         state.report.edits.extend(_edit(fate, made[name]) for name, fate in gone.items())
-    lines: dict[str, int] = {}
+    groups: dict[tuple[str, str], Counter[str]] = {}
     for fate in found:
-        text = f"{fate.definition.name} {fate.verb} ({fate.why})"
-        lines[text] = lines.get(text, 0) + 1
+        groups.setdefault((fate.verb, fate.why.rstrip(".")), Counter())[fate.definition.name] += 1
         if fate.deprecated:
             state.warn(f"plugin {fate.definition.name}: {fate.why}")
-    return [f"{n} x {text}" for text, n in lines.items()]
+    return [
+        f"{', '.join(f'{n} x {name}' for name, n in names.items())} {_plural(verb, names)} ({why})"
+        for (verb, why), names in groups.items()
+    ]
+
+
+def _plural(verb: str, names: Counter[str]) -> str:
+    """The verb after several names."""
+    if len(names) == 1:
+        return verb
+    for one, several in (("is ", "are "), ("becomes ", "become "), ("stays", "stay")):
+        if verb.startswith(one):
+            return several + verb.removeprefix(one)
+    return verb
 
 
 def _rule(fate: Fate) -> str:

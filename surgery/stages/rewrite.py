@@ -59,6 +59,7 @@ class Rewrite:
         from surgery.stages.asked import interface
         from surgery.stages.profiles import check_shapes
         from surgery.stages.rules import apply_rules
+        from surgery.stages.told import NOTHING
 
         texts, changed = [], False
         if self.cut_input is not None:
@@ -82,7 +83,8 @@ class Rewrite:
                 most_rounds=self.most_rounds,
                 limits=self.limits,
             )
-            texts.append(told)
+            if told != NOTHING or not texts:
+                texts.append(told)
             changed |= len(state.report.edits) > edits
         return StageResult(changed, "; ".join(texts) or "nothing to do")
 

@@ -14,6 +14,7 @@ from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.graph.unresolved import Unresolved
 from surgery.report import Edit, IoChange
 from surgery.stages.because import because
+from surgery.stages.told import told
 
 if TYPE_CHECKING:
     from surgery.pipeline import State
@@ -75,6 +76,8 @@ def apply_rules(
 
     if state.target.installed:
         worker_for(state).begin()
+    before = len(state.report.edits)
+    converted: int | None = None
     oracle = Oracle(state)
     rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
     engine = Engine(rules, oracle.takes, target=state.target.name, seed=state.options.seed, optional=names)
@@ -86,6 +89,7 @@ def apply_rules(
     _count(state, sizes.resolve(), counts)
     outcome = _until_settled(state, engine, sizes, counts)
     if any(m.reason.startswith(TOO_OLD) for m in outcome.misses) and _modernise(state):
+        converted = MODERN_OPSET
         outcome = _until_settled(state, engine, sizes, counts)
     here = {n.name or n.outputs[0].name for n in state.graph.nodes if n.outputs}
     unresolved = [u for u in unresolved if u.node in here]  # some are decided by sizes
@@ -114,7 +118,7 @@ def apply_rules(
                 f"your rule {rule.name} applies nowhere" + (f"; nearest: {nearest}" if nearest else "")
             )
     fold_constants(state.graph)
-    return ", ".join(f"{n} x {rule}" for rule, n in sorted(counts.items())) or "no rule applies"
+    return told(state, state.report.edits[before:], converted)
 
 
 def _widen(state: State, counts: dict[str, int]) -> None:
@@ -161,7 +165,7 @@ def _modernise(state: State) -> bool:
     except Exception as error:  # the converter raises many undocumented types
         state.warn(f"the model of opset {state.graph.opset} cannot be converted to {MODERN_OPSET}: {error}")
         return False
-    state.warn(f"the model was converted from opset {state.graph.opset} to {MODERN_OPSET}, for the rules")
+    state.note(f"the model was converted from opset {state.graph.opset} to {MODERN_OPSET}, for the rules")
     state.graph, state.header = import_graph(converted)
     return True
 
@@ -243,15 +247,9 @@ def _retype(state: State, engine: Engine) -> bool:
 
 
 def _report_misses(state: State, outcome: Outcome) -> None:
-    """One warning for all nodes that the target refuses and a rule leaves alone for the same reason."""
-    nodes: dict[tuple[str, str, str], list[str]] = {}
-    for miss in outcome.misses:
-        if miss.refused:
-            state.report.misses.append((miss.node, miss.op, miss.rule, miss.reason))
-            nodes.setdefault((miss.rule, miss.op, miss.reason), []).append(miss.node)
-    for (rule, op, reason), names in nodes.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        state.warn(f"rule {rule} does not apply to {names[0]!r}{more} ({op}): {reason}")
+    """Why rules leave nodes alone that the target refuses when it is asked about them one by one."""
+    found = [(m.node, m.op, m.rule, m.reason) for m in outcome.misses if m.refused]
+    state.report.misses[:] = dict.fromkeys([*state.report.misses, *found])
 
 
 def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracle: Oracle) -> None:
@@ -281,7 +279,7 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
     entry, _, known_as = next((f for f in found if f[1]), found[0])
     listed = tuple(dict.fromkeys(name for _, names, _ in found for name in names))
     reason = entry.reason if isinstance(entry, Unresolved) else entry.why
-    told = f" [{known_as}]" if known_as else ""
+    known = f" [{known_as}]" if known_as else ""
     if listed:
         other = f"; or {entry.fix}" if isinstance(entry, Unresolved) and entry.fix else ""
         raise ConversionError(
@@ -289,7 +287,7 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
             code="needs-constant",
             where=state.source.name,
             node=entry.node,
-            cause=f"{entry.op} takes it as an input, and the target wants a constant there{told}",
+            cause=f"{entry.op} takes it as an input, and the target wants a constant there{known}",
             fix="give it: " + " ".join(f"--constant {n}={_example(inputs[n])}" for n in listed) + other,
             needs_constant=listed,
         )
@@ -299,7 +297,7 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
             code="needs-constant",
             where=state.source.name,
             node=entry.node,
-            cause=f"it is computed from data{told}",
+            cause=f"it is computed from data{known}",
             fix="export the model with a fixed value for it",
         )
     raise ConversionError(
@@ -307,7 +305,7 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
         code="control-flow",
         where=state.source.name,
         node=entry.node,
-        cause=f"{state.target.name} cannot run it as it stands{told}",
+        cause=f"{state.target.name} cannot run it as it stands{known}",
         fix=getattr(entry, "fix", "") or "export the model with that part fixed, or end the model before it",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ def resolve_structure(
     # What runs inside a conditional of TensorRT-RTX may not have products of free size.
     products: list[str] | None = [] if state.target.flavour == "tensorrt-rtx" else None
     total, first = 0, sorted(n.name for n in _structured(state.graph))
+    counted = _counted(state.graph)
     while True:
         fold_constants(state.graph)
         left: list[Unresolved] = []
@@ -73,6 +75,7 @@ def resolve_structure(
                 "resolve-structure", "rewrite", tuple(first), tuple(n.name for n in made),
                 "skipped: compared as a whole by verify", None,
                 tuple(f"both branches of {name!r} are computed: {PRODUCTS}" for name in products or ()),
+                {"resolved": dict(counted - _counted(state.graph))},
             )
         )  # fmt: skip
     return left
@@ -134,6 +137,11 @@ def resolve_open_loops(
             )  # fmt: skip
         sizes.take_grown(p for g in grown for p in g.padded)
         left = resolve_structure(state)
+
+
+def _counted(graph: gs.Graph) -> Counter[str]:
+    """How many nodes with bodies, and on sequences and optionals, there are at any depth, by operator."""
+    return Counter(m.op for n in graph.nodes for m in (n, *body_nodes(n)) if m.op in STRUCTURE_OPS)
 
 
 def _structured(graph: gs.Graph) -> list[gs.Node]:

@@ -71,7 +71,7 @@ class Verify:
             )
         state.report.verification["graph"] = outcome.to_dict()
         for note in outcome.notes:
-            state.warn(note)
+            state.note(note)
         if outcome.status != "passed":
             raise VerificationError(
                 f"the result does not compute what the original computes: {outcome.reason}",

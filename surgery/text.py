@@ -1,0 +1,35 @@
+"""Lines that a person can read: long ones are broken between words, short ones stay whole for grep."""
+
+from __future__ import annotations
+
+import textwrap
+
+LONGEST = 160
+"""Characters of a line that stays as it is."""
+
+WIDTH = 120
+"""Characters of each part of a line that is longer."""
+
+
+def fitted(text: str, indent: int = 2) -> str:
+    """A text with every line that is too long broken between words.
+
+    Args:
+        text: One or several lines.
+        indent: Spaces before what follows the first part of a broken line.
+    """
+    return "\n".join(_broken(line, indent) for line in text.splitlines())
+
+
+def _broken(line: str, indent: int) -> str:
+    if len(line) <= LONGEST:
+        return line
+    own = len(line) - len(line.lstrip())
+    parts = textwrap.wrap(
+        line.strip(),
+        WIDTH - own,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(" " * own + part for part in parts)
