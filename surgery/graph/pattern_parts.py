@@ -72,7 +72,7 @@ class Attr:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """A node of one of several operators. See :func:`op`."""
+    """A node of one of several operators. See :func:`surgery.graph.pattern.op`."""
 
     kinds: frozenset[str]
     inputs: tuple[Any, ...]

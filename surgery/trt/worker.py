@@ -130,7 +130,10 @@ def _run(adapter: Any, errors: list[str], engine: bytes, feeds: list[dict[str, A
 
 
 def _context(adapter: Any, engine: Any) -> Any:
-    """An execution context that uses no kernel specialised for another shape (:func:`engine_runtime` says why)."""
+    """An execution context that uses no kernel specialised for another shape.
+
+    :func:`surgery.trt.session.engine_runtime` says why.
+    """
     strategies = getattr(adapter.trt, "DynamicShapesKernelSpecializationStrategy", None)
     if strategies is None:
         return engine.create_execution_context()
