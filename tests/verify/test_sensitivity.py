@@ -18,7 +18,7 @@ from surgery.trt.types import RunOutcome
 from surgery.verify.cases import Case
 from surgery.verify.engine import verify_engine
 from surgery.verify.runner import Verification, run_onnx
-from surgery.verify.sensitivity import Moved, _move
+from surgery.verify.sensitivity import EXACT, ROUNDED, Moved, _move, round_otherwise
 
 INNER, ROWS = 64, 40
 
@@ -165,3 +165,49 @@ def test_numbers_in_bodies_and_constants_move_too() -> None:
     np.testing.assert_allclose(values, 0.3, rtol=1e-5)
     (still,) = Moved(model).runs([{**feeds, "c": np.array(False)}])
     assert all((r["y"] == 1).all() for r in still)
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_results_are_rounded_each_on_its_own_and_exact_ones_stay(kind: str) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g ({kind}[n] x, {kind}[n] two)
+        => ({kind}[n] y, {kind}[n] whole, int64[n] at) {{
+            y = Mul(x, x)  whole = Add(two, two)  at = Cast<to = 7>(whole)
+        }}"""
+    )
+    dtype = np.dtype("float32" if kind == "float" else kind)
+    feeds = {
+        "x": np.full(400, 0.3, dtype), "two": np.arange(400, dtype=dtype) / np.asarray(EXACT, dtype)
+    }  # fmt: skip
+    (before,) = run_onnx(model, [feeds])
+    round_otherwise(model, 3)
+    onnx.checker.check_model(model)
+    (after,) = run_onnx(model, [feeds])
+    np.testing.assert_array_equal(after["whole"], before["whole"])
+    np.testing.assert_array_equal(after["at"], before["at"])
+    apart = np.abs(after["y"].astype(np.float64) / before["y"].astype(np.float64) - 1)
+    assert len(np.unique(after["y"])) > 2
+    assert apart.max() <= 2 * (ROUNDED if kind == "float" else 2.0**-10)
+
+
+def test_scores_of_one_weight_that_change_places_alone_are_told_from_wrong_ones() -> None:
+    """All scores are of the same weight, so that moving it keeps their order; what rounds is the operator."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[40] x) => (float[40] scores, int64[40] place)
+        <int64[1] k = {40}, float one = {0.7}> { m = Mul(x, one)  s = Sigmoid(m)  scores, place = TopK(s, k) }"""
+    original = onnx.parser.parse_model(text)
+    values = np.linspace(0.3, 0.9, 40, dtype=np.float32)
+    values[21::2] = np.nextafter(values[20::2], np.float32(1))  # nearly equal pairs, the larger one second
+    feeds = [Case("c", {"x": values})]
+
+    def engine(places: list[int]) -> Verification:
+        def run(feeds: list[dict[str, Any]]) -> RunOutcome:
+            outputs = run_onnx(original, feeds)
+            for one in outputs:
+                one["place"] = one["place"].copy()
+                one["place"][places] = one["place"][places[::-1]]
+            return RunOutcome(ok=True, outputs=tuple(outputs))
+
+        return verify_engine(original, None, run, ["x"], feeds, None, {})
+
+    assert engine([2, 3]).status == "passed"
+    assert engine([2, 35]).status == "failed"
