@@ -78,6 +78,7 @@ class RunOptions:
         shapes: Shapes per input: (minimum, optimum, maximum).
         require: Level of verification without which the run does not succeed.
         seed: Seed of every random choice.
+        plugin_paths: Folders with the user's own plugins, beside those that the pipeline names.
     """
 
     output: Path | None = None
@@ -88,6 +89,7 @@ class RunOptions:
     )
     require: Require = "graph"
     seed: int = 0
+    plugin_paths: tuple[Path, ...] = ()
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ _MEANING = {
     "onnx_target": "what the target's parser gets",
     "engine": "the engine",
     "pre": "the preprocessing that was cut off",
+    "inputs": "values given with --inputs, for verify",
     "log": "TensorRT's log",
     "report_html": "the report, for people",
 }

@@ -38,6 +38,11 @@ def dims_of(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
     ]
 
 
+def declares_empty(model: onnx.ModelProto) -> bool:
+    """Whether every output is declared to have no elements."""
+    return all(0 in (dims_of(o) or ()) for o in model.graph.output)
+
+
 @no_collection()
 def infer_types(graph: gs.Graph) -> int:
     """Run ONNX shape inference with data propagation and keep what it finds, in place.

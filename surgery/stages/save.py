@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -15,7 +18,7 @@ from surgery.pipeline import StageResult, State
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Save:
-    """Write the portable ONNX, the one for the target's parser, the engine, the cut prefix and the log."""
+    """Write the portable ONNX, the one for the target's parser, the engine, the cut prefix, inputs, the log."""
 
     name: ClassVar[str] = "save"
 
@@ -42,6 +45,8 @@ class Save:
         }
         if state.pre is not None:
             files["pre"] = (f"{name}.pre.onnx", state.pre.SerializeToString(deterministic=True))
+        if state.options.inputs is not None:
+            files["inputs"] = (f"{name}.inputs.npz", packed(state.options.inputs))
         if state.log:
             text = "".join(f"[{line.severity}] {line.text}\n" for line in state.log)
             files["log"] = ("build.log", text.encode())
@@ -78,6 +83,21 @@ class Save:
                 fix="free space or give another --output",
             ) from error
         return StageResult(True, ", ".join(f for f, _ in files.values()))
+
+
+def packed(arrays: Mapping[str, Any]) -> bytes:
+    """An ``.npz`` file with the arrays; the same bytes for the same values, for its entries have no time.
+
+    Names may be any; ``numpy.savez`` takes them as keywords and has some of its own.
+    """
+    import numpy as np
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(value), allow_pickle=False)
+    return file.getvalue()
 
 
 def _remove_stale(path: Path) -> bool:

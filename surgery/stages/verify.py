@@ -13,8 +13,6 @@ from surgery.errors import VerificationError
 from surgery.pipeline import StageResult, State
 
 if TYPE_CHECKING:
-    import onnx
-
     from surgery.trt.session import Worker
     from surgery.verify.cases import Case
 
@@ -36,6 +34,7 @@ class Verify:
 
     def run(self, state: State) -> StageResult:
         """Fill ``verification``; a difference is an error, and no engine is written."""
+        from surgery.graph.infer import declares_empty
         from surgery.stages.cases import cases_for
         from surgery.stages.profiles import checked_profiles
         from surgery.stages.substitute import finish
@@ -67,7 +66,7 @@ class Verify:
                 state.detections,
                 tolerances,
                 [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"],
-                empty=_declared_empty(state.source.proto),
+                empty=declares_empty(state.source.proto),
             )
         state.report.verification["graph"] = outcome.to_dict()
         for note in outcome.notes:
@@ -89,9 +88,13 @@ class Verify:
             "rtol": self.rtol,
             "detections": state.detections.to_dict() if state.detections else None,
             "constants": {k: np.asarray(v).tolist() for k, v in state.options.constants.items()},
+            "plugin_paths": [
+                str(p.resolve()) for p in (*state.config.plugin_folders(), *state.options.plugin_paths)
+            ],
         }
 
     def _engine(self, state: State, cases: list[Case], tolerances: dict[str, Any]) -> str:
+        from surgery.graph.infer import declares_empty
         from surgery.stages.trt_model import on_disk, worker_for
         from surgery.verify.engine import verify_engine
 
@@ -120,7 +123,7 @@ class Verify:
                 state.detections,
                 tolerances,
                 [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"],
-                empty=_declared_empty(state.source.proto),
+                empty=declares_empty(state.source.proto),
             )
         state.report.verification["engine"] = {**outcome.to_dict(), **conditions(worker)}
         if outcome.status != "passed":
@@ -131,12 +134,6 @@ class Verify:
                 fix="see verification.engine in report.json; no engine was written",
             )
         return f"engine passed on {len(cases)} inputs"
-
-
-def _declared_empty(model: onnx.ModelProto) -> bool:
-    from surgery.graph.infer import dims_of
-
-    return all(0 in (dims_of(o) or ()) for o in model.graph.output)
 
 
 def conditions(worker: Worker) -> dict[str, Any]:

@@ -150,7 +150,10 @@ def check_given(
     result = {}
     for name, (dtype, shape) in wanted.items():
         value = np.asarray(given[name])
-        if value.dtype != np.dtype(dtype):
+        kind = np.dtype(dtype)
+        if value.dtype.type is np.void and value.dtype.names is None and value.itemsize == kind.itemsize:
+            value = value.view(kind)  # files of arrays have no bfloat16 or float8, only their bytes
+        if value.dtype != kind:
             raise ConfigError(
                 f"input {name!r} has dtype {value.dtype}, the model wants {np.dtype(dtype)}",
                 code="input-dtype",

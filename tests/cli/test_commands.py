@@ -86,7 +86,7 @@ OPTIONS = {
         "--set", "--json",
     ],
     "build": ["--target", "--output", "--shape", "--plugin-path", "--set", "--json"],
-    "verify": ["DIR", "--json"],
+    "verify": ["DIR", "--model", "--inputs", "--plugin-path", "--json"],
     "list": ["NOUN", "--target", "--model", "--plugin-path", "--json"],
     "new": ["NOUN", "NAME", "--output"],
     "show": ["NOUN", "--schema"],
