@@ -75,3 +75,17 @@ def test_a_refused_input_is_called_one() -> None:
     report = surgery.run("generic", model, target="tensorrt-rtx")
     assert report.failure is not None
     assert report.failure.message == "g: the parser refuses an input: 'x' (float, 9 dims)"
+
+
+def test_what_onnx_runtime_saved_for_one_processor_is_refused() -> None:
+    """TensorRT's parser would take the Conv for ONNX's own, and compute with weights in another order."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18, "com.microsoft.nchwc" : 1]>
+        g (float[n, 8, 4, 4] x, float[8, 8, 1, 1] w) => (float[n, 8, 4, 4] y)
+        { a = com.microsoft.nchwc.ReorderInput (x) b = com.microsoft.nchwc.Conv <kernel_shape = [1, 1]> (a, w)
+          y = com.microsoft.nchwc.ReorderOutput <channels = 8> (b) }"""
+    )
+    report = surgery.run("generic", model, target="tensorrt-10.16")
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code) == (4, "processor-layout")
+    assert "com.microsoft.nchwc.ReorderInput" in report.failure.message
