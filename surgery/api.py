@@ -74,6 +74,7 @@ def run(
         shapes={k: _triple(v) for k, v in (shapes or {}).items()},
         require=require,
         seed=seed,
+        plugin_paths=tuple(map(Path, plugin_paths)),
     )
 
     def hold(entry: _Begun) -> None:
@@ -87,7 +88,7 @@ def run(
             from surgery.report.write import check_writable
 
             check_writable(folder)
-        state = _begin(config, model, target, options, plugin_paths, report, listener or _silent, hold)
+        state = _begin(config, model, target, options, report, listener or _silent, hold)
         if require == "engine":
             _need_gpu(state)
         run_stages(chosen, state)
@@ -156,13 +157,18 @@ def verify(
     directory: str | Path,
     model: str | Path | None = None,
     *,
+    inputs: Mapping[str, Any] | None = None,
+    plugin_paths: Sequence[str | Path] = (),
     listener: Listener | None = None,
 ) -> Report:
     """Finish a run on a machine with a GPU: run its engine on the cases of its report.
 
     Args:
-        directory: Folder of a finished run, with report.json and the engine.
-        model: The original model; None takes the path in the report.
+        directory: Folder of a finished run with report.json and the engine, or its report.json.
+        model: The original model; None looks for a file with the report's sha256 at the path in the report,
+            beside the folder, in it, and in the working directory.
+        inputs: Values for the original model's inputs, one more case than the run had.
+        plugin_paths: Folders with the user's own plugin definitions; those of the run are found where they were.
         listener: Called with every event.
 
     Returns:
@@ -170,7 +176,13 @@ def verify(
     """
     from surgery.finish import verify_directory
 
-    return verify_directory(Path(directory), Path(model) if model else None, listener or _silent)
+    return verify_directory(
+        Path(directory),
+        Path(model) if model else None,
+        listener or _silent,
+        inputs=inputs,
+        plugin_paths=tuple(map(Path, plugin_paths)),
+    )
 
 
 PARTS = frozenset(
@@ -295,7 +307,6 @@ def _begin(
     model: str | Path | bytes | onnx.ModelProto | None,
     target: str | None,
     options: RunOptions,
-    plugin_paths: Sequence[str | Path],
     report: Report,
     listener: Listener,
     hold: Callable[[_Begun], None],
@@ -304,9 +315,9 @@ def _begin(
     from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
     from surgery.graph.load import load_model
     from surgery.graph.volumes import check_volumes
-    from surgery.plugins.adopt import adopt_plugins
     from surgery.plugins.registry import Registry
     from surgery.stages.asked import check_asked
+    from surgery.stages.original import completed, with_batch
     from surgery.targets import resolve_target
 
     chosen = resolve_target(target or config.target)
@@ -329,16 +340,13 @@ def _begin(
     _tensors_alone(source.proto, chosen, source.name)
     _not_for_one_processor(source.proto, source.name)
     check_volumes(source)
-    registry = Registry.load([*config.plugin_folders(), *(Path(p) for p in plugin_paths)])
+    registry = Registry.load([*config.plugin_folders(), *options.plugin_paths])
     if config.batch == "dynamic":
-        from surgery.stages.batch import free_batch
-
-        source, edit = free_batch(source, lambda proto: adopt_plugins(proto, registry)[0], options.seed)
+        source, edit = with_batch(source, registry, options.seed)
         report.edits.append(edit)
         hold(_Begun(source, chosen))
-    adopted, found = adopt_plugins(source.proto, registry)
-    report.warnings.extend(dict.fromkeys(a.note for a in found if a.note))
-    source = replace(source, proto=adopted)
+    source, put_right = completed(source, registry)
+    report.warnings.extend(put_right)
     functions = [f for f in source.proto.functions if f.domain != PLUGIN_DOMAIN]
     graph, header = import_graph(inline_functions(source.proto) if functions else source.proto)
     if functions:
