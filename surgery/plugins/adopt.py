@@ -144,9 +144,7 @@ def _namespace_problems(node: onnx.NodeProto, definition: PluginDefinition) -> l
 
 def _repair(node: onnx.NodeProto, definition: PluginDefinition) -> str:
     """Put attributes right that models in the wild write otherwise; what was done, or ""."""
-    if definition.repair is None:
-        return ""
-    changes, note = definition.repair(node_attributes(node))
+    changes, note = definition.repaired(node_attributes(node))
     if not changes:
         return ""
     kept = [

@@ -29,6 +29,9 @@ RESERVED = ("plugin_version", "plugin_namespace", "tensorrt_plugin_shape_input_i
 
 Dims = tuple["int | str | None", ...]
 
+SHOWN = 80
+"""Characters up to which a wrong result of a user's function is shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
@@ -146,9 +149,9 @@ class PluginDefinition:
         self._body = body
         self._check = check
         self._output_types = output_types
-        self.successor = successor
-        self.repair = repair
-        self.fit = fit
+        self._successor = successor
+        self._repair = repair
+        self._fit = fit
         if file.outputs[-1].repeated and output_types is None:
             raise ConfigError(
                 "an output is repeated, but body.py does not define output_types(node)",
@@ -179,6 +182,16 @@ class PluginDefinition:
         """Whether its body.py says what types the outputs have, and not plugin.yaml alone."""
         return self._output_types is not None
 
+    @property
+    def has_successors(self) -> bool:
+        """Whether its body.py names other nodes that compute the same."""
+        return self._successor is not None
+
+    @property
+    def fits(self) -> bool:
+        """Whether its body.py may put the inputs of nodes right."""
+        return self._fit is not None
+
     def versions(self) -> list[PluginDefinition]:
         """This definition and the same one under each of its `also_versions`."""
         others = []
@@ -193,9 +206,9 @@ class PluginDefinition:
                     self._body,
                     check=self._check,
                     output_types=self._output_types,
-                    successor=self.successor,
-                    repair=self.repair,
-                    fit=self.fit,
+                    successor=self._successor,
+                    repair=self._repair,
+                    fit=self._fit,
                     samples=self.samples,
                 )
             )
@@ -258,7 +271,8 @@ class PluginDefinition:
         if input_types or not self.file.inputs:
             problems += self._type_problems(input_types)
         if not problems and self._check is not None:
-            problems += self._check(self._filled(attributes), tuple(input_types))
+            found = self._called(self._check, self._filled(attributes), tuple(input_types))
+            problems += self._expected(self._check, found, _texts(found), "a list of problems, each a str")
         return problems
 
     def _attribute_problems(self, attributes: Mapping[str, Any]) -> list[str]:
@@ -323,6 +337,109 @@ class PluginDefinition:
 
     def _filled(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         return {n: attributes.get(n, a.default) for n, a in self.file.attributes.items()}
+
+    # -- what body.py may say beside the body ---------------------------------------------------------
+
+    def successors(self, node: ConfiguredNode, target: TargetVersion) -> Sequence[Successor | str]:
+        """Other nodes that compute the same on a target, best first, or why there are none."""
+        if self._successor is None:
+            return ()
+        from surgery.plugins.successor import Successor
+
+        found = self._called(self._successor, node, target, node=node.name)
+        good = isinstance(found, (list, tuple)) and all(isinstance(s, (Successor, str)) for s in found)
+        return cast(
+            "Sequence[Successor | str]",
+            self._expected(self._successor, found, good, "a list of Successor or str"),
+        )
+
+    def repaired(self, attributes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Attributes that models write otherwise, with the value that they mean, and what to say about it."""
+        if self._repair is None:
+            return {}, ""
+        found = self._called(self._repair, attributes)
+        good = isinstance(found, tuple) and [type(v) for v in found] == [dict, str]
+        wanted = "a dict of the attributes that change, and a text"
+        return cast("tuple[dict[str, Any], str]", self._expected(self._repair, found, good, wanted))
+
+    def fitted(
+        self,
+        body: Body,
+        names: Sequence[str],
+        attributes: Mapping[str, Any],
+        types: Sequence[TensorType | None],
+    ) -> Fitted | None:
+        """What a node is to be given in the place of its inputs; None where they are as the plugin takes them."""
+        if self._fit is None:
+            return None
+        from surgery.plugins.fitting import Fitted
+
+        found = self._called(self._fit, body, names, attributes, types)
+        good = found is None or isinstance(found, Fitted)
+        self._expected(self._fit, found, good, "a Fitted, or None")
+        made = {*names, "", *(o for n in body.nodes for o in n.output)}
+        unknown = [n for n, _ in found.inputs if n not in made] if found is not None else []
+        wanted = f"names of values that there are; there is no {', '.join(map(repr, unknown))}"
+        return cast("Fitted | None", self._expected(self._fit, found, not unknown, wanted))
+
+    def _called(self, function: Callable[..., Any], *arguments: Any, node: str = "") -> Any:
+        """Call a function of the folder, which may be the user's."""
+        from surgery.user_code import call_theirs
+
+        at = f" for node {node!r}" if node else ""
+        what = f"{getattr(function, '__name__', 'a function')} of plugin {self.name}{at}"
+        return call_theirs(function, *arguments, place=self.folder, what=what)
+
+    def _expected(self, function: Callable[..., Any], value: Any, good: bool, wanted: str) -> Any:
+        """The value that a function of the folder gave, if it is what it has to be."""
+        if good:
+            return value
+        from surgery.user_code import wrong_result
+
+        name = getattr(function, "__name__", "a function")
+        shown = "None" if value is None else f"{type(value).__name__} {value!r}"
+        shown = shown if len(shown) <= SHOWN else type(value).__name__
+        raise wrong_result(
+            function, self.folder, f"{name} of plugin {self.name} gives {shown}; it has to give {wanted}"
+        )
+
+    def _checked_body(self, function: Any, node: ConfiguredNode) -> Any:
+        """The body, if it is a function that a node can have."""
+        import onnx
+
+        good = isinstance(function, onnx.FunctionProto)
+        self._expected(self._body, function, good, "an onnx.FunctionProto: return node.function(b, [...])")
+        made = {*function.input, *(o for n in function.node for o in n.output)}
+        lacking = [o for o in function.output if o not in made]
+        wrong = f"nothing computes {', '.join(map(repr, lacking))}" if lacking else ""
+        if not wrong and (len(function.input) < len(node.inputs) or len(function.output) < node.outputs):
+            wrong = f"the node has {len(node.inputs)} inputs and {node.outputs} outputs"
+        wrong = wrong or self._not_onnx(function)
+        if wrong:
+            from surgery.user_code import wrong_result
+
+            raise wrong_result(
+                self._body, self.folder, f"body of plugin {self.name} gives a wrong function: {wrong}"
+            )
+        return function
+
+    def _not_onnx(self, function: onnx.FunctionProto) -> str:
+        """What ONNX has against the nodes of a body of the user's; "" for nothing. Tests see to the shipped ones."""
+        from surgery.user_code import is_shipped
+
+        if is_shipped(self.folder):
+            return ""
+        import onnx.checker
+
+        context = onnx.checker.C.CheckerContext()
+        context.ir_version = onnx.IR_VERSION
+        context.opset_imports = {o.domain: o.version for o in function.opset_import}
+        try:
+            onnx.checker.check_function(function, context)
+        except onnx.checker.ValidationError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return "; ".join(line.removeprefix("==> Context: ") for line in lines)
+        return ""
 
     # -- nodes --------------------------------------------------------------------------------------
 
@@ -408,7 +525,9 @@ class PluginDefinition:
         """
         pairs = zip(input_dtypes, input_shapes, strict=True)
         types = [TensorType(d, tuple(s) if s is not None else None) if d else None for d, s in pairs]
-        return self._body(self.configure(node, types, opset=opset, function_name=function_name))
+        configured = self.configure(node, types, opset=opset, function_name=function_name)
+        function = self._called(self._body, configured, node=configured.name)
+        return cast("onnx.FunctionProto", self._checked_body(function, configured))
 
     def output_types(
         self, node: onnx.NodeProto, input_types: Sequence[TensorType | None]
@@ -420,7 +539,9 @@ class PluginDefinition:
         """
         configured = self.configure(node, input_types)
         if self._output_types is not None:
-            return self._output_types(configured)
+            made = self._called(self._output_types, configured, node=configured.name)
+            good = isinstance(made, (list, tuple)) and all(isinstance(t, TensorType) for t in made)
+            return list(self._expected(self._output_types, made, good, "a list with a TensorType per output"))
         bound = self._bind(input_types) or {}
         names = [i.name for i in self.declared_inputs(len(input_types))]
         result = []
@@ -470,6 +591,10 @@ def node_attributes(node: onnx.NodeProto) -> dict[str, Any]:
         return value
 
     return {a.name: plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
 
 
 def _tensor(value: Any) -> Any:

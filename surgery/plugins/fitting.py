@@ -61,11 +61,11 @@ def fit_inputs(
     Returns:
         What has to stand in front of it; None where its inputs are as the plugin takes them.
     """
-    if definition.fit is None:
+    if not definition.fits:
         return None
     own = [f"given_{i}" for i in range(len(node.input))]
     body = Body(opset)
-    fitted: Fitted | None = definition.fit(body, own, node_attributes(node), tuple(types))
+    fitted = definition.fitted(body, own, node_attributes(node), tuple(types))
     if fitted is None:
         return None
     place = node.name or node.output[0]

@@ -10,7 +10,8 @@ has it is a match only if running its nodes and the plugin's body on inputs of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -21,6 +22,7 @@ from surgery.plugins.definition import TensorType, node_attributes
 from surgery.plugins.recognise_match import find
 from surgery.plugins.recognise_solve import Pattern
 from surgery.plugins.recognise_terms import Array, Op, Terms, Value, below, defaults_of
+from surgery.user_code import call_theirs
 
 if TYPE_CHECKING:
     from surgery.plugins.definition import PluginDefinition
@@ -205,7 +207,17 @@ def forms_of(definition: PluginDefinition) -> tuple[Form, ...]:
     forms = getattr(load_module(path), "FORMS", None)
     if not isinstance(forms, tuple) or not all(isinstance(f, Form) for f in forms):
         raise ConfigError("does not define FORMS, a tuple of Form", code="bad-definition", where=str(path))
-    return forms
+    return tuple(_guarded(f, definition) for f in forms)
+
+
+def _guarded(form: Form, definition: PluginDefinition) -> Form:
+    """The form with functions whose mistakes are told with their place in the file."""
+
+    def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        what = f"{name} of form {form.name!r} of plugin {definition.name}"
+        return partial(call_theirs, function, place=definition.folder, what=what)
+
+    return replace(form, skeleton=guarded(form.skeleton, "skeleton"), plugin=guarded(form.plugin, "plugin"))
 
 
 # -- graphs without what differs --------------------------------------------------------------------

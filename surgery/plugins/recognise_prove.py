@@ -137,6 +137,8 @@ class Prover:
             self._has_body(nodes)
             cases, error = self._prove(definition, place, [self.nodes[i] for i in inside], nodes)
         except SurgeryError as problem:
+            if problem.code == "bad-definition":
+                raise
             raise NotProvenError(problem.message) from None
         read = {n for node in nodes for n in node.input}
         made = next(n for n in nodes if n.domain == PLUGIN_DOMAIN)

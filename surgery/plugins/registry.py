@@ -16,9 +16,10 @@ from pydantic import BaseModel, TypeAdapter
 
 from surgery._data_dirs import shipped_dir
 from surgery.config_errors import Checker
-from surgery.errors import ConfigError
+from surgery.errors import ConfigError, SurgeryError
 from surgery.plugins.definition import PluginDefinition
 from surgery.plugins.schema import PluginFile, Sample, SampleFile, SampleInput, version_key
+from surgery.user_code import mistake
 from surgery.yaml_source import ConfigProblemsError, load_yaml
 
 M = TypeVar("M", bound=BaseModel)
@@ -219,9 +220,10 @@ def load_module(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except SurgeryError:
         del sys.modules[name]
-        raise ConfigError(
-            f"raised {type(error).__name__}: {error}", code="bad-definition", where=str(path)
-        ) from error
+        raise
+    except Exception as error:  # whatever the file does
+        del sys.modules[name]
+        raise mistake(error, path, f"{path.name} while it was loaded") from error
     return module

@@ -127,10 +127,10 @@ def find_successor(
     if newer is not None:
         return newer, []
     reasons: list[str] = []
-    if definition.successor is None:
+    if not definition.has_successors:
         return None, reasons
     configured = definition.configure(node, types, opset=opset)
-    for candidate in definition.successor(configured, target):
+    for candidate in definition.successors(configured, target):
         if isinstance(candidate, str):
             reasons.append(candidate)
             continue

@@ -81,7 +81,7 @@ NEVER = {
 }
 """What has no successor on tensorrt-11.4, and a part of the reason."""
 
-WITH_SUCCESSOR = [d for d in map(REGISTRY.get, REGISTRY.names()) if d.successor is not None]
+WITH_SUCCESSOR = [d for d in map(REGISTRY.get, REGISTRY.names()) if d.has_successors]
 CASES = [pytest.param(d, s, id=f"{d.name}-{s.name}") for d in WITH_SUCCESSOR for s in d.samples]
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 from runtime import run
 
 from surgery._data_dirs import shipped_dir
-from surgery.errors import ConfigError
+from surgery.cli import main
+from surgery.errors import ConfigError, ConversionError
+from surgery.graph.body import Body
+from surgery.plugins.definition import PLUGIN_DOMAIN, TensorType
 from surgery.plugins.registry import Registry
 from surgery.plugins.samples import sample_inputs, sample_model
+from surgery.targets import resolve_target
 
 EXPECTED = {
     "BatchedNMSDynamic_TRT",
@@ -134,7 +140,7 @@ def test_a_body_that_does_not_load(user_plugins: Path, body: str, words: str) ->
     (user_plugins / "Twice" / "body.py").write_text(body)
     with pytest.raises(ConfigError, match=words) as caught:
         Registry.load([user_plugins])
-    assert str(caught.value.where).endswith("body.py")
+    assert re.search(r"body\.py(:1)?$", str(caught.value.where))
 
 
 def test_a_sample_the_definition_does_not_allow(user_plugins: Path) -> None:
@@ -160,3 +166,142 @@ def test_shipped_folders() -> None:
     assert (shipped_dir("plugins") / "NMS_TRT" / "plugin.yaml").is_file()
     with pytest.raises(FileNotFoundError, match="nothing_like_it"):
         shipped_dir("nothing_like_it")
+
+
+NODE = helper.make_node("Twice", ["x"], ["y"], name="twice", domain=PLUGIN_DOMAIN, offset=1.0)
+
+HEAD = "from surgery.graph.body import Body\n\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "words"),
+    [
+        (
+            "b = Body(node.opset)\n    return node.function(b, [b.maximumm('x', 'x')])",
+            5,
+            "AttributeError: 'Body'",
+        ),
+        ("b = Body()", 4, "TypeError: "),
+        ("raise ValueError('what\\nnext')", 4, "ValueError: what next"),
+        ("return helper(node)", 4, "NameError: name 'helper' is not defined"),
+        ("Body(node.opset)", 3, "body of plugin Twice gives None; it has to give an onnx.FunctionProto"),
+        ("return 3", 3, "body of plugin Twice gives int 3; it has to give"),
+        ("b = Body(node.opset)\n    return node.function(b, [])", 3, "nothing computes 'y'"),
+        ("b = Body(node.opset)\n    return node.function(b, ['what'])", 3, "input 'what' of node"),
+        (
+            "b = Body(node.opset)\n    return node.function(b, [b.op('Maxx', 'x')])",
+            3,
+            "No Op registered for Maxx",
+        ),
+        (
+            "b = Body(node.opset)\n    return node.function(b, [b.op('Relu', 'x', u=1)])",
+            3,
+            "attribute: u for",
+        ),
+    ],
+)
+def test_a_mistake_in_a_body_is_told_with_its_line(
+    user_plugins: Path, body: str, line: int, words: str
+) -> None:
+    path = user_plugins / "Twice" / "body.py"
+    path.write_text(f"{HEAD}def body(node):\n    {body}\n")
+    definition = Registry.load([user_plugins]).get("Twice")
+    with pytest.raises(ConfigError) as caught:
+        definition.body(NODE, [(2, 3)], ["float32"], 17)
+    error = caught.value
+    assert (error.code, error.exit_code, error.where) == ("bad-definition", 2, f"{path}:{line}")
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("function", "line", "words"),
+    [
+        ("def output_types(node):\n    return node.input[0]", 8, "AttributeError: "),
+        ("def output_types(node):\n    return None", 7, "output_types of plugin Twice gives None"),
+        ("def repair(attributes):\n    return attributes['it']", 8, "KeyError: 'it'"),
+        ("def repair(attributes):\n    return {}", 7, "it has to give a dict of the attributes that change"),
+        ("def fit(body, names, attributes, types):\n    return names.nothing", 8, "AttributeError: 'list'"),
+        ("def fit(body, names, attributes):\n    return None", 7, "TypeError: "),
+        ("def fit(body, names, attributes, types):\n    return 'x'", 7, "it has to give a Fitted, or None"),
+        (
+            "def fit(body, names, attributes, types):\n    from surgery.plugins.fitting import Fitted\n"
+            "    return Fitted((('far', types[0]),), '')",
+            7,
+            "there is no 'far'",
+        ),
+        ("def successor(node, target):\n    return 1 / 0", 8, "ZeroDivisionError: division by zero"),
+        ("def successor(node, target):\n    return [3]", 7, "a list of Successor or str"),
+    ],
+)
+def test_a_mistake_in_another_function_is_told_with_its_line(
+    user_plugins: Path, function: str, line: int, words: str
+) -> None:
+    path = user_plugins / "Twice" / "body.py"
+    path.write_text(
+        f"{HEAD}def body(node):\n    b = Body(node.opset)\n"
+        f"    return node.function(b, [b.add('x', 'x')])\n\n{function}\n".replace("\n\n\n", "\n")
+    )
+    definition = Registry.load([user_plugins]).get("Twice")
+    types = [TensorType("float32", (2, 3))]
+    calls = {
+        "output_types": lambda: definition.output_types(NODE, types),
+        "repair": lambda: definition.repaired({}),
+        "fit": lambda: definition.fitted(Body(17), ["given"], {}, types),
+        "successor": lambda: definition.successors(
+            definition.configure(NODE, types), resolve_target("tensorrt-11.4")
+        ),
+    }
+    with pytest.raises(ConfigError) as caught:
+        calls[function.split("(")[0].removeprefix("def ")]()
+    error = caught.value
+    assert (error.code, error.exit_code, error.where) == ("bad-definition", 2, f"{path}:{line}")
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ("return attributes.scale", "AttributeError: 'dict'"),
+        ("return 'bad'", "a list of problems, each a str"),
+    ],
+)
+def test_a_mistake_in_a_check_is_told_when_the_folder_is_read(
+    user_plugins: Path, check: str, words: str
+) -> None:
+    with (user_plugins / "Twice" / "body.py").open("a") as file:
+        file.write(f"\n\ndef check(attributes, types):\n    {check}\n")
+    with pytest.raises(ConfigError) as caught:
+        Registry.load([user_plugins])
+    assert caught.value.code == "bad-definition"
+    assert "body.py:1" in str(caught.value.where)
+    assert words in caught.value.message
+
+
+def test_a_refusal_of_a_body_is_what_it_was(user_plugins: Path) -> None:
+    path = user_plugins / "Twice" / "body.py"
+    path.write_text("def body(node):\n    raise node.refuse('not for this', fix='another')\n")
+    with pytest.raises(ConversionError) as caught:
+        Registry.load([user_plugins]).get("Twice").body(NODE, [(2, 3)], ["float32"], 17)
+    assert (caught.value.code, caught.value.fix) == ("plugin-body", "another")
+
+
+def test_a_run_with_a_mistake_in_a_body(user_plugins: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command names the file and the line, and calls it no bug of surgery's."""
+    path = user_plugins / "Twice" / "body.py"
+    path.write_text(path.read_text().replace("b.add", "b.addd"))
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Twice", ["x"], ["y"], name="twice", domain="mine")], "g",
+            [helper.make_tensor_value_info("x", 1, [2, 3])], [helper.make_tensor_value_info("y", 1, [2, 3])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)], ir_version=8,
+    )  # fmt: skip
+    file = user_plugins.parent / "m.onnx"
+    file.write_bytes(model.SerializeToString())
+    out = user_plugins.parent / "out"
+    command = ["run", "migrate", str(file), "--plugin-path", str(user_plugins), "--target", "tensorrt-10.16"]
+    assert main([*command, "--output", str(out)]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "error[bad-definition]" in told
+    assert "body.py:9: AttributeError: 'Body' object has no attribute 'addd'" in told
+    assert "for node 'twice'" in told

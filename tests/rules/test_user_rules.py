@@ -251,3 +251,26 @@ def test_wrong_options_are_told_with_their_place(tmp_path: Path, options: str, m
     report = run(tmp_path, options)
     assert report.exit_code == 2
     assert message in report.failure.message
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "words"),
+    [
+        ("return b.maximumm(site.x(), site.x())", "mine.py:10", "AttributeError: 'Body' object"),
+        ("return 1 / 0", "mine.py:10", "ZeroDivisionError"),
+        ("return 3", "mine.py:8", "rule relu-by-max gives 3; it has to give the names"),
+    ],
+)
+def test_a_mistake_in_a_function_of_a_rule_is_told_with_its_line(
+    tmp_path: Path, line: str, place: str, words: str
+) -> None:
+    """Where the rule is applied: the file was read without a complaint."""
+    text = PYTHON.replace("return b.maximum(site.x(), b.const(0, site.dtype()))", line)
+    path = write(tmp_path, text, "mine.py")
+    rules = load_rules([path])
+    with pytest.raises(ConfigError) as caught:
+        apply_to_sample([rules[0]], rules[0].samples[0])
+    error = caught.value
+    assert (error.code, error.exit_code) == ("bad-rules", 2)
+    assert words in error.message
+    assert str(error.where).endswith(place)
