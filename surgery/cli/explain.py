@@ -10,7 +10,7 @@ import typer
 
 from surgery.cli.options import ShapeOption, TargetOption
 from surgery.cli.output import print_json, print_text, wrapped
-from surgery.diagnose.grouping import STATES, groups, said
+from surgery.diagnose.grouping import LONGEST, STATES, groups, said
 from surgery.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from surgery.diagnose.logs import LogProblem
     from surgery.diagnose.trial import Trial
 
+FIXES = 3
+"""Ways out that are told."""
+
 NAMES = 6
 """Names of nodes that are listed of one group."""
 
 STEPS = 3
 """Steps back from an operand that are told."""
-
-LONGEST = 600
-"""Characters of a message that are shown."""
 
 
 def explain(
@@ -210,7 +210,7 @@ def _speaker(where: str) -> str:
 
 def _fixes(fixes: Iterable[tuple[str, str | None]]) -> Iterator[str]:
     word = "fix"
-    for text, command in list(fixes)[:5]:
+    for text, command in list(fixes)[:FIXES]:
         yield from wrapped(f"   {word}: ", text)
         if command:
             yield f"        $ {command}"

@@ -9,6 +9,7 @@ import typer
 
 from surgery.cli.options import ShapeOption, TargetOption
 from surgery.cli.output import print_json, print_text, wrapped
+from surgery.diagnose.grouping import LONGEST, said
 from surgery.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,15 +115,15 @@ def reduce(
 def _lines(result: Reduction) -> list[str]:
     asked: dict[str, Any] = result.checks
     checks = ", ".join(f"{n} {kind}" for kind, n in asked.items())
+    before = f"{result.nodes_before} node" + ("" if result.nodes_before == 1 else "s")
     lines = [
-        f"{result.nodes_before} nodes -> {result.nodes_after}, {sum(asked.values())} checks ({checks}), "
-        f"{result.seconds:.1f} s"
+        f"{before} -> {result.nodes_after}, {sum(asked.values())} checks ({checks}), {result.seconds:.1f} s"
     ]
     lines += [f"   {op} {name!r}" for name, op in result.nodes[:12]]
     if result.nodes[12:]:
         lines.append(f"   and {len(result.nodes) - 12} more")
-    said = " ".join(result.failure.text.split())[:300]
-    lines += wrapped(f"{result.failure.kind}: ", said or result.failure.mark)
+    told = said(result.failure.text)[:LONGEST]
+    lines += wrapped(f"{result.failure.kind}: ", told or result.failure.mark)
     for note in result.notes:
         lines += wrapped("note: ", note)
     lines.append(f"folder {result.folder}: reduced.onnx, inputs.npz, a script, versions, README.md")

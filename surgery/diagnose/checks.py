@@ -9,11 +9,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from surgery.diagnose.classify import classify
+from surgery.diagnose.grouping import about_model
 from surgery.errors import ConfigError, MissingEnvironmentError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class TensorRtCheck:
         if not self._build:
             return _parser(outcome.errors, spent)
         if outcome.parse_errors:
-            return Answer("unclear", "parse", outcome.parse_errors[0].description[:TEXT], spent)
+            return Answer("unclear", "parse", about_model(outcome.parse_errors[0].description)[:TEXT], spent)
         return _builder(outcome.errors, [n.name for n in model.graph.node], spent)
 
     def close(self) -> None:
@@ -151,14 +152,17 @@ def _parser(errors: Sequence[Any], seconds: float) -> Answer:
     if first is None:
         return Answer("fails", "no message", "the parser refused the model and gave no reason", seconds)
     names = [first.node_name] if first.node_name else []
-    marks = [f"{first.code} {first.node_op} {first.function} {masked(first.description, names)}"]
-    return Answer("fails", marks[0], first.description[:TEXT], seconds)
+    text = about_model(first.description)
+    found = classify([replace(first, description=text)])
+    why = found[0].id if found else masked(text, names)
+    return Answer("fails", f"{first.code} {first.node_op} {first.function} {why}", text[:TEXT], seconds)
 
 
 def _builder(errors: Sequence[str], names: Sequence[str], seconds: float) -> Answer:
-    text = "\n".join(errors)
-    found = classify(list(errors)) if errors else []
-    mark = found[0].id if found else masked(errors[0] if errors else "", names)
+    told = [about_model(e) for e in errors]
+    text = about_model("\n".join(told))
+    found = classify(told) if told else []
+    mark = found[0].id if found else masked(told[0] if told else "", names)
     return Answer("fails", mark, text[:TEXT], seconds)
 
 

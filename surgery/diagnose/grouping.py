@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 STATES = {"done": "resolved", "taken": "goes through", "left": "not resolved", "not reached": "not told"}
 """What becomes of a problem in a run, in a word or two."""
 
+LONGEST = 600
+"""Characters of a message that are shown."""
+
 _MACHINE = re.compile(
     r"cuda(?:Error|Get|Set|Malloc|Free|Stream|Runtime|Driver)|CUDA (?:initialization|driver|error|runtime|lazy)|"
     r"no CUDA-capable device|insufficient for CUDA runtime|Unable to determine GPU|(?:find|load) CUDA|"
@@ -32,11 +35,15 @@ def about_machine(line: str) -> bool:
     return _MACHINE.search(line) is not None
 
 
-def without_machine(text: str) -> str:
-    """A message in one line, without what is about the machine; all of it where nothing else is said."""
+def about_model(text: str) -> str:
+    """The lines of a message that are not about the machine; all of them where nothing else is said."""
     lines = [line for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not about_machine(line)]
-    return " ".join(" ".join(kept or lines).split())
+    return "\n".join([line for line in lines if not about_machine(line)] or lines)
+
+
+def without_machine(text: str) -> str:
+    """The same in one line."""
+    return " ".join(about_model(text).split())
 
 
 def said(text: str) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.diagnose.bodies import BodyParts, bodies_of, count_nodes, lifted
 from surgery.diagnose.checks import Answer, Check, CommandCheck, EngineCheck, TensorRtCheck, broken, need_gpu
+from surgery.diagnose.grouping import LONGEST, said
 from surgery.diagnose.parts import Parts
 from surgery.diagnose.shrink import Set, shrink
 from surgery.errors import ConfigError, MissingEnvironmentError, ModelError
@@ -361,7 +362,7 @@ class _Work:
             self._canary(wanted)
         self._open_journal(everything, wanted)
         count = count_nodes(self.parts.model.graph)
-        self.say(f"{count} nodes: {wanted.kind} ({wanted.mark})")
+        self.say(f"{count} {'node' if count == 1 else 'nodes'}: {wanted.kind} ({wanted.mark})")
         left, minimal = self._shrunk(self.parts, self._about, len(everything))
         for number in range(MOST_STAGES):
             smaller = self._inside(self.parts.model_of(left), f"{number} ") if minimal else None
@@ -447,12 +448,14 @@ class _Work:
             known = {
                 "no match": "its output does not match --match",
                 "125": "the check says 125: it cannot tell",
-                "parse": "the parser already refuses it: --while 'parse fails'",
+                "parse": "the parser already refuses it, so that nothing is built",
             }
             why = known.get(answer.mark, answer.text)
+            last = answer.text.splitlines()[-1] if answer.text else None
             return ConfigError(
                 f"the model cannot be asked about: {why}", code="nothing-to-reduce", where=what,
-                cause=answer.text.splitlines()[-1] if answer.text else None,
+                cause=said(answer.text)[:LONGEST] or None if self.options.while_ else last,
+                fix="surgery reduce MODEL --while 'parse fails'" if answer.mark == "parse" else None,
             )  # fmt: skip
         hint = " with random weights; leave --random-weights away" if self.options.random_weights else ""
         return ConfigError(

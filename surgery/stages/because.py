@@ -38,6 +38,7 @@ def because(
 ) -> Because:
     """The best fitting class for what TensorRT said about a model."""
     from surgery.diagnose.classify import classify
+    from surgery.diagnose.grouping import without_machine
     from surgery.trt.types import ParserMessage
 
     first = messages[0] if messages else None
@@ -45,7 +46,7 @@ def because(
         said = f"{first.code} in {first.function}: {first.description}"
     else:
         said = first or "nothing"
-    said = " ".join(line for line in said.splitlines() if "cudaError" not in line)
+    said = without_machine(said)
     found = classify(messages, op=op, node=node, model=model)
     if not found:
         return Because(None, said, None, node)

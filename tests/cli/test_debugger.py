@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from surgery.cli.app import main
+from surgery.trt.session import installed_flavours
 from tests.diagnose.models import parsed
+
+real = pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed")
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,48 @@ def test_all_commands_say_the_same_of_an_unknown_target(
     assert code == 2
     assert f"error[unknown-target]: --target: unknown target {name!r}\nfix: did you mean " in error
     assert likely in error
+
+
+SLOPE = "g (float[1, 3, 4, 4] x) => (float[] y) <float[3] s = {1, 2, 3}> { [r] z = Relu (x) [p] y = PRelu (z, s) }"
+
+
+@real
+def test_reduce_shows_what_is_about_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, folder = tmp_path / "m.onnx", tmp_path / "out"
+    model.write_bytes(parsed(SLOPE).SerializeToString())
+    assert main(["reduce", str(model), "--while", "parse fails", "--output", str(folder)]) == 0
+    told = capsys.readouterr()
+    written = "".join(p.read_text() for p in folder.iterdir() if p.suffix in (".md", ".json", ".jsonl"))
+    assert "slope tensor must be unidirectional broadcastable" in " ".join(told.out.split())
+    assert "slope tensor must be unidirectional broadcastable" in written
+    assert "cuda" not in (told.out + told.err + written).lower()
+
+
+@real
+def test_reduce_of_a_build_that_never_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(parsed(SLOPE).SerializeToString())
+    assert main(["reduce", str(model), "--while", "build fails"]) == 2
+    error = capsys.readouterr().err
+    assert "cause: Invalid Node" in error
+    assert "fix: surgery reduce MODEL --while 'parse fails'" in error
+    assert "cuda" not in error.lower()
+
+
+@real
+@pytest.mark.parametrize("command", ["inspect", "explain"])
+def test_lines_are_short_and_equal_causes_told_once(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = " ".join(f"[some_scope_with_a_long_name_n{i}] y{i} = Mystery (x{i})" for i in range(9))
+    inputs = ", ".join(f"float[2] x{i}" for i in range(9))
+    text = f"g ({inputs}) => ({', '.join(f'float[2] y{i}' for i in range(9))}) {{ {body} }}"
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").write_bytes(parsed(text).SerializeToString())
+    main([command, "m.onnx"])
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 120
+    assert told.count("cause:" if command == "explain" else "why:") == 1
+    assert "Mystery x 9" in told
+    assert "some_scope_with_a_long_name_n5" in told
+    assert "and 3 more" in told
