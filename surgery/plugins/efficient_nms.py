@@ -6,13 +6,15 @@ Source: plugin/efficientNMSPlugin of NVIDIA/TensorRT, release/10.16.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from surgery.graph.body import SMALLEST, Body
-from surgery.plugins.definition import ConfiguredNode
+from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.free_boxes import best_of_an_image
 from surgery.plugins.native_nms import NmsOutputs, NmsSpec, choose_form, emit_nms
 from surgery.plugins.nms_forms import select_form
@@ -69,6 +71,47 @@ def emit(b: Body, node: ConfiguredNode, p: EfficientNms) -> tuple[str, str, str,
         written = b.less(row, b.cast(count, np.float32))
         found = b.where(written, b.op("Sigmoid", r.scores), b.scalar(0.0))
     return count, r.boxes, found, r.classes
+
+
+def problems_of_tf(attributes: Mapping[str, Any]) -> list[str]:
+    """Problems of a node of one of the two TF variants."""
+    if attributes["max_output_size_per_class"] == 0:
+        return ["max_output_size_per_class is 0, so that nothing would ever be written"]
+    return []
+
+
+def _rows_of_tf(node: ConfiguredNode) -> int:
+    a = node.attributes
+    per_class: int = a["max_output_size_per_class"]
+    total: int = a["max_total_size"]
+    return min(total, per_class * node.static(1, 2)) if a["pad_per_class"] and per_class > 0 else total
+
+
+def types_of_tf(node: ConfiguredNode, *counts: int) -> list[TensorType]:
+    """Types of the four outputs of a TF variant; `counts` are the dims of num_detections behind the batch."""
+    scores = node.inputs[1]
+    batch = scores.shape[0] if scores is not None and scores.shape else None
+    k = _rows_of_tf(node)
+    types = [
+        TensorType("int32", (batch, *counts)),
+        TensorType("float32", (batch, k, 4)),
+        TensorType("float32", (batch, k)),
+        TensorType("int32", (batch, k)),
+    ]
+    return types[: node.outputs]
+
+
+def emit_tf(b: Body, node: ConfiguredNode) -> tuple[str, str, str, str]:
+    """What :func:`emit` gives, of a node of a TF variant."""
+    a = node.attributes
+    parameters = EfficientNms(
+        score_threshold=a["score_threshold"],
+        iou_threshold=a["iou_threshold"],
+        output_boxes=_rows_of_tf(node),
+        output_boxes_per_class=a["max_output_size_per_class"],
+        clip_boxes=bool(a["clip_boxes"]),
+    )
+    return emit(b, node, parameters)
 
 
 def emit_indices(b: Body, node: ConfiguredNode, p: EfficientNms) -> str:
