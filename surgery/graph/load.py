@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from surgery.errors import ModelError
 from surgery.graph.labels import as_numbers
+from surgery.graph.leave import take_no_leave
 from surgery.graph.mend import mend
 from surgery.graph.order import put_in_order
 from surgery.graph.spelling import spell_plainly
@@ -92,7 +93,7 @@ def load_model(source: str | Path | bytes | onnx.ModelProto) -> LoadedModel:
     put_in_order(proto.graph)
     external = _check_external_data(proto, base, where)
     _check_structure(proto, where)
-    mended = (*mend(proto), *as_numbers(proto))
+    mended = (*mend(proto), *as_numbers(proto), *take_no_leave(proto))
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name) or "model"
     return LoadedModel(proto, path, safe, hashlib.sha256(data).hexdigest(), base, external, mended)
 
