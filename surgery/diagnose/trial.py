@@ -136,7 +136,7 @@ class Trial:
         edits = self.rules_of(name, path)
         rules = tuple(dict.fromkeys(r for r, _ in edits))
         if self.failure is not None and self._about(name, path, edits):
-            return Fate("left", self._failed(rules), rules, at=True)
+            return Fate("left", self._failed(op, rules), rules, at=True)
         if rules:
             return Fate("done", "; ".join(dict.fromkeys(words(r) for r in rules[:RULES])), rules)
         owner = next(
@@ -175,16 +175,18 @@ class Trial:
             return f"at the shapes that the run takes ({'; '.join(self.ranges)})"
         return f"{'this node' if op else 'it'} is not in the way once the model is prepared and its sizes are known"
 
-    def _failed(self, rules: Sequence[str]) -> str:
+    def _failed(self, op: str | None, rules: Sequence[str]) -> str:
         assert self.failure is not None
         if rules:
             return (
                 f"rule {rules[-1]!r} replaces it, and the run fails at what it writes ({self.failure.code})"
             )
+        refused = self.failure.code == "parser-refused"  # the same is true of all nodes that it refuses
         if self.failure.node in self.misses:
-            return f"the run fails at it ({self.failure.code}); {self._why_not(self.failure.node or '')}"
-        if self.failure.code == "parser-refused":
-            return f"the run fails at it ({self.failure.code}); no rule is for it"
+            why = self._why_not(self.failure.node or "")
+            return why if refused else f"the run fails at it ({self.failure.code}); {why}"
+        if refused:
+            return f"no rule is for this {op}" if op else "nothing is done about it"
         return f"the run fails at it, as told above ({self.failure.code})"
 
     def _why_not(self, name: str) -> str:
