@@ -28,7 +28,7 @@ installed = pytest.mark.skipif(not resolve_target(None).installed, reason="no Te
 def state_of(text: str, target: str | None = None, opset: int = 18, imports: str = "") -> Iterator[State]:
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}{imports}]> g {text}')
     config = load_pipeline(find_pipeline("generic"))
-    state = _begin(config, model, target, RunOptions(), (), Report(), lambda event: None)
+    state = _begin(config, model, target, RunOptions(), Report(), lambda event: None)
     infer_types(state.graph)
     try:
         yield state
@@ -91,6 +91,9 @@ def test_foreign_operators_are_taken_where_there_is_a_plugin() -> None:
         # What follows from shapes is computed on the host, and cannot be given to a node alone.
         ("(float[n, 4] x) => (float[p] y) <int64[1] z = {0}>"
          " { s = Size (x) u = Unsqueeze (s, z) y = Reshape (x, u) }", []),
+        # A matrix is none of these.
+        ("(float[n, 4] x) => (float[n, n] y) { s = Shape (x) z = ConstantOfShape (s)"
+         ' y = Einsum <equation = "NF,MF->NM"> (z, z) }', ["Einsum"]),
         # Free dims count as sizes that go with the rest of the node.
         ("(float[n, r, s] x) => (float[n, r, 11] y) { w = Constant <value = float[1, 1, 1] {2.0}> ()"
          " t = Constant <value = int64[2] {13, 11}> () e = Expand (w, t) y = MatMul (x, e) }", []),
