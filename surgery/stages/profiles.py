@@ -58,10 +58,16 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
     inputs = {v.name: v for v in model.graph.input if v.name not in initial}
     given, known = _given(state, inputs)
     check_ranks(inputs.values())
+    # A size that --shape fixes is fixed by now in every input that shares it; the original has it free.
+    free = {
+        v.name
+        for v in state.source.proto.graph.input
+        if any(not isinstance(d, int) for d in dims_of(v) or [])
+    }
     shapes: dict[str, list[int | str]] = {}
     for name, info in inputs.items():
         dims = dims_of(info) or []
-        if name in given or any(not isinstance(d, int) for d in dims):
+        if name in given or name in free or any(not isinstance(d, int) for d in dims):
             shapes[name] = [d if isinstance(d, int) else dim_key(name, i, d) for i, d in enumerate(dims)]
     if not shapes:
         return []

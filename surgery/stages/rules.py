@@ -17,6 +17,8 @@ from surgery.stages.because import because
 from surgery.stages.told import told
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
     from surgery.pipeline import State
     from surgery.rules.engine.run import Engine, Outcome, Wanted
     from surgery.stages.oracle import Oracle
@@ -71,7 +73,7 @@ def apply_rules(
     from surgery.stages.oracle import Oracle
     from surgery.stages.quantized import refused_weights
     from surgery.stages.sizes import Sizes
-    from surgery.stages.structure import resolve_open_loops, resolve_structure
+    from surgery.stages.structure import resolve_open_loops, resolve_structure, take_given_sizes
     from surgery.stages.trt_model import worker_for
 
     if state.target.installed:
@@ -84,6 +86,8 @@ def apply_rules(
     counts: dict[str, int] = {}
     sizes = Sizes(state, engine, oracle, limits)
     unresolved = resolve_structure(state) if shipped else []
+    if unresolved and take_given_sizes(state):
+        unresolved = resolve_structure(state)
     if unresolved:
         unresolved = resolve_open_loops(state, sizes, unresolved, most_rounds)
     _count(state, sizes.resolve(), counts)
@@ -292,13 +296,15 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
             needs_constant=listed,
         )
     if entry.tensor:
+        sized = _sizing(entry.tensor, state.graph)
+        fixed = f"give {sized.name!r} a fixed size: --shape {sized.name}={_ones(sized)}; or " if sized else ""
         raise ConversionError(
             f"{entry.op} needs to know {entry.tensor!r} when the engine is built: {reason}",
             code="needs-constant",
             where=state.source.name,
             node=entry.node,
-            cause=f"it is computed from data{known}",
-            fix="export the model with a fixed value for it",
+            cause=f"it is computed from {'sizes' if sized else 'data'}{known}",
+            fix=f"{fixed}export the model with a fixed value for it",
         )
     raise ConversionError(
         f"{entry.op} cannot be resolved when the engine is built: {reason}",
@@ -308,6 +314,21 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
         cause=f"{state.target.name} cannot run it as it stands{known}",
         fix=getattr(entry, "fix", "") or "export the model with that part fixed, or end the model before it",
     )
+
+
+def _sizing(name: str, graph: gs.Graph) -> Any:
+    """The first input of free size, if a tensor holds sizes; else None."""
+    from surgery.graph.bounded.nothing import is_size
+
+    tensor = graph.tensors().get(name)
+    if tensor is None or not is_size(tensor):
+        return None
+    free = [t for t in graph.inputs if t.shape and any(not isinstance(d, int) for d in t.shape)]
+    return free[0] if free else None
+
+
+def _ones(tensor: Any) -> str:
+    return "x".join(str(d if isinstance(d, int) else 1) for d in tensor.shape)
 
 
 def _example(tensor: Any) -> str:

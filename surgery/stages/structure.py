@@ -81,6 +81,34 @@ def resolve_structure(
     return left
 
 
+def take_given_sizes(state: State) -> bool:
+    """Declare the sizes that inputs are only ever to have, as profiles ask for; whether there were any.
+
+    Args:
+        state: The run; its graph changes in place.
+    """
+    asked = {
+        **{name: (p.min, p.opt, p.max) for name, p in state.config.profiles.items()},
+        **state.options.shapes,
+    }
+    sizes: dict[str, int] = {}
+    changed = False
+    for tensor in state.graph.inputs:
+        if tensor.name not in asked or len(tensor.shape or ()) != len(asked[tensor.name][0]):
+            continue
+        fixed = [dims[0] if len(set(dims)) == 1 else None for dims in zip(*asked[tensor.name], strict=True)]
+        free = [(d, n) for d, n in zip(tensor.shape, fixed, strict=True) if n and not isinstance(d, int)]
+        sizes.update({d: n for d, n in free if isinstance(d, str) and d})
+        changed |= bool(free)
+        tensor.shape = [d if isinstance(d, int) else n or d for d, n in zip(tensor.shape, fixed, strict=True)]
+    if sizes:
+        inner = [t for n in state.graph.nodes for m in (n, *body_nodes(n)) for t in m.outputs]
+        for tensor in [*state.graph.inputs, *state.graph.outputs, *inner]:
+            if tensor.shape is not None and any(d in sizes for d in tensor.shape):
+                tensor.shape = [sizes.get(d, d) for d in tensor.shape]
+    return changed
+
+
 def _resolve_pastes(state: State) -> None:
     """Loops that paste masks or repeat rows, at once; the report gets an edit for each."""
     from surgery.graph.paste_masks import RULE, resolve_pastes

@@ -203,3 +203,24 @@ def test_small_branches_with_products_of_free_size_are_both_computed() -> None:
 )
 def test_other_branches_stay(text: str) -> None:
     assert "If" in operators(text)
+
+
+def test_a_loop_over_a_batch_that_is_fixed_by_shape() -> None:
+    """One list entry per image, of what is found in it: the batch is free, and known if a shape fixes it."""
+    text = """(float[b, 4] x, float[b] w) => (float[b, 5] y) <bool go = {1}, int64 zero = {0}, int64[1] first = {0},
+        int64[1] full = {5}, float least = {0.0}>
+        { s = Shape (x) n = Gather (s, zero) start = SequenceEmpty ()
+          all = Loop (n, go, start) <body = body (int64 k, bool ci, seq(float[5]) l) => (bool co, seq(float[5]) l2)
+          { co = Identity (ci) row = Gather <axis = 0> (x, k) one = Gather <axis = 0> (w, k) p = Greater (row, least)
+            f = NonZero (p) i = Squeeze (f, first) v = Gather (row, i) many = Shape (v) room = Sub (full, many)
+            pads = Concat <axis = 0> (first, room) padded = Pad (v, pads, one) l2 = SequenceInsert (l, padded) }>
+          y = ConcatFromSequence <axis = 0, new_axis = 1> (all) }"""
+    report = run(text)
+    assert report.failure is not None
+    assert report.failure.code == "needs-constant"
+    assert "--shape x=1x4" in report.failure.fix
+    report = run(text, shapes={"x": ((2, 4),) * 3})
+    assert report.failure is None, report.failure
+    assert report.verification["graph"]["status"] == "passed"
+    assert report.model is not None
+    assert [d.dim_value for t in report.model.graph.input for d in t.type.tensor_type.shape.dim] == [2, 4, 2]
