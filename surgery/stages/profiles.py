@@ -164,6 +164,7 @@ def _fitted(
         Hints,
         NoFitError,
         baked_sizes,
+        batch_multiples,
         cache_sums,
         fit,
         new_tokens,
@@ -180,7 +181,9 @@ def _fitted(
         return found  # type: ignore[no-any-return]
     inputs = [v for v in model.graph.input if v.name in shapes]
     baked = baked_sizes(state.source.proto)
-    hints = Hints(new_tokens(inputs), baked, cache_sums(inputs), signal_lengths(inputs))
+    hints = Hints(
+        new_tokens(inputs), baked, cache_sums(inputs), signal_lengths(inputs), batch_multiples(inputs)
+    )
     fixed = {k: f for k, f in _from_weights(state).items() if k not in known and k in {d.key for d in free}}
     with _judge(state, model, shapes, free, asked=bool(given)) as judge:
         try:

@@ -40,6 +40,9 @@ MOST_BATCH = 4
 SPREAD = (1.0, 1.5, 0.75, 1.25, 1.75, 2.0)
 """Lengths of independent dims, times the length: different, so that one that has to equal another is noticed."""
 
+MOST_ROWS = 64
+"""Rows that an entry of a batch has at most, where another batch counts these."""
+
 MOST_TRIES, MOST_END_TRIES = 160, 60
 """Sets of sizes tried for the optimum, and for the minimum and maximum each."""
 
@@ -70,17 +73,19 @@ class FreeDim:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A dim that is the sum of other dims and a number."""
+    """A dim that is the sum of other dims and a number, or a multiple of one."""
 
     terms: tuple[str, ...]
     plus: int = 0
+    times: int = 1
 
     def value(self, sizes: Mapping[str, int]) -> int:
         """The sum."""
-        return sum(sizes[t] for t in self.terms) + self.plus
+        return self.times * sum(sizes[t] for t in self.terms) + self.plus
 
     def __str__(self) -> str:
-        return " + ".join([*self.terms, *([str(self.plus)] if self.plus else [])])
+        terms = [f"{self.times} * {t}" if self.times > 1 else t for t in self.terms]
+        return " + ".join([*terms, *([str(self.plus)] if self.plus else [])])
 
 
 @dataclass(slots=True)
@@ -124,12 +129,14 @@ class Hints:
             left the sizes of its example there.
         sums: A length and two others that it may be the sum of: a mask over what caches hold and what is new.
         signals: Lengths of sound beside tokens, which are much shorter.
+        multiples: A batch, another one, and how many times the other it may be: rows of several beams.
     """
 
     steps: Sequence[int] = ()
     baked: Sequence[int] = ()
     sums: Sequence[tuple[str, str, str]] = ()
     signals: Collection[str] = ()
+    multiples: Sequence[tuple[str, str, int]] = ()
 
 
 def dim_key(name: str, axis: int, dim: int | str | None) -> str:
@@ -259,15 +266,21 @@ def _usual(
     roles = {d.role for d in dims}
     lengths = [d.key for d in dims if d.role == "length"]
     hypotheses = list(_hypotheses(lengths, [k for k in known if k not in lengths], hints))
+    open_batches = {d.key for d in dims if d.role == "batch"}
+    multiples: list[dict[str, Relation]] = [{}]
+    for rows, batch, times in hints.multiples:
+        if rows in open_batches and (batch in open_batches or batch in known):
+            multiples.append({rows: Relation((batch,), times=times)})
     choices: list[Sequence[object]] = [
         hypotheses,
         BATCH if "batch" in roles else (1,),
         IMAGE if "image" in roles else (1,),
         LENGTH if lengths else (1,),
         SAMPLES if any(k in hints.signals for k in lengths) else (1,),
+        multiples,
     ]
     for picked in best_first([len(c) for c in choices]):
-        relations = hypotheses[picked[0]]
+        relations = {**hypotheses[picked[0]], **multiples[picked[5]]}
         usual = {"batch": BATCH[picked[1]], "image": IMAGE[picked[2]]}
         sizes = dict(known)
         spread = itertools.cycle(SPREAD)
@@ -465,6 +478,20 @@ def signal_lengths(inputs: Sequence[onnx.ValueInfoProto]) -> set[str]:
         else:
             others |= free
     return signals - others if tokens else set()
+
+
+def batch_multiples(inputs: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, str, int]]:
+    """Batches that may be a multiple of another one: [rows, ...] beside [batch, 4, ...], a row for each of the 4."""
+    parts: dict[str, dict[int, None]] = {}
+    for value in inputs:
+        dims = dims_of(value) or []
+        if dims and not isinstance(dims[0], int):
+            own = parts.setdefault(dim_key(value.name, 0, dims[0]), {})
+            if len(dims) > 1 and isinstance(dims[1], int) and 1 < dims[1] <= MOST_ROWS:
+                own[dims[1]] = None
+    return [
+        (rows, batch, n) for rows in parts for batch, found in parts.items() if rows != batch for n in found
+    ]
 
 
 def baked_sizes(model: onnx.ModelProto, most: int = 10) -> list[int]:

@@ -11,6 +11,7 @@ from surgery.verify.sizes import (
     NoFitError,
     Relation,
     baked_sizes,
+    batch_multiples,
     best_first,
     cache_sums,
     fit,
@@ -101,6 +102,30 @@ def test_sound_is_longer_than_tokens() -> None:
     assert found.ranges["words"][2] <= 40
     assert found.ranges["samples"][0] >= 400
     assert found.ranges["samples"][0] < found.ranges["samples"][2]
+
+
+def test_a_row_for_each_beam_of_a_batch() -> None:
+    inputs = [
+        value("h", "rows", 16),
+        value("score", "n", 4),
+        value("tokens", "n", 4, "s", kind=TensorProto.INT64),
+        value("cache", "rows", "past", 7),
+    ]
+    multiples = batch_multiples(inputs)
+    assert multiples == [("rows", "n", 4), ("n", "rows", 16)]
+
+    def judge(sizes: Mapping[str, int]) -> str | None:
+        return None if sizes["rows"] == 4 * sizes["n"] else "rows do not fit"
+
+    found = fit(free_dims(inputs), judge, {}, Hints(multiples=multiples))
+    assert found.relations == {"rows": Relation(("n",), times=4)}
+    assert str(found.relations["rows"]) == "4 * n"
+    assert found.ranges["n"][2] > found.ranges["n"][0] == 1
+    assert all(rows == 4 * n for rows, n in zip(found.ranges["rows"], found.ranges["n"], strict=True))
+    assert found.tries < 10
+    # What is given stays given.
+    given = fit(free_dims(inputs), judge, {"n": (1, 2, 4)}, Hints(multiples=multiples, baked=[8, 4]))
+    assert given.ranges["n"] == (1, 2, 4)
 
 
 def test_masks_that_look_like_pictures() -> None:
