@@ -1,9 +1,10 @@
-"""How a run is shown while it works: live on a terminal, one plain line per stage elsewhere."""
+"""How a run is shown while it works: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 SUMMARY = 22
 """Column where a plain line begins to say what a stage did."""
 
+EVERY = 30.0
+"""Seconds without a plain line after which there is one about the stage that runs."""
+
 
 @contextmanager
 def progress(console: Console | None = None) -> Iterator[Listener]:
@@ -28,7 +32,8 @@ def progress(console: Console | None = None) -> Iterator[Listener]:
         console: Where to draw; None takes standard output if that is a terminal, and plain lines otherwise.
     """
     if console is None and not sys.stdout.isatty():
-        yield plain_line
+        with PlainLines() as lines:
+            yield lines
         return
     from rich.console import Console as RichConsole
     from rich.live import Live
@@ -41,12 +46,59 @@ def progress(console: Console | None = None) -> Iterator[Listener]:
         display.print_table()
 
 
-def plain_line(event: Event) -> None:
-    """One line for each stage that has ended; nothing for other events."""
-    if isinstance(event, StageFinished):
+class PlainLines:
+    """One line for each stage that has ended, and one every now and then for a stage that takes long.
+
+    Args:
+        every: Seconds without a line after which there is one about what is going on.
+    """
+
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
+        self._running: str | None = "load"  # until the first stage
+        self._message = ""
+        self._started = self._last = time.monotonic()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        # A thread, for stages say nothing while ONNX Runtime or TensorRT works.
+        self._thread = threading.Thread(target=self._watch, name="surgery-progress", daemon=True)
+
+    def __enter__(self) -> PlainLines:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        with self._lock:
+            if isinstance(event, StageStarted):
+                self._running, self._message, self._started = event.name, "", time.monotonic()
+            elif isinstance(event, StageProgress):
+                done = "" if event.fraction is None else f"{event.fraction:.0%} "
+                self._message = done + event.message
+            elif isinstance(event, StageFinished):
+                self._running = None
+                self._write(event.name, event.seconds, event.summary)
+
+    def _watch(self) -> None:
+        while not self._over.wait(max(0.01, self._last + self._every - time.monotonic())):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._last < self._every:
+                    continue
+                if self._running is None:
+                    self._last = now
+                else:
+                    message = self._message or "working"
+                    self._write(self._running, now - self._started, f"... {message}")
+
+    def _write(self, name: str, seconds: float, text: str) -> None:
+        self._last = time.monotonic()
         try:
-            line = f"{event.name:<10} {event.seconds:7.1f} s  {event.summary}"
-            sys.stdout.write(f"{fitted(line, SUMMARY)}\n")
+            sys.stdout.write(f"{fitted(f'{name:<10} {seconds:7.1f} s  {text}', SUMMARY)}\n")
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has gone away (``| head``), which is no reason to stop the work
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

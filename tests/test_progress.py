@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
 
 from surgery.pipeline import LogLine, StageFinished, StageProgress, StageStarted
-from surgery.progress import plain_line, progress
+from surgery.progress import PlainLines, progress
 
 
 def terminal() -> Console:
@@ -37,6 +38,22 @@ def test_not_a_terminal_gets_one_plain_line_for_each_stage(capsys: pytest.Captur
         ["inspect", "0.2", "s", "412", "nodes"],
         ["fold", "12.0", "s", "30", "nodes", "folded"],
     ]
+
+
+def test_a_stage_that_takes_long_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with PlainLines(every=0.05) as lines:
+        lines(StageStarted(1, 2, "verify"))
+        lines(StageProgress("verify", "case 2 of 7", 0.25))
+        time.sleep(0.4)
+        lines(StageFinished("verify", 0.4, False, "done"))
+        said = capsys.readouterr().out.splitlines()
+        time.sleep(0.2)
+    after = capsys.readouterr().out
+    assert 2 <= len(said) <= 9
+    for line in said[:-1]:
+        assert re.fullmatch(r"verify +\d\.\d s  \.\.\. 25% case 2 of 7", line)
+    assert said[-1].split() == ["verify", "0.4", "s", "done"]
+    assert after == ""  # between stages there is nothing to say
 
 
 def test_a_terminal_shows_the_stage_its_time_and_its_last_words() -> None:
@@ -91,8 +108,9 @@ def test_nothing_is_drawn_for_a_run_without_events() -> None:
 
 def test_a_long_summary_is_broken_between_words(capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"rule-{i:02d}" for i in range(60)]
-    plain_line(StageFinished("rewrite", 1.0, True, " ".join(words)))
-    plain_line(StageFinished("save", 1.0, True, "x" * 100))
+    lines = PlainLines()
+    lines(StageFinished("rewrite", 1.0, True, " ".join(words)))
+    lines(StageFinished("save", 1.0, True, "x" * 100))
     *long, short = capsys.readouterr().out.splitlines()
     assert len(long) > 1
     assert max(map(len, long)) <= 120

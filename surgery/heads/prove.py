@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,13 @@ class Proof:
 
 
 def prove(
-    graph: gs.Graph, head: DetectionHead, replacement: Replacement, runnable: onnx.ModelProto, *, seed: int
+    graph: gs.Graph,
+    head: DetectionHead,
+    replacement: Replacement,
+    runnable: onnx.ModelProto,
+    *,
+    seed: int,
+    say: Callable[[str], None] | None = None,
 ) -> Proof:
     """Compare the head with its replacement.
 
@@ -47,6 +53,7 @@ def prove(
         replacement: What goes in its place.
         runnable: The replacement with bodies attached.
         seed: Seed of the inputs.
+        say: Told before each input, for this takes long where there are many boxes and classes.
 
     Raises:
         ConversionError: they differ where they must not.
@@ -70,6 +77,8 @@ def prove(
             feeds = {head.boxes: boxes, head.scores: scores, **rows}
             if head.boxes_ndim == 4:
                 feeds[head.boxes] = boxes[:, :, None]
+            if say is not None:
+                say(f"proving {replacement.plugin} against the graph: {kind} boxes, batch {batch}")
             want, got = _run(before, head, feeds, batch), _run(after, head, feeds, batch)
             cases += 1
             apart = _difference(want, got)

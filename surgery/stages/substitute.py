@@ -176,7 +176,9 @@ class Substitute:
             state.say(f"proving {name} against the graph")
             runnable = attach_bodies(replacement.model, state.registry)
             try:
-                return replacement, prove(state.graph, head, replacement, runnable, seed=state.options.seed)
+                return replacement, prove(
+                    state.graph, head, replacement, runnable, seed=state.options.seed, say=state.say
+                )
             except ConversionError as error:
                 if error.code != "unproven" or name == names[-1]:
                     raise

@@ -67,6 +67,7 @@ class Verify:
                 tolerances,
                 [c.inverse for c in state.report.io_changes if c.inverse and c.inverse.get("op") != "apply"],
                 empty=declares_empty(state.source.proto),
+                say=state.say,
             )
         state.report.verification["graph"] = outcome.to_dict()
         for note in outcome.notes:

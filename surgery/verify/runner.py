@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["DetectionOutputs", "RunError", "Verification", "run_onnx", "verify_graph", "verify_with"]
 
 Runner = Callable[[Sequence[Arrays]], Sequence[Arrays]]
+Say = Callable[[str, "float | None"], None]
+"""Takes what is being done, and how much of it is done in 0..1."""
 
 MIN_EVIDENCE = MIN_CASES
 """Cases in which something must have been detected; a case without detections proves nothing."""
@@ -65,6 +67,7 @@ def verify_graph(
     *,
     min_evidence: int = MIN_EVIDENCE,
     empty: bool = False,
+    say: Say | None = None,
 ) -> Verification:
     """Compare original(x) with result(pre(x)), both in ONNX Runtime.
 
@@ -73,7 +76,7 @@ def verify_graph(
     """
 
     def run(feeds: Sequence[Arrays]) -> Sequence[Arrays]:
-        return run_onnx(result, feeds, "the result")
+        return run_onnx(result, feeds, "the result", say=say)
 
     return verify_with(
         original,
@@ -86,6 +89,7 @@ def verify_graph(
         runner="result",
         min_evidence=min_evidence,
         empty=empty,
+        say=say,
     )
 
 
@@ -102,6 +106,7 @@ def verify_with(
     min_evidence: int = MIN_EVIDENCE,
     empty: bool = False,
     by_rounding: bool = False,
+    say: Say | None = None,
 ) -> Verification:
     """Compare original(x) with run(pre(x)); `run` gets all feeds at once.
 
@@ -119,12 +124,14 @@ def verify_with(
         min_evidence: With `detections`, the cases in which the original has to detect something.
         empty: The original declares every output to be empty; then equal shapes and dtypes are all there is.
         by_rounding: Accept what is no further off than rounding moves the original; for a `run` that adds in
-            another order than ONNX Runtime.
+            another order than ONNX Runtime. A model that computes in 16 bits is judged so in any case, whatever
+            its outputs are: written out in other operators, it rounds in other places.
+        say: Told before each input that ONNX Runtime runs.
     """
     try:
         feeds = [case.feeds for case in cases]
         notes: list[str] = []
-        want = run_onnx(original, feeds, "the original", notes)
+        want = run_onnx(original, feeds, "the original", notes, say)
         made: Sequence[Arrays] = [{} for _ in feeds]
         if pre is not None:
             made = run_onnx(pre, feeds, "the preprocessing")
@@ -201,6 +208,7 @@ def run_onnx(
 
     Raises:
         RunError: ONNX Runtime refuses the model or fails.
+    say: Say | None = None,
     """
     with _quiet():
         from polygraphy.backend.onnxrt import OnnxrtRunner
@@ -209,19 +217,27 @@ def run_onnx(
         try:
             # Made here: a session that fails inside the runner leaves it half activated.
             session = _session(model)
+        say: Told before each of the feeds.
             note = note_on(session)
             if note and notes is not None:
                 notes.append(f"{what}: {note}")
             names = [i.name for i in session.get_inputs()]
+
+    def told() -> Iterator[Arrays]:
+        for number, feed in enumerate(feeds):
+            if say is not None:
+                say(f"running {what} on input {number + 1} of {len(feeds)}", number / len(feeds))
+            yield feed
+
             if any(v.type in FOREIGN for v in (*session.get_inputs(), *session.get_outputs())):
                 # The runner hands arrays over as they are.
                 made = [o.name for o in session.get_outputs()]
-                for feed in feeds:
+                for feed in told():
                     values = run_session(session, made, {n: feed[n] for n in names if n in feed})
                     outputs.append(dict(zip(made, values, strict=True)))
                 return outputs
             with OnnxrtRunner(session) as runner:
-                for feed in feeds:
+                for feed in told():
                     given = {n: np.asarray(feed[n]) for n in names if n in feed}
                     # ONNX Runtime checks; the runner takes inputs of unknown rank for numbers.
                     found = runner.infer(given, check_inputs=False)
