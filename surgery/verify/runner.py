@@ -197,6 +197,7 @@ def run_onnx(
     feeds: Sequence[Arrays],
     what: str = "the model",
     notes: list[str] | None = None,
+    say: Say | None = None,
 ) -> list[dict[str, NDArray[Any]]]:
     """Outputs for each of the feeds; names that the model does not read are left out.
 
@@ -205,23 +206,11 @@ def run_onnx(
         feeds: Values by name.
         what: Which model it is, for the error.
         notes: Gets what has to be said if the model did not run as it is.
+        say: Told before each of the feeds.
 
     Raises:
         RunError: ONNX Runtime refuses the model or fails.
-    say: Say | None = None,
     """
-    with _quiet():
-        from polygraphy.backend.onnxrt import OnnxrtRunner
-
-        outputs = []
-        try:
-            # Made here: a session that fails inside the runner leaves it half activated.
-            session = _session(model)
-        say: Told before each of the feeds.
-            note = note_on(session)
-            if note and notes is not None:
-                notes.append(f"{what}: {note}")
-            names = [i.name for i in session.get_inputs()]
 
     def told() -> Iterator[Arrays]:
         for number, feed in enumerate(feeds):
@@ -229,6 +218,17 @@ def run_onnx(
                 say(f"running {what} on input {number + 1} of {len(feeds)}", number / len(feeds))
             yield feed
 
+    with _quiet():
+        from polygraphy.backend.onnxrt import OnnxrtRunner
+
+        outputs = []
+        try:
+            # Made here: a session that fails inside the runner leaves it half activated.
+            session = _session(model)
+            note = note_on(session)
+            if note and notes is not None:
+                notes.append(f"{what}: {note}")
+            names = [i.name for i in session.get_inputs()]
             if any(v.type in FOREIGN for v in (*session.get_inputs(), *session.get_outputs())):
                 # The runner hands arrays over as they are.
                 made = [o.name for o in session.get_outputs()]
