@@ -24,6 +24,9 @@ FIXES = 3
 NAMES = 6
 """Names of nodes that are listed of one group."""
 
+GONE = ("rewrite", "constant-fold")
+"""Remedies of nodes that go away whatever they are."""
+
 STEPS = 3
 """Steps back from an operand that are told."""
 
@@ -189,12 +192,16 @@ def _title(number: int, problem: Problem, count: int) -> str:
 def _what_to_do(problem: Problem, target: str) -> Iterator[str]:
     """What the run does; advice only where that is not enough."""
     fate = problem.fate
+    first = problem.remedies[0] if problem.remedies else None
+    gone = fate is not None and fate.what == "taken" and first is not None and first.kind in GONE
     if fate is not None and problem.where != "run":
-        yield from wrapped("   run: ", f"{STATES[fate.what]}: {fate.text}")
-    if fate is None or fate.what not in ("done", "taken"):
-        yield from _fixes([(r.text, r.command) for r in problem.remedies])
-    elif fate.what == "taken":
-        yield from _fixes([(r.text, None) for r in problem.remedies[:1] if r.command])
+        text = first.text if gone and first is not None else fate.text
+        yield from wrapped("   run: ", f"{STATES[fate.what]}: {text}")
+    if fate is not None and fate.what in ("done", "taken"):
+        if fate.what == "taken" and not gone:
+            yield from _fixes([(r.text, None) for r in problem.remedies[:1] if r.command])
+        return
+    yield from _fixes([(r.text, r.command) for r in problem.remedies])
     if problem.lacking(target):
         taken = [t for t, v in problem.versions.items() if v != "no"]
         text = ", ".join(t + ("*" if problem.versions[t] != "yes" else "") for t in taken)

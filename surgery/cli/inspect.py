@@ -68,7 +68,8 @@ def _lines(result: Inspection) -> Iterator[str]:
     by_type = ", ".join(f"{d} {_bytes(n)}" for d, n in weights["by_dtype"].items())
     yield from wrapped(
         "weights   ",
-        f"{weights['tensors']} tensors, {_bytes(weights['bytes'])}" + (f": {by_type}" if by_type else ""),
+        f"{weights['tensors']} {'tensor' if weights['tensors'] == 1 else 'tensors'}, {_bytes(weights['bytes'])}"
+        + (f": {by_type}" if by_type else ""),
     )
     for name, size in weights["external"].items():
         yield f"          in {name}, {_bytes(size)}"
@@ -100,7 +101,8 @@ def _verdict(result: Inspection) -> Iterator[str]:
     else:
         things = "1 node or input" if count == 1 else f"{count} nodes or inputs"
         why = "1 cause" if causes == 1 else f"{causes} causes"
-        yield f"{result.target}: by its table, {things} will not go through as they are, of {why}"
+        how = "as it is" if count == 1 else "as they are"
+        yield f"{result.target}: by its table, {things} will not go through {how}, of {why}"
     if result.trial is not None:
         yield f"$ {result.trial.command}"
         yield from wrapped("   ", result.trial.verdict)
@@ -154,8 +156,10 @@ def _pipeline(result: Inspection) -> str:
 
 
 def _kind(value: Mapping[str, Any]) -> str:
+    from surgery.diagnose.facts import shown_dim
+
     shape = value["shape"]
-    dims = "" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+    dims = "" if shape is None else "[" + ", ".join(map(shown_dim, shape)) + "]"
     return f"{value['dtype'] or 'unknown dtype'}{dims}" + (", shape unknown" if shape is None else "")
 
 

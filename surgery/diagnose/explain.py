@@ -746,7 +746,8 @@ class _Search:
             first = (origin.written, found[0].id if found else None)
             known = self._written.get(first)
             if known is not None:
-                known.also.append(origin.path)
+                if origin.path != known.path and origin.path not in known.also:
+                    known.also.append(origin.path)
                 return
         else:
             first = ("", None)
@@ -798,10 +799,11 @@ class _Search:
                     )  # fmt: skip
             elif place.node.name in wanted:
                 token = place.node.name
-                if refusal.kind == "operator":
-                    reason = f"No importer registered for op: {refusal.op} ({reason})"
                 text = f"the table of {self.target.table}: {reason}"
-                message = as_message(text, token, place.node.op_type) if refusal.kind == "operator" else text
+                message: ParserMessage | str = text
+                if refusal.kind == "operator":
+                    said = f"{text}; No importer registered for op: {refusal.op}"
+                    message = as_message(said, token, place.node.op_type)
                 self._add("table", [text], [message], token, failure=refusal.failure)
 
     @staticmethod

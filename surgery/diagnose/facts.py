@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 KNOWN = 1 << 15
 """Bytes of a constant up to which its value is shown to shape inference."""
 
+LONGEST_DIM = 24
+"""Characters up to which the name of a dim is shown."""
+
 SHAPES = frozenset({"Shape", "Size"})
 """Operators whose result depends on the shape of what they read, not on its values."""
 
@@ -26,9 +29,12 @@ class Kind:
     def __str__(self) -> str:
         if self.dims is None:
             return f"{self.dtype or 'unknown dtype'}, shape unknown"
-        return (
-            f"{self.dtype or 'unknown dtype'}[{', '.join('?' if d is None else str(d) for d in self.dims)}]"
-        )
+        return f"{self.dtype or 'unknown dtype'}[{', '.join(map(shown_dim, self.dims))}]"
+
+
+def shown_dim(dim: int | str | None) -> str:
+    """A dim in words; names that shape inference made up, as long as a path, say nothing."""
+    return "?" if dim is None or (isinstance(dim, str) and len(dim) > LONGEST_DIM) else str(dim)
 
 
 @dataclass(slots=True)

@@ -360,7 +360,7 @@ class _Work:
         self._wanted = wanted
         if self.target is None and self.options.canary:
             self._canary(wanted)
-        self._open_journal(everything, wanted)
+        self._open_journal()
         count = count_nodes(self.parts.model.graph)
         self.say(f"{count} {'node' if count == 1 else 'nodes'}: {wanted.kind} ({wanted.mark})")
         left, minimal = self._shrunk(self.parts, self._about, len(everything))
@@ -375,7 +375,7 @@ class _Work:
             self.notes.append(
                 f"it ended after {self.options.most_checks} checks; with more, --most-checks goes on from there"
             )
-        return self._write(left, wanted, count, started)
+        return self._write(left, count, started)
 
     def _asked(self, models: Sequence[Callable[[], Answer]]) -> list[bool]:
         """Which of some models fail as the whole does, side by side."""
@@ -502,7 +502,7 @@ class _Work:
         if self._answers:
             self.say(f"{len(self._answers)} answers of an earlier run are known")
 
-    def _open_journal(self, everything: Set, wanted: Answer) -> None:
+    def _open_journal(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / JOURNAL
         known = dict(self._answers)
@@ -514,7 +514,7 @@ class _Work:
 
     # -- the folder -------------------------------------------------------------------------------------------------
 
-    def _write(self, left: Set, wanted: Answer, count: int, started: float) -> Reduction:
+    def _write(self, left: Set, count: int, started: float) -> Reduction:
         import onnx
         from onnx.external_data_helper import load_external_data_for_tensor
 

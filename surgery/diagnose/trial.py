@@ -36,7 +36,7 @@ ELSEWHERE = ("your rule ", "run the engine with")
 """Beginnings of warnings that are told elsewhere, or are about using the engine."""
 
 PREPARED = {
-    "resolve-structure": "its structure is known, and it is written out without control flow",
+    "resolve-structure": "its structure is known: it is written out without control flow, sequences and optionals",
     "resolve-image-loop": "the loop over the images of a batch is written out",
     "retype": "what it reads or makes is carried in a type that the target has",
     "write-out-plugin": "the plugin is written out as standard nodes",
@@ -165,14 +165,16 @@ class Trial:
 
     def _about(self, name: str, path: Sequence[str], edits: Sequence[tuple[str, tuple[str, ...]]]) -> bool:
         """Whether the run failed at a node, or at what took its place."""
-        if self.failure is None or self.exit_code is None or not self.failure.node:
+        if self.failure is None or self.exit_code is None:
             return False
         node = self.failure.node
+        if not node:
+            return f"put {name!r} " in self.failure.message  # an input or output, which is no node
         return bool(_names(name, path, [node])) or any(node in made for _, made in edits)
 
     def _as_it_is(self, op: str | None) -> str:
         if self.ranges and self.exit_code == 0 and not self.counts:
-            return f"at the shapes that the run takes ({'; '.join(self.ranges)})"
+            return f"at the shapes that the run takes ({self._shapes})"
         return f"{'this node' if op else 'it'} is not in the way once the model is prepared and its sizes are known"
 
     def _failed(self, op: str | None, rules: Sequence[str]) -> str:
@@ -212,7 +214,12 @@ class Trial:
         if self.last == "parse":
             return "gets as far as the parser, which takes the result; whether it builds is not tried here"
         told = "ends well: the engine builds" + (f", {self.verified}" if self.verified else "")
-        return told + (f"; shapes {'; '.join(self.ranges)}" if self.ranges else "")
+        return told + (f"; shapes {self._shapes}" if self.ranges else "")
+
+    @property
+    def _shapes(self) -> str:
+        more = f" and {len(self.ranges) - RULES} more inputs" if self.ranges[RULES:] else ""
+        return "; ".join(self.ranges[:RULES]) + more
 
     @property
     def message(self) -> str:
