@@ -19,13 +19,22 @@ SUFFIX = "/float32"
 
 def has_bfloat16(model: onnx.ModelProto) -> bool:
     """Whether an input, a weight or a cast of the model is bfloat16."""
-    return any(True for graph in all_graphs(model.graph) for _ in _marks(graph))
-
-
-def _marks(graph: onnx.GraphProto) -> Iterator[str]:
     import onnx
 
     kind = onnx.TensorProto.BFLOAT16
+    return any(True for graph in all_graphs(model.graph) for _ in _marks(graph, kind))
+
+
+def has_16_bits(model: onnx.ModelProto) -> bool:
+    """Whether an input, a weight or a cast of the model is float16 or bfloat16."""
+    import onnx
+
+    kinds = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    return any(True for graph in all_graphs(model.graph) for kind in kinds for _ in _marks(graph, kind))
+
+
+def _marks(graph: onnx.GraphProto, kind: int) -> Iterator[str]:
+
     yield from (v.name for v in graph.input if v.type.tensor_type.elem_type == kind)
     yield from (t.name for t in graph.initializer if t.data_type == kind)
     for node in graph.node:

@@ -415,3 +415,22 @@ def test_a_model_that_runs_as_it_is_has_no_note() -> None:
     notes: list[str] = []
     run_onnx(onnx.parser.parse_model(text), [{"x": np.zeros(3, np.float32)}], "the original", notes)
     assert not notes
+
+
+@pytest.mark.parametrize(("kind", "factor", "status"), [
+    ("float16", 2.001, "passed"), ("float16", 2.05, "failed"), ("float", 2.001, "failed"), ("float", 2.0, "passed"),
+])  # fmt: skip
+def test_what_16_bits_round_is_no_difference_whatever_the_outputs_are(
+    kind: str, factor: float, status: str
+) -> None:
+    """The outputs are float32, as converters leave them that keep inputs and outputs."""
+
+    def scaled(by: float) -> onnx.ModelProto:
+        return parse(
+            f"g ({kind}[5] x) => (float[5] y) <float[5] t = {{2, 2, {by}, 2, 2}}> "
+            "{ h = Cast <to = 1> (x) y = Mul (h, t) }"
+        )
+
+    dtype = np.float16 if kind == "float16" else np.float32
+    cases = [Case(c.name, {"x": c.feeds["x"].astype(dtype)}) for c in feeds()]
+    assert verify(scaled(2.0), scaled(factor), cases=cases).status == status
