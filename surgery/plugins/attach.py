@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import onnx
@@ -94,12 +94,17 @@ def attach_bodies(model: onnx.ModelProto, registry: Registry) -> onnx.ModelProto
 
 
 def target_model(
-    model: onnx.ModelProto, registry: Registry, target: TargetVersion, *, per_sample: bool = False
+    model: onnx.ModelProto,
+    registry: Registry,
+    target: TargetVersion,
+    *,
+    per_sample: bool = False,
+    keep: Collection[str] = (),
 ) -> onnx.ModelProto:
     """A copy of the model as the target's parser gets it: nothing of the plugin domain is left.
 
-    A node whose plugin the target has becomes a bare node of the default domain under the plugin's own name;
-    any other is replaced by the nodes of its body, with every name and attribute bound.
+    A node whose plugin the target has, or a library of the user's, becomes a bare node of the default domain under
+    the plugin's own name; any other is replaced by the nodes of its body, with every name and attribute bound.
 
     Args:
         model: A model with or without attached bodies.
@@ -107,33 +112,29 @@ def target_model(
         target: Flavour and version of TensorRT.
         per_sample: Also emit plugins whose interface there declares shapes without the batch dimension
             (IPluginV2Ext, IPluginV2IOExt); it is unconfirmed that they work in explicit-batch networks.
+        keep: Names of plugins that the user has a library of; their nodes stay, whatever the target has.
 
     Raises:
         ConfigError: a plugin has no definition.
         ConversionError: a body is needed and does not cover the node.
     """
+
+    def stays(node: onnx.NodeProto) -> bool:
+        definition = definition_of(node, registry)
+        return definition.name in keep or ships(definition, target, per_sample)
+
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    names = {
-        n.op_type for n in plugin_nodes(result.graph) if not _is_shipped(n, registry, target, per_sample)
-    }
+    names = {n.op_type for n in plugin_nodes(result.graph) if not stays(n)}
     if not names <= {f.name for f in result.functions if f.domain == PLUGIN_DOMAIN}:
         result = attach_bodies(result, registry)
     functions = {f.name: f for f in result.functions if f.domain == PLUGIN_DOMAIN}
-    lower_nodes(
-        result.graph,
-        functions,
-        lambda node: _bare(node) if _is_shipped(node, registry, target, per_sample) else None,
-    )
+    lower_nodes(result.graph, functions, lambda node: _bare(node) if stays(node) else None)
     kept = [f for f in result.functions if f.domain != PLUGIN_DOMAIN]
     del result.functions[:]
     result.functions.extend(kept)
     _set_import(result, present=False)
     return result
-
-
-def _is_shipped(node: onnx.NodeProto, registry: Registry, target: TargetVersion, per_sample: bool) -> bool:
-    return ships(definition_of(node, registry), target, per_sample)
 
 
 def ships(definition: PluginDefinition, target: TargetVersion, per_sample: bool = False) -> bool:

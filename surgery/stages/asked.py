@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConfigError
 from surgery.pipeline import State
+from surgery.stages.kept import check_kept
 from surgery.stages.profiles import check_shapes, working_sizes
 
 if TYPE_CHECKING:
@@ -19,14 +20,15 @@ WHERE = "--inputs"
 
 
 def check_asked(state: State) -> None:
-    """Make sure that the original takes the given values, and runs at the shapes that were asked for.
+    """Make sure that plugins to keep are known, and the original takes the given values and shapes.
 
     Shapes are those of the network behind a cut at the front; where there is one, the stage that cuts looks at them.
 
     Raises:
         ConfigError: an input that is not there, another dtype or rank, sizes or values on which the original does not
-            run in ONNX Runtime.
+            run in ONNX Runtime; a plugin to keep that has no definition.
     """
+    check_kept(state)
     declare_ranks(state)
     if state.options.inputs is not None:
         check_values(state)

@@ -35,6 +35,7 @@ class Build:
     def run(self, state: State) -> StageResult:
         """Build in a child process; the engine stays in memory until it is verified."""
         from surgery.stages.because import because
+        from surgery.stages.kept import library_missing
         from surgery.stages.profiles import checked_profiles
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import handed_over, worker_for
@@ -48,6 +49,9 @@ class Build:
         profiles = checked_profiles(state, state.target_model)
         if not state.target.installed:
             return StageResult(False, f"not run: {state.target.name} is not installed")
+        lacking = library_missing(state)
+        if lacking is not None:
+            return StageResult(False, lacking)
         worker = worker_for(state)
         limits = Limits(self.seconds, self.memory_mib << 20 if self.memory_mib else None)
         options = BuildOptions(

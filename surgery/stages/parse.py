@@ -27,6 +27,7 @@ class Parse:
         """Parse in a child process; fill ``unsupported.after``."""
         from surgery.stages.because import because
         from surgery.stages.inspect import unsupported
+        from surgery.stages.kept import library_missing, without_kept
         from surgery.stages.profiles import check_ranks
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import handed_over, worker_for
@@ -35,8 +36,13 @@ class Parse:
             finish(state)
         assert state.target_model is not None
         if not state.target.installed:
-            state.report.unsupported["after"] = unsupported(state.target_model, state.target)
+            refused = unsupported(state.target_model, state.target)
+            state.report.unsupported["after"] = without_kept(state, refused)
+        lacking = library_missing(state)
+        if not state.target.installed:
             return StageResult(False, f"not run: {state.target.name} is not installed")
+        if lacking is not None:
+            return StageResult(False, lacking)
         check_ranks(state.target_model.graph.input)
         worker = worker_for(state)
         with handed_over(state) as model:
@@ -84,7 +90,8 @@ def _refusal(errors: Sequence[ParserMessage], model: onnx.ModelProto) -> str:
 
     first = next((e for e in errors if e.node_op), None)
     if first is not None:
-        return f"the parser refuses {len(errors)} nodes, first {first.node_name!r} ({first.node_op})"
+        count = "1 node" if len(errors) == 1 else f"{len(errors)} nodes"
+        return f"the parser refuses {count}, first {first.node_name!r} ({first.node_op})"
     kinds = [
         f"{v.name!r} ({onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type).lower()}, "
         f"{len(v.type.tensor_type.shape.dim)} dims)"

@@ -311,6 +311,7 @@ def finish(state: State) -> None:
     from surgery.graph.convert import export_graph
     from surgery.graph.infer import infer_types
     from surgery.plugins.attach import attach_bodies, target_model
+    from surgery.stages.kept import kept_plugins
     from surgery.stages.outputs import set_apart
 
     set_apart(state)
@@ -318,6 +319,10 @@ def finish(state: State) -> None:
     exported = export_graph(state.graph, state.header, provenance=state.provenance)
     state.portable = attach_bodies(exported, state.registry)
     state.target_model = target_model(
-        state.portable, state.registry, state.target, per_sample=state.per_sample_plugins
+        state.portable,
+        state.registry,
+        state.target,
+        per_sample=state.per_sample_plugins,
+        keep=kept_plugins(state.config),
     )
     state.report.model = state.portable
