@@ -98,6 +98,8 @@ def test_foreign_operators_are_taken_where_there_is_a_plugin() -> None:
         ("(float[n, r, s] x) => (float[n, r, 11] y) { w = Constant <value = float[1, 1, 1] {2.0}> ()"
          " t = Constant <value = int64[2] {13, 11}> () e = Expand (w, t) y = MatMul (x, e) }", []),
         ("(float[n, r, s, t] x, float[b, 4, 8, l] w) => (float[n, r, s, l] y) { y = MatMul (x, w) }", []),
+        ("(float[n, r] x) => (float[n, 3] y, float[n, 9] z) <int64[2] t = {3, 9}>"
+         " { y, z = Split <axis = 1> (x, t) }", []),
         ("(float[n, r] x) => (float[o, 7, 3] y) <int64[3] t = {-1, 7, 3}> { y = Reshape (x, t) }", []),
         ("(float[n, r] x) => (float[n, 9] y) <int64[1] k = {5000}, int64[1] one = {1}>"
          " { s = Identity (x) v, i = TopK (s, k) y = Slice (v, one, k, one) }", ["TopK"]),
