@@ -70,12 +70,10 @@ class Checker:
             for item in error.errors(include_url=False):
                 grouped.setdefault(_inside(data, item["loc"]), []).append(item)
             for inner, items in grouped.items():
-                self._describe(schema, data, loc, inner, items)
+                self._describe(schema, loc, inner, items)
         return None
 
-    def _describe(
-        self, schema: Mapping[str, Any], data: Any, outer: Loc, inner: Loc, items: list[Any]
-    ) -> None:
+    def _describe(self, schema: Mapping[str, Any], outer: Loc, inner: Loc, items: list[Any]) -> None:
         loc = (*outer, *inner)
         kinds = [item["type"] for item in items]
         name = key_path(loc)

@@ -88,7 +88,7 @@ class _Work:
             for new in made:
                 scope.add(new)
             done += made
-        self._drop(graph, done, known)
+        self._drop(graph, done)
         return known
 
     def _node(self, node: gs.Node, scope: Scope, known: dict[str, Any]) -> list[gs.Node]:
@@ -114,7 +114,7 @@ class _Work:
         detach([node])
         return made
 
-    def _drop(self, graph: gs.Graph, nodes: list[gs.Node], known: dict[str, Any]) -> None:
+    def _drop(self, graph: gs.Graph, nodes: list[gs.Node]) -> None:
         """Remove operators on sequences, and what hands them on, that nothing reads."""
         read = {t.name for t in graph.outputs}
         kept: list[Any] = []
@@ -186,8 +186,8 @@ class _Work:
             for tensor in outputs:
                 list.clear(tensor.inputs)
             node.outputs.extend(outputs)
-            for body, found in zip(bodies, inside, strict=True):
-                self._drop(body, list(body.nodes), found)
+            for body in bodies:
+                self._drop(body, list(body.nodes))
         return after
 
 

@@ -100,7 +100,7 @@ def _emit(
     from surgery.plugins.attach import attach_bodies
 
     graph = state.graph
-    reference = _decoder(graph, head, decoding)
+    reference = _decoder(graph, head)
     constants = _anchor_constants(graph, decoding)
     if not constants:
         raise ConversionError("no constant of the decoding holds anchors", code="anchors-not-found")
@@ -113,7 +113,7 @@ def _emit(
         replace_uses(view, name, tensors[_new_name(name)])
     editor.tidy()
     runnable = attach_bodies(export_graph(graph, state.header), state.registry)
-    error = _compare(reference, runnable, head, decoding, feeds)
+    error = _compare(reference, runnable, head, feeds)
     if error > BOX_TOLERANCE:
         raise ConversionError(
             f"boxes decoded with {grid.plugin} differ from the graph's by {error:g}",
@@ -212,7 +212,7 @@ def _plugin_model(
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
 
 
-def _decoder(graph: gs.Graph, head: DetectionHead, decoding: Decoding) -> onnx.ModelProto:
+def _decoder(graph: gs.Graph, head: DetectionHead) -> onnx.ModelProto:
     view = View(graph)
     nodes = [
         view.nodes[k]
@@ -225,7 +225,6 @@ def _compare(
     reference: onnx.ModelProto,
     result: onnx.ModelProto,
     head: DetectionHead,
-    decoding: Decoding,
     feeds: dict[str, NDArray[Any]],
 ) -> float:
     import onnx
