@@ -14,6 +14,7 @@ from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.graph.unresolved import Unresolved
 from surgery.report import Edit, IoChange
 from surgery.stages.because import because
+from surgery.stages.in_float import quantised, tell
 from surgery.stages.told import told
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def apply_rules(
     if state.target.installed:
         worker_for(state).begin()
     before = len(state.report.edits)
+    in_steps = quantised(state.graph)
     converted: int | None = None
     oracle = Oracle(state)
     rules, own, names = choose_rules(state.config, shipped=shipped, files=files, optional=optional)
@@ -114,6 +116,7 @@ def apply_rules(
     if shipped:
         _widen(state, counts)
     sizes.release()
+    tell(state, in_steps, before)
     _report_misses(state, outcome)
     for rule in own:
         if rule.name not in counts:

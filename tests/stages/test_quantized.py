@@ -62,3 +62,48 @@ def test_weights_of_int8_alone_stay() -> None:
     assert report.failure is None, report.failure
     assert report.model is not None
     assert [n.op_type for n in report.model.graph.node].count("DequantizeLinear") == 1
+
+
+STEPS = """<ir_version: 8, opset_import: ["" : 17]> g (float[2, 4] x) => (float[2, 4] y)
+    <float s = {0.02}, TYPE z = {ZERO}> {
+    q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Relu (d) }"""
+
+
+@pytest.mark.parametrize("target", ["tensorrt-10.16", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    ("dtype", "zero", "kind"),
+    [
+        ("int8", 0, None),
+        ("uint8", 0, "uint8 (2)"),
+        ("uint8", 7, "uint8 with a zero point that is not 0 (2)"),
+        ("int8", -3, "int8 with a zero point that is not 0 (2)"),
+    ],
+)
+def test_steps_that_become_arithmetic_are_told_once(
+    dtype: str, zero: int, kind: str | None, target: str
+) -> None:
+    model = parser.parse_model(STEPS.replace("TYPE", dtype).replace("ZERO", str(zero)))
+    report = surgery.run("generic", model, target=target, stages="load..rewrite")
+    assert report.failure is None, report.failure
+    told = [w for w in report.warnings if "computed in float32, not in int8" in w]
+    noted = [
+        a for e in report.edits for a in e.assumptions if a.startswith("computed in float32, not in int8")
+    ]
+    if kind is None:
+        assert (told, noted) == ([], [])
+        return
+    assert len(told) == 1
+    assert told[0].startswith(f"2 of 2 quantised operators are computed in float32, not in int8: {kind}.")
+    assert "QuantType.QInt8" in told[0]
+    assert len(noted) == 2
+
+
+def test_operators_on_quantised_numbers_are_told_too() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[3, 4] x) => (float[3, 2] y)
+        <uint8[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}> {
+        q, s, z = DynamicQuantizeLinear (x) i = MatMulInteger (q, w, z) f = Cast <to = 1> (i) y = Mul (f, s) }"""
+    report = surgery.run("generic", parser.parse_model(text), target="tensorrt-10.16", stages="load..rewrite")
+    assert report.failure is None, report.failure
+    told = [w for w in report.warnings if "computed in float32, not in int8" in w]
+    assert len(told) == 1
+    assert "DynamicQuantizeLinear (1), MatMulInteger (1)" in told[0]

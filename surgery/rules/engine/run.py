@@ -436,7 +436,8 @@ class Engine:
                 outcome.bounded[name] = (output.axis, extra[output.count])
         verified = "sampled" if id(found) in self._proven and found.verified == "passed" else found.verified
         self._proven.add(id(found))  # templates are kept, so no other gets its id
-        edit = Edit(rule.name, rule.form, (node.name,), tuple(n.name for n in made), verified, found.error)
+        before = node.name or next(filter(None, names), "")
+        edit = Edit(rule.name, rule.form, (before,), tuple(n.name for n in made), verified, found.error)
         outcome.edits.append(edit)
         return made
 
