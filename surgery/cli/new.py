@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -39,13 +40,14 @@ def new(
 
         new_pipeline(Path(name), output, target)
         return
-    from surgery.plugins.skeleton import is_shipped, write_skeleton
+    from surgery.plugins.skeleton import is_defined, write_skeleton
 
     files = write_skeleton(name, output)
     print_text("\n".join(map(str, files)))
-    folder = files[0].parent
-    if is_shipped(name):
+    folder, given = files[0].parent, quote(str(output))
+    if is_defined(name):
         print_text(
-            f"surgery has a plugin of that name; yours replaces it where --plugin-path {folder} is given"
+            f"surgery has a plugin of that name; yours replaces it where --plugin-path {given} is given"
         )
-    print_text(f"test it: pytest {folder}\nuse it: surgery run migrate MODEL --plugin-path {folder}")
+    print_text(f"test it: python -m pytest {quote(str(folder))}  (python -m pip install pytest)")
+    print_text(f"use it: surgery run migrate MODEL --plugin-path {given}")

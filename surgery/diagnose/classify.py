@@ -25,6 +25,9 @@ WEIGHTS = {"standard-operator": 0.5, "no-schema": 0.4, "inside-if": 2.5, "dead":
 LONGEST = 80
 """Length of matched text from which on a signature counts as fully specific."""
 
+DEFINE = "surgery new plugin NAME"
+"""How the catalogue writes the command that defines an operator as a plugin."""
+
 NODE = "<node>"
 """What stands for the node's name in a message while signatures are searched."""
 
@@ -197,8 +200,24 @@ def _score(entry: Entry, case: Case) -> Finding | None:
     score += total
     if score <= 0:
         return None
+    op = place.node.op_type if place is not None else case.op
+    fixes = _fixes(entry, op, place.node.domain if place is not None else case.domain)
     return Finding(
-        entry.id, entry.stage, entry.cause, entry.fixes, entry.versions, entry.look_at, tuple(seen), round(score, 3),
-        place.node.name or None if place is not None else None,
-        place.node.op_type if place is not None else case.op,
+        entry.id, entry.stage, entry.cause, fixes, entry.versions, entry.look_at, tuple(seen), round(score, 3),
+        place.node.name or None if place is not None else None, op,
     )  # fmt: skip
+
+
+def _fixes(entry: Entry, op: str | None, domain: str | None) -> tuple[Fix, ...]:
+    """The ways out, with the operator's name in the command that defines it as a plugin, where that can be."""
+    if not any(DEFINE in f.text for f in entry.fixes) or op is None:
+        return entry.fixes
+    from surgery.plugins.adopt import can_be_plugin
+    from surgery.plugins.skeleton import NAME, defined_text, is_defined
+
+    others = tuple(f for f in entry.fixes if DEFINE not in f.text)
+    if is_defined(op):
+        return (Fix("plugin", defined_text(op)), *others)
+    if can_be_plugin(op, domain or "") and NAME.fullmatch(op):
+        return tuple(Fix(f.kind, re.sub(r"\bNAME\b", op, f.text)) for f in entry.fixes)
+    return others

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from surgery.diagnose.classify import Finding
 from surgery.diagnose.facts import Facts, Place, dtype_name
+from surgery.plugins.skeleton import defined_text, is_defined
 
 if TYPE_CHECKING:
     from surgery.diagnose.trial import Fate, Trial
@@ -112,7 +113,7 @@ def remedies(
     for finding in findings[:2]:
         for fix in finding.fixes:
             remedy = Remedy(fix.kind, fix.text)
-            if remedy not in found:
+            if remedy.text not in (r.text for r in found):
                 found.append(remedy)
     return found
 
@@ -170,12 +171,9 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
         more = f" and {len(rules) - 3} more" if rules[3:] else ""
         text = f"there are rules for {node.op_type} ({named}{more}); the run tells whether one applies here"
         found.append(Remedy("rule", text, run))
-    if _defined(node.op_type):
-        text = (
-            f"surgery has a definition of the plugin {node.op_type}: the run writes it out as standard nodes"
-        )
+    if is_defined(node.op_type):
         command = run.replace("surgery run generic ", "surgery run migrate ", 1)
-        found.append(Remedy("plugin", text, command))
+        found.append(Remedy("plugin", defined_text(node.op_type), command))
     found += _constants(place, facts, run)
     kinds = {place.scope.kind(n).dtype for n in (*node.input, *node.output) if n}
     kinds |= {dtype_name(a.i) for a in node.attribute if a.name == "to"}
@@ -185,14 +183,6 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
             Remedy("dtype-cast", f"{', '.join(lacking)} is carried in a type that the target has", run)
         )
     return found
-
-
-@lru_cache(maxsize=256)
-def _defined(op: str) -> bool:
-    """Whether the package has a definition of a plugin; only its folder's name is looked at."""
-    from surgery._data_dirs import shipped_dir
-
-    return op.isidentifier() and (shipped_dir("plugins") / op).is_dir()
 
 
 def small_inputs(place: Place, facts: Facts) -> list[str]:

@@ -117,11 +117,15 @@ def unknown_plugins(model: onnx.ModelProto, registry: Registry) -> list[onnx.Nod
 
 
 def _says_plugin(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> bool:
-    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
-        return False
-    if node.domain in KNOWN_DOMAINS or (node.domain, node.op_type) in functions:
+    if not can_be_plugin(node.op_type, node.domain) or (node.domain, node.op_type) in functions:
         return False
     return any(a.name in ("plugin_version", "plugin_namespace") for a in node.attribute)
+
+
+def can_be_plugin(op: str, domain: str) -> bool:
+    """Whether nodes of an operator are taken for a plugin's where one of that name is defined."""
+    standard = domain in ("", "ai.onnx") and onnx.defs.has(op)
+    return not standard and domain not in KNOWN_DOMAINS
 
 
 def _unknown(node: onnx.NodeProto, registry: Registry) -> ConversionError:
@@ -131,7 +135,7 @@ def _unknown(node: onnx.NodeProto, registry: Registry) -> ConversionError:
         f"no definition of plugin {node.op_type!r}",
         code="unknown-plugin",
         node=node.name or node.output[0],
-        fix=f"{hint}surgery new plugin {node.op_type}, then --plugin-path",
+        fix=f"{hint}surgery new plugin {node.op_type} --output my_plugins, then --plugin-path my_plugins",
     )
 
 
@@ -273,9 +277,7 @@ def _definition(
     node: onnx.NodeProto, registry: Registry, functions: set[tuple[str, str]]
 ) -> PluginDefinition | None:
     """What a node is, if it is a plugin node."""
-    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
-        return None
-    if node.domain in KNOWN_DOMAINS or (node.domain, node.op_type) in functions:
+    if not can_be_plugin(node.op_type, node.domain) or (node.domain, node.op_type) in functions:
         return None
     name = _name(node, registry)
     if name is None:

@@ -139,7 +139,7 @@ def _definition(op: str, attributes: Mapping[str, Any], registry: Registry, wher
             f"no definition of plugin {op!r}",
             code="no-plugin",
             where=where,
-            fix=f"{hint}surgery new plugin {op}, then --plugin-path",
+            fix=f"{hint}surgery new plugin {op} --output my_plugins, then --plugin-path my_plugins",
         )
     namespace = attributes.get("plugin_namespace", found.namespace)
     if namespace != found.namespace:

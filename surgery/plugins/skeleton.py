@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
+from surgery._data_dirs import shipped_dir
 from surgery.errors import ConfigError
-from surgery.plugins.registry import Registry
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -30,8 +31,8 @@ inputs:
   - {{name: x, dtypes: [float32], shapes: [[B, ...]]}}
 outputs:
   - {{name: y, dtype: float32, shape: [B, ...]}}
-# Without entries no TensorRT has it, and nodes are written out as the body. A library of yours that registers it
-# makes the node stay: `keep_plugins: [{name}]` in the rewrite stage. An entry looks like this:
+# Without entries no TensorRT has it, and nodes are written out as the body. With `keep_plugins: [{name}]` in the
+# rewrite stage they stay, for a library of yours that you load into TensorRT. An entry looks like this:
 # availability:
 #   tensorrt:
 #     - {{since: "10.0", interface: IPluginV3}}
@@ -82,8 +83,9 @@ _README = """\
 
 What the plugin is, where its kernel is, and what is particular about it.
 
-    pytest {folder}
-    surgery run migrate MODEL.onnx --plugin-path {folder}
+    python -m pip install pytest
+    python -m pytest {folder}
+    surgery run migrate MODEL.onnx --plugin-path {parent}
 """
 
 _TEST = '''\
@@ -156,7 +158,7 @@ def write_skeleton(name: str, parent: Path) -> list[Path]:
         "plugin.yaml": _PLUGIN.format(name=name),
         "body.py": _BODY.replace("{name}", name),
         "samples.yaml": _SAMPLES,
-        "README.md": _README.format(name=name, folder=folder),
+        "README.md": _README.format(name=name, folder=folder, parent=parent),
         f"test_{name}.py": _TEST.replace("{name}", name),
     }
     folder.mkdir(parents=True)
@@ -165,6 +167,12 @@ def write_skeleton(name: str, parent: Path) -> list[Path]:
     return [folder / file for file in texts]
 
 
-def is_shipped(name: str) -> bool:
-    """Whether the package has a definition of that name, which one of the user's replaces."""
-    return name in Registry.load().names()
+@lru_cache(maxsize=256)
+def is_defined(name: str) -> bool:
+    """Whether the package has a definition of a plugin; only its folder's name is looked at."""
+    return name.isidentifier() and (shipped_dir("plugins") / name).is_dir()
+
+
+def defined_text(name: str) -> str:
+    """What to do about a node of a plugin that the package has a definition of."""
+    return f"surgery has a definition of the plugin {name}: `surgery run migrate` writes it out as standard nodes"

@@ -34,7 +34,9 @@ def check_kept(state: State) -> None:
                 where = state.config.source.where(("stages", i, stage.name, OPTION, j))
                 where = where or f"{stage.name}.{OPTION}"
                 near = error.fix if error.fix and "did you mean" in error.fix else None
-                define = f"define it: surgery new plugin {name} --output DIR, then --plugin-path DIR"
+                define = (
+                    f"define it: surgery new plugin {name} --output my_plugins, then --plugin-path my_plugins"
+                )
                 raise ConfigError(
                     error.message,
                     code=error.code,

@@ -188,7 +188,7 @@ def test_a_new_plugin_works_as_it_is_made(tmp_path: Path) -> None:
     unknown = surgery("run", "migrate", good, folder=tmp_path)
     assert unknown.returncode == 4
     assert "error[unknown-plugin]" in unknown.stderr
-    assert "surgery new plugin Scaled, then --plugin-path" in unknown.stderr
+    assert "surgery new plugin Scaled --output my_plugins" in " ".join(unknown.stderr.split())
 
 
 def test_list_pipelines_has_all_that_are_shipped() -> None:
@@ -299,6 +299,7 @@ def test_a_usage_error_is_2(arguments: str) -> None:
     done = surgery(*arguments.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error[usage]: {USAGE[arguments]}")
+    assert ("surgery run auto MODEL.onnx" in done.stderr) == (arguments == "run")
 
 
 WRONG = {
@@ -330,6 +331,14 @@ WRONG = {
     "no-constant": ("run MINE tiny.onnx --constant x", 2),
     "missing-inputs": ("run MINE tiny.onnx --inputs missing.npz", 2),
     "text-inputs": ("run MINE tiny.onnx --inputs text.onnx", 2),
+    "model-is-a-folder": ("run MINE deep", 3),
+    "model-is-a-pipeline": ("run MINE unknown-key.yaml", 2),
+    "pipeline-is-a-folder": ("run deep tiny.onnx", 2),
+    "near-model": ("run MINE tinny.onnx", 3),
+    "circle": ("run circle.yaml tiny.onnx", 2),
+    "empty-model": ("run MINE empty.onnx", 3),
+    "unknown-input-shape": ("run MINE tiny.onnx --shape x=1x3", 2),
+    "impossible-shape": ("run MINE tiny.onnx --shape x:0=2x4", 2),
     "output-is-a-file": ("run MINE tiny.onnx --output text.onnx", 2),
 }
 
@@ -338,6 +347,9 @@ WRONG = {
 def workplace(tmp_path: Path, model: Path) -> Path:
     pipeline(tmp_path)
     (tmp_path / "deep").mkdir()
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "circle.yaml").write_text("extends: round.yaml\n")
+    (tmp_path / "round.yaml").write_text("extends: circle.yaml\n")
     (tmp_path / "text.onnx").write_text("This is not a model.\n" * 20)
     (tmp_path / "cut.onnx").write_bytes(model.read_bytes()[:-20])
     (tmp_path / "unknown-key.yaml").write_text("stages:\n  - fold:\n      max_byte: 3\n")

@@ -169,13 +169,17 @@ def test_a_plugin_that_nobody_defined_is_one_clear_error() -> None:
     assert (caught.value.code, caught.value.node) == ("unknown-plugin", "mystery")
     fix = str(caught.value.fix)
     assert "EfficientNMS_TRT" in fix.split("?")[0]
-    assert fix.endswith("surgery new plugin EfficentNMS_TRT, then --plugin-path")
+    assert fix.endswith(
+        "surgery new plugin EfficentNMS_TRT --output my_plugins, then --plugin-path my_plugins"
+    )
 
 
 def test_without_a_near_name_the_error_says_how_to_define_it() -> None:
     with pytest.raises(ConversionError) as caught:
         adopt_plugins(unknown("Zzz", plugin_namespace="acme"), REGISTRY)
-    assert caught.value.fix == "define it: surgery new plugin Zzz, then --plugin-path"
+    assert caught.value.fix == (
+        "define it: surgery new plugin Zzz --output my_plugins, then --plugin-path my_plugins"
+    )
     assert near_plugins("Zzz", REGISTRY) == []
 
 
