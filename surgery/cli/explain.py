@@ -24,6 +24,9 @@ FIXES = 3
 NAMES = 6
 """Names of nodes that are listed of one group."""
 
+FEW = 3
+"""Operands that are told of a node that is no problem in a run."""
+
 GONE = ("rewrite", "constant-fold")
 """Remedies of nodes that go away whatever they are."""
 
@@ -154,14 +157,15 @@ def _problem(number: int, group: Sequence[Problem], target: str) -> Iterator[str
         yield from wrapped("   cause: ", problem.findings[0].cause)
     for text in problem.evidence:
         yield from wrapped("   seen: ", text)
-    for name, kind, chain in problem.operands[:NAMES]:
+    most = NAMES if problem.fate is None or problem.fate.what in ("left", "not reached") else FEW
+    for name, kind, chain in problem.operands[:most]:
         shown = [*chain[:STEPS], *(["..."] if chain[STEPS:] else [])]
         plain = not chain or chain[0].startswith(("input", "constant"))
         told_from = "" if plain else f", from {' <- '.join(shown)}"
         what = chain[0].split(" ", 1)[0] if chain and not told_from else "operand"
         yield from wrapped(f"   {what} ", f"{name!r}: {kind}{told_from}")
-    if problem.operands[NAMES:]:
-        yield f"   and {len(problem.operands) - NAMES} more operands"
+    if problem.operands[most:]:
+        yield f"   and {len(problem.operands) - most} more operands"
     yield from _what_to_do(problem, target)
 
 

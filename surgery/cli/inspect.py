@@ -51,7 +51,9 @@ def _lines(result: Inspection) -> Iterator[str]:
     told = result.facts
     opsets = ", ".join(f"{d or 'opset'} {v}" for d, v in told["opsets"].items())
     made = f", made by {told['producer']}" if told["producer"] else ""
-    yield f"{result.model}: {_bytes(told['bytes'])}, IR {told['ir_version']}, {opsets}{made}"
+    yield from wrapped(
+        "", f"{result.model}: {_bytes(told['bytes'])}, IR {told['ir_version']}, {opsets}{made}"
+    )
     family = result.family
     because = f" ({family.because})" if family.because else ""
     yield from wrapped(

@@ -218,7 +218,8 @@ def explain(
             model, target=chosen, pipeline=family.pipeline, name=name, last="verify" if build else "parse",
             seconds=TRIAL * seconds, shapes=shapes, workspace_mib=workspace_mib,
         )  # fmt: skip
-    _Search(loaded, chosen, result, shapes, workspace_mib, ends - time.monotonic()).run(build)
+    left = max(ends - time.monotonic(), (1 - TRIAL) * seconds)  # whatever the run took, the parser is asked
+    _Search(loaded, chosen, result, shapes, workspace_mib, left).run(build)
     if chosen.note and (result.trial is None or chosen.note not in result.trial.warnings):
         result.notes.append(chosen.note)
     return result

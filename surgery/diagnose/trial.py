@@ -29,6 +29,9 @@ What = Literal["done", "taken", "left", "not reached"]
 OVER = "out-of-time"
 """Code of the failure by which a trial ends itself."""
 
+BUILD = 0.5
+"""Share of a trial's time that the build may take; it is not begun where less is left."""
+
 RULES = 4
 """Rules that are named with the number of their applications, and reasons why rules do not apply."""
 
@@ -301,23 +304,31 @@ def attempt(
     """
     from surgery import api
     from surgery.config import load_pipeline
+    from surgery.report import Failure, Report
 
     started = time.monotonic()
 
     def listen(event: Event) -> None:
-        from surgery.pipeline import LogLine
+        from surgery.pipeline import LogLine, StageStarted
 
         # Lines of TensorRT's log come while a job runs: its process could not be used again.
-        if not isinstance(event, LogLine) and time.monotonic() - started > seconds:
+        if isinstance(event, LogLine):
+            return
+        builds = isinstance(event, StageStarted) and event.name == "build"
+        if time.monotonic() - started > seconds * (1 - BUILD if builds else 1):
             raise ConfigError("the time of the trial was over", code=OVER)
 
     taken, report = pipeline, None
     for taken in dict.fromkeys((pipeline, "generic")):
-        left = max(seconds - (time.monotonic() - started), 1.0)
-        config = _limited(load_pipeline(taken), left, workspace_mib)
-        report = api.run(
-            config, model, target=target.name, shapes=shapes, stages=f"load..{last}", listener=listen
-        )
+        config = _limited(load_pipeline(taken), max(BUILD * seconds, 1.0), workspace_mib)
+        try:
+            report = api.run(
+                config, model, target=target.name, shapes=shapes, stages=f"load..{last}", listener=listen
+            )
+        except Exception as error:  # what the parser says is worth telling whatever is wrong with the run
+            text = f"a bug in surgery: {type(error).__name__}: {error}"
+            fix = "report it, with the traceback that the command above leaves"
+            report = Report(exit_code=70, failure=Failure(None, "bug", None, text, None, fix))
         if report.failure is None or report.failure.code not in api.PARTS:
             break
     assert report is not None

@@ -176,3 +176,16 @@ def test_what_is_about_the_machine_is_left_out() -> None:
     assert said(
         "In node 0 with name: r and operator: Reshape (parseNode): BAD. In operator() at /a/b.cpp:46)"
     ) == ("(parseNode): BAD)")
+
+
+@real
+def test_a_bug_of_the_run_does_not_hide_what_the_parser_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr("surgery.stages.rewrite.Rewrite.run", broken)
+    found = explain(data("large-k"), target="tensorrt-rtx")
+    assert next(p.node for p in found.problems) == "top"
+    assert found.trial is not None
+    assert (found.trial.exit_code, found.problems[-1].where) == (70, "run")
+    assert "KeyError" in found.trial.verdict
