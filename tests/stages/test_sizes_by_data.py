@@ -183,3 +183,20 @@ def test_samples_of_as_many_images_as_data_chooses() -> None:
     report = run(text, inputs={"x": x, **feeds})
     compare(text, report, {"x": x, **feeds})
     compare(text, report, {"x": -x, **feeds})
+
+
+def test_the_first_of_what_was_found_is_written_into_a_buffer() -> None:
+    """No more than fit, in front of the buffer: the smaller of a number and a count is not above that number."""
+    text = (
+        "(float[n] x) => (float[8] y, int64[1] many) <float zero = {0}, int64[1] first = {0}, int64[1] most = {8},"
+        " int64[1] last = {-1}, int64[8] all = {0, 1, 2, 3, 4, 5, 6, 7}, float[8] room = {9, 9, 9, 9, 9, 9, 9, 9}>"
+        "{ c = Greater (x, zero) f = NonZero (c) i = Squeeze (f, first) j = Slice (i, first, most, first)"
+        " v = Gather (x, j) many = Shape (v) part = Slice (room, first, many, first) s = Shape (part)"
+        " w = Expand (v, s) q = Slice (all, first, many, first) p = Unsqueeze (q, last) y = ScatterND (room, p, w) }"
+    )
+    rng = np.random.default_rng(1)
+    report = run(text)
+    for count in (3, 8, 40):
+        x = rng.normal(size=count).astype(np.float32)
+        for values in (x, abs(x), -abs(x)):
+            compare(text, report, {"x": values})

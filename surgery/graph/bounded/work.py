@@ -83,6 +83,7 @@ class Bounds(Writer):
     frees: dict[str, tuple[Any, int]] = field(default_factory=dict)
     _scalars: dict[str, Any] = field(default_factory=dict)
     _masks: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _smaller: dict[str, tuple[Dim, Dim]] = field(default_factory=dict)
     _exact: dict[str, dict[int, Dim]] = field(default_factory=dict)
     opaque: set[str] = field(default_factory=set)
     terms: dict[str, sums.Terms] = field(default_factory=dict)
@@ -382,6 +383,8 @@ class Bounds(Writer):
         if known is not None:
             return known
         for one, two in ((a, b), (b, a)):
+            if two in self._smaller.get(str(one), ()):
+                return one
             most, limit = self.room(one).number, two.number
             if most is not None and limit is not None and most <= limit:
                 return one
@@ -391,6 +394,7 @@ class Bounds(Writer):
             left, right = self.scalar(one), self.scalar(two)
             less = self.emit("Less", left, right, dtype=np.bool_)
             self.atom(name, self.emit("Where", less, left, right, dtype=np.int64), 0, room)
+        self._smaller[name] = (one, two)
         return Dim(1, (name,))
 
     def places(self, room: Dim) -> Any:
