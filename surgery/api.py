@@ -342,9 +342,10 @@ def _begin(
     check_volumes(source)
     registry = Registry.load([*config.plugin_folders(), *options.plugin_paths])
     if config.batch == "dynamic":
-        source, edit = with_batch(source, registry, options.seed)
-        report.edits.append(edit)
-        hold(_Begun(source, chosen))
+        source, edit = with_batch(source, registry, report, options.seed)
+        if edit is not None:
+            report.edits.append(edit)
+            hold(_Begun(source, chosen))
     source, put_right = completed(source, registry)
     report.warnings.extend(put_right)
     functions = [f for f in source.proto.functions if f.domain != PLUGIN_DOMAIN]

@@ -249,7 +249,7 @@ def _original(folder: Path, given: _Given, report: Report) -> tuple[LoadedModel,
     registry = Registry.load([*(p for p in recorded if p.is_dir()), *given.plugin_paths])
     try:
         if any(e.rule == "dynamic-batch" for e in report.edits):
-            source, _ = with_batch(source, registry, report.seed)
+            source, _ = with_batch(source, registry, report, report.seed)
         source, _ = completed(source, registry)
     except ConversionError as error:
         gone = [str(p) for p in recorded if not p.is_dir()]

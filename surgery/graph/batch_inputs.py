@@ -17,6 +17,10 @@ class NoBatchError(Exception):
     """A batch makes no sense for this model, or it is not known how; the text says why."""
 
 
+class NoAxisError(NoBatchError):
+    """No input has an axis for a batch."""
+
+
 class MixingError(NoBatchError):
     """A node would mix samples, or is for one; sample by sample it does not."""
 
@@ -44,6 +48,13 @@ def relabeled(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def free_already(model: onnx.ModelProto) -> list[str]:
+    """Inputs whose first dim is free."""
+    initial = {t.name for t in model.graph.initializer}
+    shapes = {v.name: dims_of(v) or [] for v in model.graph.input if v.name not in initial}
+    return [name for name, dims in shapes.items() if dims and not isinstance(dims[0], int)]
+
+
 def fixed_batch(model: onnx.ModelProto) -> int:
     """The batch that the model is made for: the first dim that most of its inputs share.
 
@@ -52,13 +63,14 @@ def fixed_batch(model: onnx.ModelProto) -> int:
     """
     initial = {t.name for t in model.graph.initializer}
     shapes = [dims_of(v) or [] for v in model.graph.input if v.name not in initial]
-    if any(s and not isinstance(s[0], int) for s in shapes):
-        raise NoBatchError("the first dim of an input is free already")
+    free = free_already(model)
+    if free:
+        raise NoBatchError(f"the first dim of input {free[0]!r} is free already")
     sizes = [s[0] for s in shapes if len(s) >= 1 and isinstance(s[0], int)]
     if not sizes:
-        raise NoBatchError("no input has an axis that could be a batch")
+        raise NoAxisError("no input has an axis that could be a batch")
     if any(len(s) == 3 and s[0] in (3, 4) and len(shapes) == 1 for s in shapes):
-        raise NoBatchError(f"the only input is one picture {shapes[0]}, without an axis for a batch")
+        raise NoAxisError(f"the only input is one picture {shapes[0]}, without an axis for a batch")
     return max(set(sizes), key=lambda d: (sizes.count(d), -d))
 
 

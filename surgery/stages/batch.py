@@ -11,7 +11,7 @@ import numpy as np
 
 from surgery.errors import ConversionError
 from surgery.graph.batch import Freed, with_free_batch
-from surgery.graph.batch_inputs import NoBatchError, batched_inputs, fixed_batch, relabeled
+from surgery.graph.batch_inputs import NoAxisError, NoBatchError, batched_inputs, fixed_batch, relabeled
 from surgery.graph.batch_loop import reads, with_what_they_read
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.functions import PLUGIN_DOMAIN, inline_functions
@@ -66,6 +66,13 @@ def free_batch(
     try:
         check = _Check(source, complete, seed)
         first, reason, how = _proposed(source, check)
+    except NoAxisError as error:
+        raise ConversionError(
+            f"the batch cannot be made dynamic: {error}",
+            code="no-batch",
+            where=source.name,
+            fix="run without batch: dynamic, or export the model with an axis for samples in front",
+        ) from error
     except NoBatchError as error:
         reason = str(error)
     if reason is not None:

@@ -212,6 +212,27 @@ def test_what_mixes_samples_is_refused(name: str) -> None:
     assert caught.value.code == "no-batch"
 
 
+def test_a_batch_that_is_free_already_is_noted_and_compared() -> None:
+    report = surgery.run(
+        "generic",
+        parsed(REFUSED["free"][0]),
+        overrides={"batch": "dynamic"},
+        stages="load..substitute,verify",
+    )
+    assert report.failure is None, report.failure
+    assert report.notes == ["batch: dynamic had nothing to do: the first dim of input 'x' is free already"]
+    assert report.edits == []
+    shapes = {tuple(c["shapes"]["x"]) for c in report.verification["graph"]["cases"]}
+    assert shapes == {(1, 3), (2, 3), (4, 3)}
+
+
+def test_a_model_without_an_axis_for_samples_is_told_so() -> None:
+    report = surgery.run("generic", parsed(REFUSED["picture"][0]), overrides={"batch": "dynamic"})
+    assert report.failure is not None
+    assert (report.failure.code, report.failure.cause) == ("no-batch", None)
+    assert "an axis for samples" in (report.failure.fix or "")
+
+
 def test_a_run_says_what_it_did_and_what_it_refused() -> None:
     report = surgery.run(
         "generic", model_of("reshape"), overrides={"batch": "dynamic"}, stages="load..substitute,verify"
