@@ -254,16 +254,11 @@ def payload_of(path: Path, options: Any) -> str | bytes:
 
 
 def _read_inner_weights(model: onnx.ModelProto, folder: str) -> None:
-    import onnx
-    from onnx.external_data_helper import load_external_data_for_tensor
-
     from surgery.graph.load import tensors_of
+    from surgery.graph.outside import take_in
 
     for tensor in itertools.islice(tensors_of(model.graph), len(model.graph.initializer), None):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            load_external_data_for_tensor(tensor, folder)
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
+        take_in(tensor, Path(folder))
 
 
 class Evaluator:

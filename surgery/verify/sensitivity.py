@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.outside import load_whole
 from surgery.graph.walk import all_nodes, bodies
 from surgery.verify.compare import Arrays, CaseResult, compare_case
 from surgery.verify.tensors import MANTISSA_BITS, OutputResult, Tolerance, is_float
@@ -101,7 +102,7 @@ class Moved:
 
         if isinstance(self._original, Path):
             sizes = sum(f.stat().st_size for f in self._original.parent.iterdir() if f.is_file())
-            return onnx.load(self._original) if sizes < LARGEST else None
+            return load_whole(self._original) if sizes < LARGEST else None
         if isinstance(self._original, bytes):
             return onnx.load_from_string(self._original)
         return self._original

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_weights_of_bodies_in_other_files_behind_links(tmp_path: Path) -> None:
     next(a for a in model.graph.node[0].attribute if a.name == "then_branch").g.initializer.append(weights)
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
+    os.link(tmp_path / "sub" / "w.bin", tmp_path / "another name")
     source = load_model(path)
     with on_disk(source.proto, source) as placed:
         found = Evaluator(placed).run({"x": X, "c": np.array(True)})["y"]
