@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from surgery.cli.options import ShapeOption, TargetOption
+from surgery.cli.options import PluginPathOption, ShapeOption, TargetOption
 from surgery.cli.output import print_json, print_text, wrapped
 from surgery.diagnose.grouping import LONGEST, STATES, groups, said
 from surgery.errors import ConfigError, ModelError
@@ -52,6 +52,7 @@ def explain(
         float,
         typer.Option(metavar="S", min=1.0, help="Time that it may take; what is not looked at then is told."),
     ] = 50.0,
+    plugin_path: PluginPathOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> None:
     """Say which nodes a target does not take, why, and what to do."""
@@ -76,6 +77,7 @@ def explain(
             shapes=parse_shapes(shape) if shape else None,
             workspace_mib=workspace_mib,
             seconds=seconds,
+            plugin_paths=plugin_path or (),
         )
     if json:
         print_json(result.to_dict())
@@ -197,7 +199,8 @@ def _what_to_do(problem: Problem, target: str) -> Iterator[str]:
     """What the run does; advice only where that is not enough."""
     fate = problem.fate
     first = problem.remedies[0] if problem.remedies else None
-    gone = fate is not None and fate.what == "taken" and first is not None and first.kind in GONE
+    gone = fate is not None and fate.what == "taken" and first is not None and bool(first.command)
+    gone = gone and first is not None and first.kind in GONE
     if fate is not None and problem.where != "run":
         text = first.text if gone and first is not None else fate.text
         yield from wrapped("   run: ", f"{STATES[fate.what]}: {text}")

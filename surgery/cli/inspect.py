@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from surgery.cli.options import TargetOption
+from surgery.cli.options import PluginPathOption, TargetOption
 from surgery.cli.output import print_json, print_text, wrapped
 from surgery.diagnose.grouping import STATES
+from surgery.diagnose.inspect import WRONG
 
 if TYPE_CHECKING:
     from surgery.diagnose.inspect import Group, Inspection
@@ -31,6 +32,7 @@ def inspect(
             "[default: if the model is small]",
         ),
     ] = None,
+    plugin_path: PluginPathOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> None:
     """Say what is in a model, and what a target will not take."""
@@ -39,7 +41,10 @@ def inspect(
 
     with _quiet_stdout():
         result = module.inspect(
-            model, target=target, ask="auto" if parser is None else "always" if parser else "never"
+            model,
+            target=target,
+            ask="auto" if parser is None else "always" if parser else "never",
+            plugin_paths=plugin_path or (),
         )
     if json:
         print_json(result.to_dict())
@@ -97,9 +102,12 @@ def _lines(result: Inspection) -> Iterator[str]:
 
 
 def _verdict(result: Inspection) -> Iterator[str]:
-    count, causes = result.count, len(result.groups)
+    wrong = [g for g in result.groups if g.kind == WRONG]
+    count, causes = result.count, len(result.groups) - len(wrong)
+    fails = bool(wrong) or (result.trial is not None and result.trial.fails)
     if not count:
-        yield f"{result.target}: by its table, everything goes through"
+        but = ", and yet `surgery run` fails" if fails else ""
+        yield f"{result.target}: by its table, everything goes through{but}"
     else:
         things = "1 node or input" if count == 1 else f"{count} nodes or inputs"
         why = "1 cause" if causes == 1 else f"{causes} causes"
@@ -124,7 +132,7 @@ def _verdict(result: Inspection) -> Iterator[str]:
         yield f"   and {more} more differences"
     for note in result.notes:
         yield from wrapped("note: ", note)
-    if count or result.only_parser or (result.trial is not None and result.trial.fails):
+    if count or result.only_parser or fails:
         command = f"surgery explain {quote(str(result.model))} --target {result.target}"
         yield from wrapped("next: ", f"{command} says more about each of them")
 

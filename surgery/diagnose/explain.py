@@ -177,6 +177,7 @@ def explain(
     seconds: float = SECONDS,
     build: bool = True,
     run: bool = True,
+    plugin_paths: Sequence[str | Path] = (),
 ) -> Explanation:
     """Find every node that a target does not take, and say why, what `surgery run` does about it, and what to do.
 
@@ -192,15 +193,18 @@ def explain(
         seconds: Time that it may take; what is not looked at then is told.
         build: Whether what the parser takes is built, too.
         run: Whether `surgery run` is tried, too.
+        plugin_paths: Folders with the user's own plugin definitions, for the run.
 
     Raises:
-        ConfigError: no such target.
+        ConfigError: no such target; a definition of the user's is wrong.
         MissingEnvironmentError: that TensorRT is installed and does not load.
     """
     from surgery.graph.load import load_model
+    from surgery.plugins.registry import Registry
     from surgery.targets import resolve_target
 
     chosen = resolve_target(target)
+    Registry.load([Path(p) for p in plugin_paths])  # what is wrong in one is told before anything else
     name = "<bytes>" if isinstance(model, bytes) else str(model)
     result = Explanation(name, chosen.name, chosen.installed_version)
     try:
@@ -216,7 +220,7 @@ def explain(
         family = family_of_model(loaded.proto)
         result.trial = attempt(
             model, target=chosen, pipeline=family.pipeline, name=name, last="verify" if build else "parse",
-            seconds=TRIAL * seconds, shapes=shapes, workspace_mib=workspace_mib,
+            seconds=TRIAL * seconds, shapes=shapes, workspace_mib=workspace_mib, plugin_paths=plugin_paths,
         )  # fmt: skip
     left = max(ends - time.monotonic(), (1 - TRIAL) * seconds)  # whatever the run took, the parser is asked
     _Search(loaded, chosen, result, shapes, workspace_mib, left).run(build)

@@ -16,11 +16,12 @@ from surgery.diagnose.header import Header, read_header
 if TYPE_CHECKING:
     import onnx
 
-    from surgery.diagnose.catalogue import Entry
+    from surgery.diagnose.classify import Finding
     from surgery.diagnose.explain import Explanation
     from surgery.diagnose.remedy import Remedy
     from surgery.diagnose.static import Refusal
     from surgery.diagnose.trial import Fate, Trial
+    from surgery.plugins.registry import Registry
     from surgery.targets import Target
 
 SMALL_NODES, SMALL_BYTES = 2000, 64 << 20
@@ -35,6 +36,9 @@ QUANTIZED = (
     "MatMulInteger",
 )  # fmt: skip
 
+WRONG = "plugin"
+"""Kind of the group of a plugin node that its definition refuses, whatever the target has."""
+
 Ask = Literal["auto", "always", "never"]
 
 
@@ -44,7 +48,7 @@ class Group:
 
     Attributes:
         op: Their operator, with the domain where it is not the default one; None for inputs and constants.
-        kind: As :class:`surgery.diagnose.static.Refusal` has it.
+        kind: As :class:`surgery.diagnose.static.Refusal` has it, or ``plugin``: its definition refuses the node.
         step: The step that refuses them.
         reason: Why.
         failure: The class of failures, or None.
@@ -106,8 +110,8 @@ class Inspection:
 
     @property
     def count(self) -> int:
-        """Nodes, inputs and constants that will not go through."""
-        return sum(len(g.names) for g in self.groups)
+        """Nodes, inputs and constants that will not go through, by the table."""
+        return sum(len(g.names) for g in self.groups if g.kind != WRONG)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -129,7 +133,12 @@ class Inspection:
 
 
 def inspect(
-    model: str | Path | bytes, *, target: str | None = None, ask: Ask = "auto", seconds: float = 50.0
+    model: str | Path | bytes,
+    *,
+    target: str | None = None,
+    ask: Ask = "auto",
+    seconds: float = 50.0,
+    plugin_paths: Sequence[str | Path] = (),
 ) -> Inspection:
     """Say what is in a model, and what a target will not take of it.
 
@@ -139,14 +148,17 @@ def inspect(
         ask: Whether the real parser is asked, where that TensorRT is installed, and `surgery run` is tried, without
             writing anything; ``auto`` does so with small models.
         seconds: Time that both may take.
+        plugin_paths: Folders with the user's own plugin definitions.
 
     Raises:
         ModelError: the model cannot be read or is not valid ONNX.
-        ConfigError: no such target.
+        ConfigError: no such target; a definition of the user's is wrong.
     """
+    from surgery.plugins.registry import Registry
     from surgery.targets import resolve_target
 
     chosen = resolve_target(target)
+    registry = Registry.load([Path(p) for p in plugin_paths])
     header = read_header(model)
     name = "<bytes>" if isinstance(model, bytes) else str(model)
     facts, origins = _facts(header.proto)
@@ -159,9 +171,13 @@ def inspect(
         from surgery.diagnose.trial import attempt
 
         result.trial = attempt(
-            model, target=chosen, pipeline=family.pipeline, name=name, last="parse", seconds=TRIAL * seconds
-        )
+            model, target=chosen, pipeline=family.pipeline, name=name, last="parse", seconds=TRIAL * seconds,
+            plugin_paths=plugin_paths,
+        )  # fmt: skip
     result.groups = _groups(found, facts, chosen, name, origins, result.trial)
+    wrong = _wrong_plugin(header.proto, registry, result.trial)
+    if wrong is not None and not any(wrong.names[0] in group.names for group in result.groups):
+        result.groups.append(wrong)
     if chosen.note:
         result.notes.append(chosen.note)
     _ask(result, model, chosen, found, why_not, seconds * (1 - TRIAL), origins)
@@ -324,7 +340,6 @@ def _groups(
     origins: _Origins,
     trial: Trial | None,
 ) -> list[Group]:
-    from surgery.diagnose.classify import finding_of
     from surgery.diagnose.remedy import remedies
 
     together: dict[tuple[str, str | None, str], list[Refusal]] = {}
@@ -336,8 +351,8 @@ def _groups(
     groups = []
     for (kind, op, _), members in together.items():
         first = members[0]
-        entry = _class_of(first, facts)
-        findings = [finding_of(entry)] if entry is not None else []
+        found_class = _class_of(first, facts)
+        findings = [found_class] if found_class is not None else []
         fates = _fates(members, trial, origins)
         worst = next(
             (f for f, _ in fates if f.what in ("left", "not reached")), fates[0][0] if fates else None
@@ -348,13 +363,29 @@ def _groups(
                 kind,
                 first.step,
                 origins.readable(first.reason),
-                entry.id if entry is not None else None,
+                found_class.id if found_class is not None else None,
                 tuple(dict.fromkeys(_name(r, origins) for r in members)),
                 tuple(remedies(findings, first.place, facts, target, model, trial=trial, fate=worst)),
                 fates,
             )
         )
     return sorted(groups, key=lambda g: -len(g.names))
+
+
+def _wrong_plugin(proto: onnx.ModelProto, registry: Registry, trial: Trial | None) -> Group | None:
+    """The plugin node at which a run fails before it begins, as a group of its own."""
+    from surgery.diagnose.remedy import Remedy
+    from surgery.graph.walk import all_nodes
+    from surgery.plugins.advise import NODE_CODES, wrong_node
+
+    failure = trial.failure if trial is not None else wrong_node(proto, registry)
+    if failure is None or failure.code not in NODE_CODES or failure.node is None:
+        return None
+    name = failure.node
+    op = next((n.op_type for n in all_nodes(proto.graph.node) if name in (n.name, *n.output)), None)
+    remedies = (Remedy("plugin", failure.fix),) if failure.fix else ()
+    fates = ((trial.fate(name, op), 1),) if trial is not None else ()
+    return Group(op, WRONG, "load", failure.message, None, (name,), remedies, fates)
 
 
 def _fates(
@@ -376,19 +407,19 @@ def _name(refusal: Refusal, origins: _Origins) -> str:
     return " / ".join((*path, label))
 
 
-def _class_of(refusal: Refusal, facts: Facts) -> Entry | None:
+def _class_of(refusal: Refusal, facts: Facts) -> Finding | None:
     from surgery.diagnose.catalogue import catalogue
-    from surgery.diagnose.classify import classify
+    from surgery.diagnose.classify import classify, finding_of
 
     if refusal.failure is not None:
-        return catalogue()[refusal.failure]
+        return finding_of(catalogue()[refusal.failure])
     if refusal.kind != "operator" or refusal.place is None:
         return None
     from surgery.diagnose.explain import as_message
 
     message = as_message(refusal.reason, refusal.place.node.name, refusal.place.node.op_type)
     found = classify([message], op=refusal.op, node=refusal.place.node.name, model=facts)
-    return catalogue()[found[0].id] if found else None
+    return found[0] if found else None
 
 
 # -- the real parser -----------------------------------------------------------------------------------

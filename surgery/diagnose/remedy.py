@@ -113,7 +113,8 @@ def remedies(
     for finding in findings[:2]:
         for fix in finding.fixes:
             remedy = Remedy(fix.kind, fix.text)
-            if remedy.text not in (r.text for r in found):
+            tried = trial is not None and place is not None and fix.text == defined_text(place.node.op_type)
+            if not tried and remedy.text not in (r.text for r in found):
                 found.append(remedy)
     return found
 

@@ -11,11 +11,13 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.errors import ConfigError
+from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
     from surgery.config import PipelineConfig
@@ -93,7 +95,9 @@ class Trial:
         verified: How the graph was verified, or None.
         ranges: Shapes of the engine's inputs that have a profile, in words.
         warnings: What the run warned of.
+        remains: Names of the nodes of the result; None if there is none.
         seconds: How long it took.
+        plugin_paths: Folders with the user's plugins.
     """
 
     model: str
@@ -112,12 +116,14 @@ class Trial:
     verified: str | None = None
     ranges: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    remains: frozenset[str] | None = None
     seconds: float = 0.0
+    plugin_paths: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
         """What to type for the run."""
-        return run_command(self.pipeline, self.model, self.target, self.shapes)
+        return run_command(self.pipeline, self.model, self.target, self.shapes, self.plugin_paths)
 
     @property
     def fails(self) -> bool:
@@ -153,7 +159,7 @@ class Trial:
         if "parse" in self.stages and not refused:
             if op is None and "retype" in self.counts:
                 return Fate("done", words("retype"), ("retype",))
-            return Fate("taken", self._as_it_is(op))
+            return Fate("taken", self._as_it_is(name, op, path))
         missed = _names(name, path, self.misses)
         if missed:
             return Fate("left", self._why_not(missed[0]))
@@ -175,10 +181,12 @@ class Trial:
             return f"put {name!r} " in self.failure.message  # an input or output, which is no node
         return bool(_names(name, path, [node])) or any(node in made for _, made in edits)
 
-    def _as_it_is(self, op: str | None) -> str:
+    def _as_it_is(self, name: str, op: str | None, path: Sequence[str]) -> str:
+        if op is not None and self.remains is not None and not _names(name, path, self.remains):
+            return "it is not there any more: folded, not needed, or merged with an equal node"
         if self.ranges and self.exit_code == 0 and not self.counts:
             return f"at the shapes that the run takes ({self._shapes})"
-        return f"{'this node' if op else 'it'} is not in the way once the model is prepared and its sizes are known"
+        return "it is not in the way once the model is prepared and its sizes are known"
 
     def _failed(self, op: str | None, rules: Sequence[str]) -> str:
         assert self.failure is not None
@@ -267,12 +275,27 @@ def words(rule: str) -> str:
     """What an edit does to a node, in words."""
     if rule in PREPARED:
         return f"{PREPARED[rule]} ({rule})"
+    if rule not in _rules():
+        return f"the step {rule!r} replaces it"
     return f"rule {rule!r} writes it in operators that the target takes"
 
 
-def run_command(pipeline: str, model: str, target: Target, shapes: Shapes | None = None) -> str:
+@lru_cache(maxsize=1)
+def _rules() -> frozenset[str]:
+    from surgery.rules import shipped_rules
+
+    return frozenset(r.name for r in shipped_rules())
+
+
+def run_command(
+    pipeline: str,
+    model: str,
+    target: Target,
+    shapes: Shapes | None = None,
+    plugin_paths: Sequence[str | Path] = (),
+) -> str:
     """``surgery run`` as it is typed."""
-    given = ""
+    given = "".join(f" --plugin-path {shlex.quote(str(path))}" for path in plugin_paths)
     for name, ranges in (shapes or {}).items():
         text = ":".join(dict.fromkeys("x".join(map(str, s)) for s in ranges))
         given += f" --shape {shlex.quote(f'{name}={text}')}"
@@ -289,6 +312,7 @@ def attempt(
     seconds: float,
     shapes: Shapes | None = None,
     workspace_mib: float | None = None,
+    plugin_paths: Sequence[str | Path] = (),
 ) -> Trial:
     """Run a pipeline on a model as `surgery run auto` would, and write nothing.
 
@@ -301,6 +325,7 @@ def attempt(
         seconds: Time that it may take; looked at between steps, and given to the builder as its limit.
         shapes: Per input (minimum, optimum, maximum) shape; None derives them.
         workspace_mib: Workspace limit of the build in MiB.
+        plugin_paths: Folders with the user's plugins.
     """
     from surgery import api
     from surgery.config import load_pipeline
@@ -323,8 +348,9 @@ def attempt(
         config = _limited(load_pipeline(taken), max(BUILD * seconds, 1.0), workspace_mib)
         try:
             report = api.run(
-                config, model, target=target.name, shapes=shapes, stages=f"load..{last}", listener=listen
-            )
+            config, model, target=target.name, shapes=shapes, stages=f"load..{last}", listener=listen,
+            plugin_paths=plugin_paths,
+        )  # fmt: skip
         except Exception as error:  # what the parser says is worth telling whatever is wrong with the run
             text = f"a bug in surgery: {type(error).__name__}: {error}"
             fix = "report it, with the traceback that the command above leaves"
@@ -332,7 +358,8 @@ def attempt(
         if report.failure is None or report.failure.code not in api.PARTS:
             break
     assert report is not None
-    return _read(report, name, target, taken, shapes, last, time.monotonic() - started)
+    trial = _read(report, name, target, taken, shapes, last, time.monotonic() - started)
+    return replace(trial, plugin_paths=tuple(map(str, plugin_paths)))
 
 
 def _limited(config: PipelineConfig, seconds: float, workspace_mib: float | None) -> PipelineConfig:
@@ -383,6 +410,7 @@ def _read(
         verified,
         tuple(_range(p) for p in report.profiles),
         tuple(w for w in report.warnings if not w.startswith(ELSEWHERE)),
+        frozenset(n.name for n in all_nodes(report.model.graph.node)) if report.model is not None else None,
         seconds,
     )
 
