@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,10 +110,28 @@ def run(
     except SurgeryError as error:
         _fail(report, state, error)
         _look_back(report, state, begun, error, pipeline, model, folder)
+    else:
+        _finish(report, state, folder)
     finally:
         _give_back(state)
-    _write_report(report, state, begun, folder)
+    known = state or begun
+    if folder is not None and known is not None and report.exit_code in (4, 5, 6):
+        from surgery.written import write_failure
+
+        write_failure(report, state, known.source, folder)
     return report
+
+
+def _finish(report: Report, state: State | None, folder: Path | None) -> None:
+    """Let what a good run has written appear; where there is no room for it, the run has failed."""
+    from surgery.written import appear
+
+    if state is None or folder is None:
+        return
+    try:
+        appear(report, state, folder)
+    except SurgeryError as error:
+        _fail(report, state, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +252,10 @@ def _neither(config: PipelineConfig, first: SurgeryError, second: SurgeryError) 
 
 
 def _give_back(state: State | None) -> None:
+    """Let go of what a run holds: its TensorRT process, and files that have not appeared."""
+    if state is not None and state.staged is not None:
+        state.staged.discard()
+        state.staged = None
     if state is not None and state.worker is not None:
         from surgery.trt.session import give_back
 
@@ -263,6 +284,13 @@ def _configure(
     config = pipeline if isinstance(pipeline, PipelineConfig) else load_pipeline(pipeline)
     why: dict[str, str] = {}
     given = model if model is not None else config.model_path()
+    if isinstance(given, (str, Path)) and Path(given).suffix in (".yaml", ".yml"):
+        raise ConfigError(
+            "a pipeline, not a model",
+            code="model-is-a-pipeline",
+            where=str(given),
+            fix=f"name the pipeline first: surgery run {given} MODEL",
+        )
     if config.choose and given is not None:
         from surgery.families import chosen_pipeline
 
@@ -530,6 +558,8 @@ def _look_back(
     """Add to the failure what is seen at its node, and the command to go on with."""
     if error.exit_code not in (3, 4, 5, 6) or report.failure is None:
         return
+    if begun is None and error.code in ("model-not-found", "model-unreadable", "not-onnx"):
+        return  # there is nothing to look at
     from surgery.diagnose.afterwards import afterwards
 
     known = state or begun
@@ -545,36 +575,3 @@ def _look_back(
     name = pipeline if isinstance(pipeline, (str, Path)) else report.pipeline.get("name", pipeline.name)
     found = afterwards(error, model=proto, source=source, failed=written, pipeline=str(name), target=target)
     report.failure = replace(report.failure, evidence=found.evidence, next=found.next)
-
-
-def _write_report(report: Report, state: State | None, begun: _Begun | None, folder: Path | None) -> None:
-    from surgery.report.write import dump_json, write_whole
-
-    known = state or begun
-    if folder is None or report.exit_code in (2, 3, 7) or known is None:
-        return
-    if report.exit_code == 0:
-        if report.artifacts["onnx"] is None:
-            return  # the save stage was not asked for: nothing is written
-        write_whole(folder / "report.json", dump_json(report.to_dict()))
-        return
-    name = known.source.name
-    left = sorted(p.name for p in folder.glob("*") if p.name != "report.json") if folder.is_dir() else []
-    if left:
-        report.previous = {"files": left, "note": "left by an earlier run and not touched by this one"}
-    made = (state.target_model or state.portable or _export(state)) if state is not None else None
-    failed = made if made is not None else known.source.proto
-    write_whole(folder / f"{name}.failed.onnx", failed.SerializeToString(deterministic=True))
-    if state is not None and state.log:
-        lines = "".join(f"[{line.severity}] {line.text}\n" for line in state.log).encode()
-        write_whole(folder / f"{name}.failed.log", lines)
-        report.artifacts = {**dict.fromkeys(report.artifacts), "log": {
-            "path": str((folder / f"{name}.failed.log").resolve()), "sha256": hashlib.sha256(lines).hexdigest()
-        }}  # fmt: skip
-    write_whole(folder / "report.json", dump_json(report.to_dict()))
-
-
-def _export(state: State) -> onnx.ModelProto:
-    from surgery.graph.convert import export_graph
-
-    return export_graph(state.graph, state.header, provenance=state.provenance)

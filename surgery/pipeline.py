@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surgery.graph.convert import Header
     from surgery.graph.load import LoadedModel
     from surgery.plugins.registry import Registry
+    from surgery.report.write import Staged
     from surgery.targets import Target
     from surgery.trt.session import Worker
     from surgery.verify.runner import DetectionOutputs
@@ -118,6 +119,7 @@ class State:
         log: Lines of TensorRT's log.
         worker: The TensorRT process, once started.
         stage: Name of the running stage.
+        staged: Files that are written and have not appeared yet.
         fits: Sizes that were found to fit together, by what was asked and of which inputs.
     """
 
@@ -141,6 +143,7 @@ class State:
     log: list[LogLine] = field(default_factory=list)
     worker: Worker | None = None
     stage: str = ""
+    staged: Staged | None = None
     fits: dict[Any, Any] = field(default_factory=dict)
 
     def say(self, message: str, fraction: float | None = None) -> None:

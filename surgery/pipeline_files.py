@@ -59,7 +59,13 @@ def find_pipeline(name_or_path: str | Path) -> Path:
             )
         return path
     if path.is_dir():
-        raise ConfigError("a folder, not a pipeline file", code="pipeline-not-found", where=text)
+        there = [str(p) for p in _yaml_files(path)]
+        raise ConfigError(
+            "a folder, not a pipeline file",
+            code="pipeline-not-found",
+            where=text,
+            fix=f"pipeline files in it: {', '.join(there)}" if there else "see `surgery list pipelines`",
+        )
     if is_word:
         near = difflib.get_close_matches(text, shipped, n=1)
         raise ConfigError(

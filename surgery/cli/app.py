@@ -102,5 +102,7 @@ def _usage_error(error: Exception) -> int | None:
         print_text(describe())
         return 2
     fix = f"see `{context.command_path} --help`" if context is not None else None
+    if context is not None and context.info_name == "run" and type(error).__name__ == "MissingParameter":
+        fix = f"`surgery run auto MODEL.onnx` picks the pipeline by looking at the model; {fix}"
     print_error("usage", None, describe().replace(": Value error, ", ": "), fix=fix)
     return 2

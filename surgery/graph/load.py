@@ -8,6 +8,7 @@ onnx-ir's ``ExternalTensor`` checks.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,13 +141,24 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        near = [p.name for p in path.parent.glob("*.onnx")][:5] if path.parent.is_dir() else []
-        fix = f"models in that folder: {', '.join(sorted(near))}" if near else "check the path"
+        fix = _meant(path, path.parent)
         raise ModelError("no such model file", code="model-not-found", where=str(path), fix=fix) from None
+    except IsADirectoryError:
+        fix = _meant(path, path)
+        raise ModelError("a folder, not a model", code="model-unreadable", where=str(path), fix=fix) from None
     except OSError as error:
         raise ModelError(
             f"cannot read the model: {error.strerror}", code="model-unreadable", where=str(path)
         ) from error
+
+
+def _meant(path: Path, folder: Path) -> str:
+    """What may be meant by a path that is no model: a near name first."""
+    there = sorted(p.name for p in folder.glob("*.onnx")) if folder.is_dir() else []
+    close = difflib.get_close_matches(path.stem, [Path(name).stem for name in there], n=1)
+    if close and folder != path:
+        return f"did you mean {str(folder / f'{close[0]}.onnx')!r}?"
+    return f"models in that folder: {', '.join(there[:5])}" if there else "check the path"
 
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:

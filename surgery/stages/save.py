@@ -18,13 +18,16 @@ from surgery.pipeline import StageResult, State
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Save:
-    """Write the portable ONNX, the one for the target's parser, the engine, the cut prefix, inputs, the log."""
+    """Write the portable ONNX, the one for the target's parser, the engine, the cut prefix, inputs, the log.
+
+    They appear when the run has ended well, all at once, with its report.
+    """
 
     name: ClassVar[str] = "save"
 
     def run(self, state: State) -> StageResult:
         """Write to the output folder, if the run has one."""
-        from surgery.report.write import link_or_copy, write_whole
+        from surgery.report.write import Staged
         from surgery.stages.substitute import finish
         from surgery.stages.trt_model import external_files
 
@@ -53,36 +56,47 @@ class Save:
         if state.engine is not None:
             files["engine"] = (f"{name}.engine", state.engine)
         source = state.source.path
+        for file, _ in files.values():
+            path = folder / file
+            if source is not None and path.exists() and path.samefile(source):
+                raise ConfigError(
+                    "the output folder would overwrite the original model",
+                    code="output-is-input",
+                    where=str(path),
+                    fix="give another --output",
+                )
+        state.staged = staged = Staged()
         try:
-            for key, (file, data) in files.items():
-                path = folder / file
-                if source is not None and path.exists() and path.samefile(source):
-                    raise ConfigError(
-                        "the output folder would overwrite the original model",
-                        code="output-is-input",
-                        where=str(path),
-                        fix="give another --output",
-                    )
-                write_whole(path, data)
-                state.report.artifacts[key] = {
-                    "path": str(path.resolve()), "sha256": hashlib.sha256(data).hexdigest()
-                }  # fmt: skip
+            for file, data in files.values():
+                staged.add(folder / file, data)
             for weight in external_files(state.portable):
                 assert state.source.base_dir is not None
-                link_or_copy(state.source.base_dir / weight, folder / weight)
-            if state.engine is None and _remove_stale(folder / f"{name}.engine"):
-                state.warn(
-                    f"{name}.engine of an earlier run was removed: it is not of the model written now; "
-                    "give each target an --output of its own"
-                )
+                staged.add_file(state.source.base_dir / weight, folder / weight)
         except OSError as error:
-            raise ConfigError(
-                f"cannot write the artifacts: {error.strerror}",
-                code="output-not-writable",
-                where=str(folder),
-                fix="free space or give another --output",
-            ) from error
+            staged.discard()
+            raise not_written(folder, error) from error
+        for key, (file, data) in files.items():
+            state.report.artifacts[key] = {
+                "path": str((folder / file).resolve()), "sha256": hashlib.sha256(data).hexdigest()
+            }  # fmt: skip
+        engine = folder / f"{name}.engine"
+        if state.engine is None and engine.exists():
+            staged.remove(engine)
+            state.warn(
+                f"{engine.name} of an earlier run was removed: it is not of the model written now; "
+                "give each target an --output of its own"
+            )
         return StageResult(True, ", ".join(f for f, _ in files.values()))
+
+
+def not_written(folder: Path, error: OSError) -> ConfigError:
+    """The error of a file system that refuses the artifacts."""
+    return ConfigError(
+        f"cannot write the artifacts: {error.strerror}",
+        code="output-not-writable",
+        where=str(folder),
+        fix="free space or give another --output",
+    )
 
 
 def packed(arrays: Mapping[str, Any]) -> bytes:
@@ -98,10 +112,3 @@ def packed(arrays: Mapping[str, Any]) -> bytes:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(value), allow_pickle=False)
     return file.getvalue()
-
-
-def _remove_stale(path: Path) -> bool:
-    """An engine of an earlier run does not belong to the model written now. Whether there was one."""
-    there = path.exists()
-    path.unlink(missing_ok=True)
-    return there

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import surgery
 from surgery.config import PipelineConfig
 from surgery.pipeline import Event, StageStarted
 from surgery.report import Report
+from surgery.report.write import Staged
 
 STAGES = PipelineConfig.model_validate(
     {"stages": ["inspect", "fold", {"rewrite": {"rules": True}}, "verify"]}
@@ -183,3 +186,37 @@ def test_an_engine_is_not_reached_where_the_graph_fails() -> None:
     report = surgery.run(config, made, target="tensorrt-10.16")
     assert (report.exit_code, report.verification["graph"]["status"]) == (6, "failed")
     assert report.verification["engine"]["status"] == "not run: not reached, the graph failed"
+
+
+@pytest.mark.parametrize("where", ["add", "commit"])
+def test_a_full_disk_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    made = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> small (float[4] x) => (float[4] y) { y = Relu (x) }'
+    )
+    config = PipelineConfig.model_validate({"stages": ["verify", "save"]})
+    assert surgery.run(config, made, target="tensorrt-10.16", output=tmp_path / "out").exit_code == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    assert {p.name for p in before} == {"small.onnx", "small.tensorrt-10.16.onnx", "report.json"}
+
+    real, calls = getattr(Staged, where), 0
+
+    def refuse(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if where == "commit" or calls > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(Staged, where, refuse)
+    made.graph.node[0].op_type = "Neg"
+    for folder in (tmp_path / "out", tmp_path / "new"):
+        calls = 0
+        report = surgery.run(config, made, target="tensorrt-10.16", output=folder)
+        assert report.failure is not None
+        assert (report.exit_code, report.failure.code) == (2, "output-not-writable")
+        assert "No space left" in report.failure.message
+        assert not any(report.artifacts.values())
+    assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
