@@ -105,8 +105,10 @@ def _dense(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
 
 def _drop_trailing_omissions(node: onnx.NodeProto) -> None:
     # An omitted last operand may be written as "" or not at all. TensorRT's parser counts operands (Gemm with two
-    # and an empty third is refused), and inlined functions have one for each formal parameter.
-    while len(node.input) > 1 and not node.input[-1]:
+    # and an empty third is refused), and inlined functions have one for each formal parameter. A Loop keeps its first
+    # two: onnx's inference takes the rest for state, and gives up on the whole model where there are fewer.
+    least = 2 if node.op_type == "Loop" else 1
+    while len(node.input) > least and not node.input[-1]:
         del node.input[-1]
 
 

@@ -301,6 +301,15 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
     if entry.tensor:
         sized = _sizing(entry.tensor, state.graph)
         fixed = f"give {sized.name!r} a fixed size: --shape {sized.name}={_ones(sized)}; or " if sized else ""
+        if sized and _batch_alone(state):
+            raise ConversionError(
+                f"{entry.op} needs to know the number of samples when the engine is built: {reason}",
+                code="needs-constant",
+                where=state.source.name,
+                node=entry.node,
+                cause=f"batch: dynamic made the batch free, and {state.target.name} takes no free batch there{known}",
+                fix="run without batch: dynamic, for the batch that the model was exported with",
+            )
         raise ConversionError(
             f"{entry.op} needs to know {entry.tensor!r} when the engine is built: {reason}",
             code="needs-constant",
@@ -328,6 +337,14 @@ def _sizing(name: str, graph: gs.Graph) -> Any:
         return None
     free = [t for t in graph.inputs if t.shape and any(not isinstance(d, int) for d in t.shape)]
     return free[0] if free else None
+
+
+def _batch_alone(state: State) -> bool:
+    """Whether this run has made the batch free, and nothing else is."""
+    from surgery.graph.batch_inputs import NAME
+
+    free = {d for t in state.graph.inputs for d in t.shape or () if not isinstance(d, int)}
+    return free == {NAME} and any(e.rule == "dynamic-batch" for e in state.report.edits)
 
 
 def _ones(tensor: Any) -> str:

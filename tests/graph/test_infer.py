@@ -43,3 +43,17 @@ def test_tensors_inside_bodies_get_their_types() -> None:
     assert {inside[n].dtype for n in ("k", "m", "f")} == {np.dtype(np.float16)}
     assert [inside[n].shape for n in ("k", "m", "f")] == [[3, 2]] * 3
     assert infer_types(graph) == 0
+
+
+def test_a_loop_without_a_condition_is_no_end_of_inference() -> None:
+    """onnx gives up on the whole model where a Loop has fewer than two inputs, an omitted one included."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[4, 3] x, int64 n) => (float[p, q] y, float[r] k)'
+        " { z = Transpose (x) k = Loop (n, ) <body = b (int64 i, bool g) => (bool d, float f)"
+        " { d = Identity (g) f = Cast <to = 1> (i) }> y = Relu (z) }"
+    )
+    model.graph.node[1].input[:] = ["n", ""]
+    graph, _ = import_graph(model)
+    graph.tensors()["z"].shape = None
+    assert infer_types(graph)
+    assert graph.tensors()["z"].shape == [3, 4]
