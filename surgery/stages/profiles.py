@@ -377,6 +377,15 @@ def _impossible(
 ) -> ConfigError | ConversionError:
     """A range that the user gave is a mistake of the command; one that was derived is not."""
     cause = f"the model in ONNX Runtime: {in_words(str(error))}"
+    if "NOT_IMPLEMENTED" in str(error):
+        return ConversionError(
+            "ONNX Runtime does not run the model, so nothing says which sizes it takes or what it computes",
+            code="original-not-run",
+            where=state.source.name,
+            cause=cause,
+            fix="export the model with operators and types that ONNX Runtime has on a processor, e.g. of an older "
+            "operator set: no result is given that was not compared with the model",
+        )
     if not given:
         return ConversionError(
             "the model does not run at any of the sizes that were tried",

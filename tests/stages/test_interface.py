@@ -89,3 +89,14 @@ def test_what_onnx_runtime_saved_for_one_processor_is_refused() -> None:
     assert report.failure is not None
     assert (report.exit_code, report.failure.code) == (4, "processor-layout")
     assert "com.microsoft.nchwc.ReorderInput" in report.failure.message
+
+
+@pytest.mark.slow
+def test_a_model_that_onnx_runtime_has_no_kernels_for_is_called_that() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 11, opset_import: ["" : 23]> g (float4e2m1[n, 8] x) => (float[n, 8] y)
+        { s = Constant <value = float {0.5}> () y = DequantizeLinear (x, s) }"""
+    )
+    report = surgery.run("generic", model, target="tensorrt-rtx")
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code) == (4, "original-not-run")
