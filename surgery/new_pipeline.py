@@ -29,7 +29,7 @@ def write_pipeline(model: Path, output: Path, *, target: str | None = None) -> t
 
     Args:
         model: The model.
-        output: Folder for the file; made if it is not there.
+        output: Folder for the file; made if it is not there. Or the file, if the name ends in .yaml or .yml.
         target: Target to write the pipeline for; None takes what is installed, here and wherever the file is run.
 
     Returns:
@@ -46,6 +46,8 @@ def write_pipeline(model: Path, output: Path, *, target: str | None = None) -> t
     from surgery.targets import resolve_target
 
     path = output / f"{model.stem}.yaml"
+    if output.suffix in (".yaml", ".yml") and not output.is_dir():
+        path, output = output, output.parent
     if path.exists():
         raise ConfigError(
             "there is such a file already",

@@ -30,7 +30,12 @@ def new(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder to make it in. [default: here]", show_default=False)
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to make it in; for a pipeline the file, too (y.yaml). [default: here]",
+            show_default=False,
+        ),
     ] = Path("."),
     target: TargetOption = None,
 ) -> None:

@@ -15,7 +15,7 @@ def new_pipeline(model: Path, output: Path, target: str | None = None) -> None:
 
     Args:
         model: The model.
-        output: Folder for the file.
+        output: Folder for the file, or the file.
         target: Target to look at.
 
     Raises:

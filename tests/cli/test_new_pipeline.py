@@ -47,6 +47,17 @@ def test_the_target_is_written_and_taken(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "out" / "true.tensorrt-10.16.onnx").is_file()
 
 
+def test_a_file_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "step.onnx"
+    onnx.save(onnx.parser.parse_model(DECODER), model)
+    wanted = tmp_path / "folder" / "y.yaml"
+    assert main(["new", "pipeline", str(model), "--output", str(wanted)]) == 0
+    assert str(wanted) in capsys.readouterr().out
+    assert wanted.is_file()
+    config = load_pipeline(wanted)
+    assert (config.name, config.model_path()) == ("y", wanted.parent / ".." / "step.onnx")
+
+
 @pytest.mark.parametrize("mistake", ["target", "output"])
 def test_what_no_edit_helps_leaves_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: str
