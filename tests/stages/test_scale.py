@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -232,7 +231,9 @@ def test_external_weights_are_neither_read_nor_copied(tmp_path: Path) -> None:
     }
     written = onnx.load(made / "big.onnx", load_external_data=False)
     assert all(w.data_location == onnx.TensorProto.EXTERNAL for w in written.graph.initializer)
-    assert os.path.samefile(made / "big.data", data)
+    copied = (made / "big.data").stat()
+    assert (copied.st_size, copied.st_nlink) == (layers * length, 1)
+    assert data.stat().st_nlink == 1
 
 
 def test_a_model_with_external_weights_is_verified(tmp_path: Path) -> None:
@@ -243,4 +244,6 @@ def test_a_model_with_external_weights_is_verified(tmp_path: Path) -> None:
     report = surgery.run("generic", given, output=tmp_path / "made", stages="load..substitute,verify,save")
     assert report.failure is None
     assert report.verification["graph"]["status"] == "passed"
-    assert os.path.samefile(tmp_path / "made" / "small.data", given.with_name("small.data"))
+    assert (tmp_path / "made" / "small.data").read_bytes() == given.with_name("small.data").read_bytes()
+    for path in (given, tmp_path / "made" / "small.onnx"):
+        onnx.load(path)  # refuses weights that have two names in the file system
