@@ -258,17 +258,26 @@ def _other_sizes(site: Site, free: Mapping[str, Sequence[Free]]) -> Iterator[dic
 
 
 def _runs(model: onnx.ModelProto) -> bool:
-    """Whether ONNX Runtime runs a model on zeros; not tried with more than `MOST_ELEMENTS` of them."""
+    """Whether ONNX Runtime runs a model on zeros; not tried where a tensor has more than `MOST_ELEMENTS`."""
     import onnx
 
     from surgery.graph.evaluate import EvaluationError, Evaluator
 
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    for value in (*inferred.graph.input, *inferred.graph.output):
+        shape = value.type.tensor_type.shape
+        sizes = [d.dim_value for d in shape.dim]
+        if not value.type.tensor_type.HasField("shape") or math.prod(sizes) > MOST_ELEMENTS:
+            return False
+        if any(not d.HasField("dim_value") for d in shape.dim):
+            return False  # a size that values decide
     feeds = {}
     for value in model.graph.input:
         kind = value.type.tensor_type
         dims = [d.dim_value for d in kind.shape.dim]
-        if math.prod(dims) > MOST_ELEMENTS:
-            return False
         feeds[value.name] = np.zeros(dims, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     try:
         Evaluator(model, threads=1).run(feeds)  # onnx's reference lets sizes pass that do not fit
