@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from surgery.text import fitted
+from surgery.text import LONGEST, fitted
 
 if TYPE_CHECKING:
     from surgery.report import Failure, Report
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 """Characters of a line of text."""
+
+NARROW = 40
+"""Characters that the last column of a table has at least, where its rows are broken."""
 
 INTERRUPTED = "interrupted; what an earlier run left in the output folder is still there"
 
@@ -115,12 +118,17 @@ def _to_stderr(lines: Sequence[str]) -> None:
 
 
 def columns(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows as aligned text; the last column is left as long as it is."""
+    """Rows as aligned text; the last column goes on in lines of its own where a row would be too long."""
     table = [list(header), *map(list, rows)] if header else [list(r) for r in rows]
     if not table:
         return ""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
-    return "\n".join(
-        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
-        for row in table
-    )
+    indent = sum(widths) + 2 * len(widths)
+    lines = []
+    for row in table:
+        head = "".join(f"{cell.ljust(width)}  " for cell, width in zip(row[:-1], widths, strict=True))
+        if indent > LONGEST - NARROW or "\n" in row[-1]:
+            lines.append(f"{head}{row[-1]}".rstrip())
+        else:
+            lines.append(fitted(f"{head}{row[-1]}".rstrip(), indent))
+    return "\n".join(lines)
