@@ -71,7 +71,9 @@ def checked_profiles(state: State, model: onnx.ModelProto) -> list[ShapeProfile]
             shapes[name] = [d if isinstance(d, int) else dim_key(name, i, d) for i, d in enumerate(dims)]
     if not shapes:
         return []
-    found = _fitted(state, model, shapes, free_dims(list(inputs.values())), given, known)
+    found = _fitted(
+        state, model, shapes, free_dims(list(inputs.values()), state.source.proto.graph.input), given, known
+    )
     result = []
     for name, sizes in shapes.items():
         low, best, high = ([d if isinstance(d, int) else found.ranges[d][i] for d in sizes] for i in range(3))
@@ -139,7 +141,9 @@ def working_sizes(state: State, interface: onnx.ModelProto) -> str | None:
         if any(not isinstance(d, int) for d in dims_of(info) or [])
     }
     try:
-        found = _fitted(state, interface, shapes, free_dims(list(inputs.values())), {}, {})
+        found = _fitted(
+            state, interface, shapes, free_dims(list(inputs.values()), state.source.proto.graph.input), {}, {}
+        )
     except ConversionError:
         return None
     return " ".join(

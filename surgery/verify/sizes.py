@@ -144,15 +144,24 @@ def dim_key(name: str, axis: int, dim: int | str | None) -> str:
     return dim if isinstance(dim, str) else f"{name}[{axis}]"
 
 
-def free_dims(inputs: Sequence[onnx.ValueInfoProto]) -> list[FreeDim]:
-    """The free dims of inputs, in order of appearance."""
+def free_dims(
+    inputs: Sequence[onnx.ValueInfoProto], original: Sequence[onnx.ValueInfoProto] = ()
+) -> list[FreeDim]:
+    """The free dims of inputs, in order of appearance.
+
+    Args:
+        inputs: The inputs of the network.
+        original: Those of the model that it was made of: the dtypes in it tell a picture of bytes, which TensorRT
+            reads as int32, from other whole numbers.
+    """
     places: dict[str, list[tuple[str, int]]] = {}
     shapes = {v.name: dims_of(v) or [] for v in inputs}
     for name, dims in shapes.items():
         for axis, dim in enumerate(dims):
             if not isinstance(dim, int):
                 places.setdefault(dim_key(name, axis, dim), []).append((name, axis))
-    spatial = {v.name: _spatial(shapes[v.name], v.type.tensor_type.elem_type) for v in inputs}
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inputs, *original)}
+    spatial = {v.name: _spatial(shapes[v.name], kinds[v.name]) for v in inputs}
     return [FreeDim(key, _role(at, spatial), tuple(at)) for key, at in places.items()]
 
 

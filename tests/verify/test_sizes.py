@@ -39,6 +39,16 @@ def test_what_dims_count() -> None:
     assert roles(value("points", "n", "s", 16)) == {"n": "batch", "s": "length"}
 
 
+def test_pictures_of_bytes_stay_pictures_when_they_are_read_as_whole_numbers() -> None:
+    for dims in (["n", "h", "w", 3], ["h", "w", 3]):
+        read, given = (
+            value("image", *dims, kind=TensorProto.INT32),
+            value("image", *dims, kind=TensorProto.UINT8),
+        )
+        found = {d.key: d.role for d in free_dims([read], [given])}
+        assert {k: r for k, r in found.items() if k != "n"} == {"h": "image", "w": "image"}
+
+
 def test_caches_are_no_pictures() -> None:
     caches = [value(f"past.{i}", "n", 4, "past", 8) for i in range(4)]
     assert roles(*caches) == {"n": "batch", "past": "length"}
