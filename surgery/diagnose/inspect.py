@@ -176,8 +176,9 @@ def inspect(
         )  # fmt: skip
     result.groups = _groups(found, facts, chosen, name, origins, result.trial)
     wrong = _wrong_plugin(header.proto, registry, result.trial)
-    if wrong is not None and not any(wrong.names[0] in group.names for group in result.groups):
-        result.groups.append(wrong)
+    told_of = {name for group in result.groups for name in group.names} if result.trial is not None else ()
+    if wrong is not None and wrong.names[0] not in told_of:
+        result.groups.insert(0, wrong)
     if chosen.note:
         result.notes.append(chosen.note)
     _ask(result, model, chosen, found, why_not, seconds * (1 - TRIAL), origins)

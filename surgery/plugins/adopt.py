@@ -94,7 +94,7 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
         problems = [*_namespace_problems(node, definition), *definition.check(node_attributes(node))]
         if problems:
             raise ConversionError(
-                f"{definition.name}: {'; '.join(problems)}",
+                f"{definition.name} {(node.name or node.output[0])!r}: {'; '.join(problems)}",
                 code="plugin-configuration",
                 node=node.name or node.output[0],
                 fix=f"surgery show plugins {definition.name} lists its attributes",
@@ -132,7 +132,7 @@ def _unknown(node: onnx.NodeProto, registry: Registry) -> ConversionError:
     near = near_plugins(node.op_type, registry)
     hint = f"did you mean {' or '.join(near)}? Otherwise define it: " if near else "define it: "
     return ConversionError(
-        f"no definition of plugin {node.op_type!r}",
+        f"no definition of plugin {node.op_type!r}, which node {(node.name or node.output[0])!r} is of",
         code="unknown-plugin",
         node=node.name or node.output[0],
         fix=f"{hint}surgery new plugin {node.op_type} --output my_plugins, then --plugin-path my_plugins",
@@ -289,7 +289,8 @@ def _definition(
     if definition is None:
         have = sorted({d.version for d in registry.definitions() if d.name == name})
         raise ConversionError(
-            f"plugin {name} has no version {version!r}, only {', '.join(have)}",
+            f"plugin {name} has no version {version!r}, which node {(node.name or node.output[0])!r} wants, "
+            f"only {', '.join(have)}",
             code="plugin-version",
             node=node.name or node.output[0],
             fix="correct the attribute plugin_version",

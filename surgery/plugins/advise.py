@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from surgery.plugins.registry import Registry
 
 
+KNOWN = 1 << 15
+"""Bytes of a constant up to which its value may decide shapes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How a plugin stands on a target.
@@ -117,6 +121,29 @@ def advise(model: onnx.ModelProto, registry: Registry, target: TargetVersion) ->
         except ConversionError as error:
             problem = error
     return list(_plain(model, registry, target, unknown, problem))
+
+
+NODE_CODES = frozenset({"plugin-configuration", "plugin-version", "unknown-plugin"})
+"""Failures that are about a plugin node alone: no target takes it as it is."""
+
+
+def wrong_node(model: onnx.ModelProto, registry: Registry) -> ConversionError | None:
+    """What is wrong with the first plugin node that is wrong or unknown; None if there is none.
+
+    The same is checked as by a run, without the data of large weights.
+
+    Args:
+        model: As it was loaded; large tensors may be without their data.
+        registry: Where the definitions are.
+    """
+    from surgery.graph.skeleton import skeleton
+
+    try:
+        adopt_plugins(skeleton(model, KNOWN), registry)
+    except ConversionError as error:
+        if error.code in NODE_CODES:
+            return error
+    return None
 
 
 def _place(node: onnx.NodeProto) -> str:

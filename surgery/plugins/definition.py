@@ -91,8 +91,9 @@ class ConfiguredNode:
 
     def refuse(self, message: str, *, fix: str | None = None) -> ConversionError:
         """An error that names this plugin and node, to be raised by the body."""
+        which = f" {self.name!r}" if self.name else ""
         return ConversionError(
-            f"{self.definition.name}: {message}", code="plugin-body", node=self.name or None, fix=fix
+            f"{self.definition.name}{which}: {message}", code="plugin-body", node=self.name or None, fix=fix
         )
 
     def function(self, body: Body, outputs: Sequence[str], *, doc: str = "") -> onnx.FunctionProto:
@@ -486,7 +487,7 @@ class PluginDefinition:
         problems = self.check(attributes, input_types)
         if problems:
             raise ConversionError(
-                f"{self.name}: {'; '.join(problems)}",
+                f"{self.name} {(node.name or node.output[0])!r}: {'; '.join(problems)}",
                 code="plugin-configuration",
                 node=node.name or node.output[0],
                 cause="the node contradicts itself: the plugin would refuse it, wherever it runs",
