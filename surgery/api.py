@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from surgery.errors import ConfigError, ConversionError, MissingEnvironmentError
 from surgery.graph.collection import no_collection
 from surgery.pipeline import Event, Listener, Require, RunOptions, Stage, State, run_stages
 from surgery.report import Edit, Failure, Report
+from surgery.shape_text import as_range
 
 if TYPE_CHECKING:
     import onnx
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from surgery.graph.load import LoadedModel
     from surgery.targets import Target
 
-Shapes = Mapping[str, tuple[Sequence[int], Sequence[int], Sequence[int]]]
+Shapes = Mapping[str, "str | Sequence[int] | tuple[Sequence[int], Sequence[int], Sequence[int]]"]
 
 
 @no_collection()
@@ -51,7 +53,8 @@ def run(
         output: Folder that receives the artifacts; None writes nothing.
         inputs: Values for the original model's inputs, used as one more case of verification.
         constants: Values for inputs that become constants.
-        shapes: Per input of the network (minimum, optimum, maximum) shape.
+        shapes: Per input of the network (minimum, optimum, maximum) shape, or one shape for all three; as texts, too
+            (``"1x3x224x224"``).
         overrides: Options of the pipeline by ``stage.option``.
         require: ``graph``, or ``engine`` to succeed only if a GPU has run the engine.
         stages: ``FIRST..LAST`` to run a part of the pipeline; further names may follow after commas.
@@ -66,11 +69,16 @@ def run(
     state: State | None = None
     begun: _Begun | None = None
     folder = Path(output) if output is not None else None
+    try:
+        ranges = {name: as_range(name, value) for name, value in (shapes or {}).items()}
+    except SurgeryError as error:
+        _fail(report, None, error)
+        return report
     options = RunOptions(
         output=folder,
         inputs=inputs,
         constants=dict(constants or {}),
-        shapes={k: _triple(v) for k, v in (shapes or {}).items()},
+        shapes=ranges,
         require=require,
         seed=seed,
         plugin_paths=tuple(map(Path, plugin_paths)),
@@ -267,11 +275,6 @@ def _silent(event: Event) -> None:
     pass
 
 
-def _triple(value: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    low, opt, high = value
-    return tuple(low), tuple(opt), tuple(high)
-
-
 def _configure(
     pipeline: str | Path | PipelineConfig,
     overrides: Mapping[str, Any] | None,
@@ -313,18 +316,19 @@ def _select(stages: list[Stage], wanted: str) -> list[Stage]:
         last = (last or order[-1]) if dots else first
         for name in (first, last):
             if name not in order:
+                near = difflib.get_close_matches(name, order, n=1)
                 raise ConfigError(
                     f"unknown stage {name!r} in --stages",
                     code="unknown-stage",
                     where=f"--stages {wanted}",
-                    fix=f"stages: {', '.join(order)}",
+                    fix=(f"did you mean {near[0]!r}? " if near else "") + f"stages: {', '.join(STAGES)}",
                 )
         if order.index(first) > order.index(last):
             raise ConfigError(
                 f"{first} comes after {last}",
                 code="stage-order",
                 where=f"--stages {wanted}",
-                fix=f"stages in order: {', '.join(order)}",
+                fix=f"stages in order: {', '.join(STAGES)}",
             )
         names.update(order[order.index(first) : order.index(last) + 1])
     return [s for s in stages if s.name in names]

@@ -12,6 +12,7 @@ from surgery.cli.diff import diff
 from surgery.cli.doctor import doctor
 from surgery.cli.explain import explain
 from surgery.cli.inspect import inspect
+from surgery.cli.interrupts import interrupted, watched
 from surgery.cli.listing import list_
 from surgery.cli.new import new
 from surgery.cli.output import INTERRUPTED, bug_text, print_error, print_text
@@ -69,7 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     try:
-        result: Any = typer.main.get_command(app).main(arguments, prog_name="surgery", standalone_mode=False)
+        with watched():
+            result: Any = typer.main.get_command(app).main(
+                arguments, prog_name="surgery", standalone_mode=False
+            )
     except KeyboardInterrupt:
         print_error("interrupted", None, INTERRUPTED)
         return 130
@@ -78,6 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
         result = error.exit_code
     except Exception as error:
         result = _usage_error(error)
+        if result is None and interrupted():
+            print_error("interrupted", None, INTERRUPTED)
+            return 130
         if result is None:
             message, fix = bug_text(error)
             print_error("bug", None, message, fix=fix)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from surgery.cli.interrupts import interrupted
 from surgery.cli.output import (
     INTERRUPTED,
     bug_text,
@@ -53,10 +54,13 @@ def execute(
     except SurgeryError as error:
         report = Report(exit_code=error.exit_code, failure=Failure.of(error))
     except KeyboardInterrupt:
-        report = Report(exit_code=130, failure=Failure(None, "interrupted", None, INTERRUPTED, None, None))
+        report = _interrupted()
     except Exception as error:
-        message, fix = bug_text(error)
-        report = Report(exit_code=70, failure=Failure(None, "bug", None, message, None, fix))
+        if interrupted():
+            report = _interrupted()
+        else:
+            message, fix = bug_text(error)
+            report = Report(exit_code=70, failure=Failure(None, "bug", None, message, None, fix))
     if as_json:
         print_json(report.to_dict())
     elif report.exit_code in (0, 4, 5, 6):
@@ -68,6 +72,12 @@ def execute(
     if report.failure is not None:
         print_failure(report.failure)
     raise typer.Exit(report.exit_code)
+
+
+def _interrupted() -> Report:
+    from surgery.report import Failure, Report
+
+    return Report(exit_code=130, failure=Failure(None, "interrupted", None, INTERRUPTED, None, None))
 
 
 @contextlib.contextmanager

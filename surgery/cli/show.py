@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from surgery.rules.engine.run import Rule
 
 
+NEAR = 6
+"""Names that are offered for one that is wrong, at most."""
+
+
 def show(
     noun: Annotated[Noun, typer.Argument(metavar="NOUN", help=NOUNS)],
     name: Annotated[
@@ -234,16 +238,36 @@ def _compared(how: Any) -> str:
     return "as sets of detections"
 
 
+def _near_rules(rules: list[Rule], name: str) -> list[str]:
+    """Rules that may be meant: spelled alike, with such a word in their name, or of an operator of that name."""
+    wanted = name.lower()
+    words = {w for r in rules for w in r.name.split("-")}
+    alike = difflib.get_close_matches(wanted, [r.name for r in rules], n=1)
+    found = [r.name for r in rules if wanted in r.name]
+    # NonMaxSuppression is nms, too.
+    found += [r.name for r in rules if any(wanted in (op.lower(), _initials(op)) for op in r.ops)]
+    if not alike and not found:
+        near = set(difflib.get_close_matches(wanted, sorted(words), n=1))
+        found = [r.name for r in rules if near & set(r.name.split("-"))]
+    return list(dict.fromkeys([*alike, *found]))[:NEAR]
+
+
+def _initials(operator: str) -> str:
+    return "".join(filter(str.isupper, operator)).lower()
+
+
 def _rule(rules: list[Rule], name: str) -> None:
     from surgery.rules.engine import describe
 
     found = {r.name: r for r in rules}
     if name not in found:
-        near = difflib.get_close_matches(name, found, n=1)
+        near = _near_rules(rules, name)
         raise ConfigError(
             f"no rule named {name!r}",
             code="unknown-rule",
-            fix=f"did you mean {near[0]!r}?" if near else "`surgery list rules` lists them",
+            fix=f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else "`surgery list rules` lists them",
         )
     rule = found[name]
     print_text(f"{rule.name}: {' '.join(rule.why.split())}")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.errors import ConfigError
+from surgery.shape_text import Shape, read_range
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Shape = tuple[int, ...]
 _SHAPE_EXAMPLE = "write --shape image=1x3x300x300 or --shape image=1x3x300x300:4x3x300x300:8x3x300x300"
 
 
@@ -73,27 +72,17 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[Shape, Shape, Shape]]:
     result = {}
     for text in texts:
         name, equals, value = text.rpartition("=")
-        parts = [_dims(p) for p in value.split(":")]
-        if not equals or not name or len(parts) not in (1, 3) or None in parts:
+        found = read_range(value)
+        if not equals or not name or found is None:
             raise ConfigError(
                 f"expected NAME=MIN:OPT:MAX, got {text!r}",
                 code="bad-shape",
                 where="--shape",
                 fix=_SHAPE_EXAMPLE,
             )
-        shapes = [p for p in parts if p is not None]
-        low, best, high = shapes if len(shapes) == 3 else shapes * 3
-        _check_range(name, (low, best, high))
-        result[name] = (low, best, high)
+        _check_range(name, found)
+        result[name] = found
     return result
-
-
-def _dims(text: str) -> Shape | None:
-    if text.strip() in ("", "scalar"):
-        return () if text.strip() else None
-    if not re.fullmatch(r"\s*\d+(\s*[x,]\s*\d+)*\s*", text):
-        return None
-    return tuple(int(d) for d in re.split(r"[x,]", text))
 
 
 def _check_range(name: str, shapes: tuple[Shape, Shape, Shape]) -> None:

@@ -311,6 +311,7 @@ WRONG = {
     "plugin-name": ("new plugin 9lives", 2),
     "plugin-folder": ("new plugin deep", 2),
     "unknown-rule-shown": ("show rules value-of-optionals", 2),
+    "short-rule-shown": ("show rules nms", 2),
     "no-name": ("show stages", 2),
     "no-model": ("run MINE", 2),
     "missing-model": ("run MINE missing.onnx", 3),

@@ -64,6 +64,27 @@ def test_a_run_leaves_everything(tmp_path: Path) -> None:
     assert {t["name"] for t in data["engine"]["inputs"]} == {"image"}
 
 
+@pytest.mark.parametrize(
+    "shape", ["2x4", (2, 4), ((2, 4), (2, 4), (2, 4)), "2x4:2x4:2x4", np.array([2, 4]).tolist()]
+)
+def test_shapes_are_taken_as_people_write_them(shape: Any) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[n, 4] x) => (float[n, 4] y) { y = Relu (x) }'
+    )
+    report = surgery.run("generic", model, shapes={"x": shape}, stages="load..substitute,verify")
+    assert report.failure is None, report.failure
+    assert [report.profiles[0][k] for k in ("min", "opt", "max")] == [[2, 4]] * 3
+
+
+@pytest.mark.parametrize("shape", ["2x", "1:2", (1, 2.5), ((1, 4), (1, 4)), None, {"x": 1}])
+def test_what_is_no_shape_is_told_so(shape: Any) -> None:
+    report = surgery.run("generic", detector(), shapes={"image": shape})
+    assert report.failure is not None
+    assert (report.exit_code, report.failure.code) == (2, "bad-shape")
+    assert "shapes['image']" in report.failure.message
+    assert "'1x3x224x224'" in (report.failure.fix or "")
+
+
 def test_without_an_output_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = run()

@@ -1,0 +1,50 @@
+"""Ctrl-C is exit 130, whatever exception a library makes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import typer
+
+from surgery.cli.execute import execute
+from surgery.cli.interrupts import interrupted, watched
+from surgery.pipeline import Listener
+from surgery.report import Report
+
+
+def loading(_: Listener | None) -> Report:
+    """What pybind11 does with a Ctrl-C while a module is initialized."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    except KeyboardInterrupt as error:
+        raise ImportError("initialization failed") from error
+    raise AssertionError
+
+
+def broken(_: Listener | None) -> Report:
+    raise ImportError("initialization failed")
+
+
+@pytest.mark.parametrize(("work", "code"), [(loading, 130), (broken, 70)])
+def test_an_interrupted_import_is_an_interruption(
+    work: object, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with watched(), pytest.raises(typer.Exit) as ended:
+        execute(work, as_json=False, folder=lambda: None)  # type: ignore[arg-type]
+    assert ended.value.exit_code == code
+    said = capsys.readouterr().err
+    assert ("error[interrupted]" in said) == (code == 130)
+    assert ("Traceback" in said, "a bug" in said) == (False, code == 70)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_each_command_starts_anew() -> None:
+    with watched(), pytest.raises(ImportError):
+        loading(None)
+    assert interrupted()
+    with watched():
+        assert not interrupted()
