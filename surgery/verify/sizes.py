@@ -31,6 +31,12 @@ LENGTH = (16, 8, 64, 4, 512, 1024, 4000, 16000, 32, 128, 48000, 80000, 2)
 SAMPLES = (1, 100, 1000)
 """Samples of sound for each token, the first choice first."""
 
+MANY = (128, 1)
+"""How many times as long a list of points is as one of tokens, the first choice first."""
+
+POINTS = ("pillar", "voxel", "point")
+"""Parts of the names of dims that count points of a cloud, or cells with points: their lists have no batch."""
+
 SMALLER = (256, 128, 64)
 """Heights and widths that leave room for several pictures at once, where larger ones do not."""
 
@@ -64,11 +70,13 @@ class FreeDim:
         key: Its name; ``input[axis]`` where it has none.
         role: What it counts, by where it stands.
         places: Inputs and axes that have it.
+        many: It counts points of a cloud: thousands, and never a few samples.
     """
 
     key: str
     role: Role
     places: tuple[tuple[str, int], ...]
+    many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +170,15 @@ def free_dims(
                 places.setdefault(dim_key(name, axis, dim), []).append((name, axis))
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*inputs, *original)}
     spatial = {v.name: _spatial(shapes[v.name], kinds[v.name]) for v in inputs}
-    return [FreeDim(key, _role(at, spatial), tuple(at)) for key, at in places.items()]
+    found = [FreeDim(key, _role(at, spatial), tuple(at)) for key, at in places.items()]
+    return [replace(d, role="length", many=True) if _counts_points(d) else d for d in found]
+
+
+def _counts_points(dim: FreeDim) -> bool:
+    """Whether a dim in front of every input that has it is named after points, pillars or voxels."""
+    if dim.role != "batch" or any(axis or dim.key == dim_key(name, axis, None) for name, axis in dim.places):
+        return False  # a dim without a name has that of its input
+    return any(word in dim.key.lower() for word in POINTS)
 
 
 def _role(places: Sequence[tuple[str, int]], spatial: Mapping[str, Sequence[int]]) -> Role:
@@ -287,6 +303,7 @@ def _usual(
         LENGTH if lengths else (1,),
         SAMPLES if any(k in hints.signals for k in lengths) else (1,),
         multiples,
+        MANY if any(d.many for d in dims) else (1,),
     ]
     for picked in best_first([len(c) for c in choices]):
         relations = {**hypotheses[picked[0]], **multiples[picked[5]]}
@@ -297,7 +314,9 @@ def _usual(
             if dim.role != "length":
                 sizes[dim.key] = usual[dim.role]
             elif dim.key not in relations:
-                longer = SAMPLES[picked[4]] if dim.key in hints.signals else 1
+                longer = (
+                    SAMPLES[picked[4]] if dim.key in hints.signals else MANY[picked[-1]] if dim.many else 1
+                )
                 sizes[dim.key] = max(1, int(LENGTH[picked[3]] * next(spread)) * longer)
         for key, relation in relations.items():
             sizes[key] = relation.value(sizes)

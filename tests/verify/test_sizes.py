@@ -54,6 +54,18 @@ def test_caches_are_no_pictures() -> None:
     assert roles(*caches) == {"n": "batch", "past": "length"}
 
 
+def test_points_of_a_cloud_are_thousands_and_no_samples() -> None:
+    cloud = [value("pillars", "Pillars", 6, 4), value("npoints", "Pillars"), value("coors", "Pillars", 3)]
+    assert roles(*cloud) == {"Pillars": "length"}
+    found = fit(free_dims(cloud), lambda sizes: None, {})
+    assert found.ranges == {"Pillars": (1, 2048, 16384)}
+    few = fit(free_dims(cloud), lambda sizes: "too many" if sizes["Pillars"] > 100 else None, {})
+    assert few.ranges["Pillars"][1] == 16
+    # Samples of points, and a dim that has no name of its own.
+    assert roles(value("x", "n", "num_points", 3)) == {"n": "batch", "num_points": "length"}
+    assert roles(value("points", None, 1024, 3)) == {"points[0]": "batch"}
+
+
 def decoder() -> list[onnx.ValueInfoProto]:
     caches = [value(f"past.{i}", "n", 4, "past", 8) for i in range(4)]
     return [
