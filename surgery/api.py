@@ -562,7 +562,7 @@ def _look_back(
     """Add to the failure what is seen at its node, and the command to go on with."""
     if error.exit_code not in (3, 4, 5, 6) or report.failure is None:
         return
-    if begun is None and error.code in ("model-not-found", "model-unreadable", "not-onnx"):
+    if begun is None and error.code in ("model-not-found", "model-unreadable"):
         return  # there is nothing to look at
     from surgery.diagnose.afterwards import afterwards
 

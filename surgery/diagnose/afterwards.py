@@ -120,7 +120,7 @@ def _next(
         values = " ".join(f"--constant {shlex.quote(n)}=VALUE" for n in error.needs_constant)
         return f"surgery run {shlex.quote(pipeline)} {model} {values}"
     if error.exit_code == 3:
-        return f"surgery explain {model}" if source.is_file() else None
+        return f"surgery explain {model}" if source.is_file() and source.stat().st_size else None
     if error.exit_code == 4:
         return f"surgery explain {left}{to}"
     if error.exit_code == 5:
