@@ -51,7 +51,10 @@ def write_failure(report: Report, state: State | None, source: LoadedModel, fold
         folder: The output folder; what an earlier run left in it stays.
     """
     name = source.name
-    left = sorted(p.name for p in folder.glob("*") if p.name != "report.json") if folder.is_dir() else []
+    anew = {"report.json", f"{name}.failed.onnx"}
+    if state is not None and state.log:
+        anew.add(f"{name}.failed.log")
+    left = sorted(p.name for p in folder.glob("*") if p.name not in anew) if folder.is_dir() else []
     if left:
         report.previous = {"files": left, "note": "left by an earlier run and not touched by this one"}
     made = (state.target_model or state.portable or _export(state)) if state is not None else None

@@ -91,7 +91,7 @@ def _files(report: Report, folder: Path | None) -> list[str]:
     found = [(Path(a["path"]).name, _MEANING.get(k, k)) for k, a in report.artifacts.items() if a]
     if report.exit_code != 0:
         found += [(p.name, "the model when the run failed") for p in sorted(folder.glob("*.failed.onnx"))]
-    if report.exit_code in (4, 5, 6) or report.artifacts["onnx"]:
+    if (report.exit_code in (4, 5, 6) or report.artifacts["onnx"]) and (folder / "report.json").is_file():
         found.append(("report.json", "everything found, done, checked and written"))
     if not found:
         return []

@@ -85,6 +85,26 @@ def test_what_is_no_shape_is_told_so(shape: Any) -> None:
     assert "'1x3x224x224'" in (report.failure.fix or "")
 
 
+def test_a_failure_before_the_first_stage_leaves_what_it_lists(tmp_path: Path) -> None:
+    from surgery.cli.summary import summary
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1, 4] x) => (float[1, 4] y) { y = Softmax <axis = 0> (x) }'
+    )
+    for _ in range(2):
+        report = surgery.run("generic", model, overrides={"batch": "dynamic"}, output=tmp_path)
+        assert report.failure is not None
+        assert (report.exit_code, report.failure.code, report.stages) == (4, "no-batch", [])
+        assert {p.name for p in tmp_path.iterdir()} == {"report.json", "g.failed.onnx"}
+        assert json.loads((tmp_path / "report.json").read_text()) == report.to_dict()
+        assert report.previous is None  # what is written anew is of no earlier run
+    listed = summary(report, tmp_path)
+    assert "report.json" in listed
+    assert "g.failed.onnx" in listed
+    (tmp_path / "report.json").unlink()
+    assert "report.json" not in summary(report, tmp_path)
+
+
 def test_without_an_output_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = run()
