@@ -59,10 +59,14 @@ def _shapes(report: Report) -> list[str]:
     if report.status == "failed":
         return []
     lines = []
+    derived = False
     for profile in report.profiles:
         low, best, high = ("x".join(map(str, profile[k])) or "a number" for k in ("min", "opt", "max"))
         if low != high:
             lines.append(f"shapes   {profile['input']}: {low} to {high}, best at {best}")
+            derived = derived or profile["source"].startswith("derived")
+    if derived:
+        lines.append("         derived from the model; those of your use: --shape NAME=MIN:OPT:MAX")
     return lines
 
 

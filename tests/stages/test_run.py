@@ -105,6 +105,18 @@ def test_a_failure_before_the_first_stage_leaves_what_it_lists(tmp_path: Path) -
     assert "report.json" not in summary(report, tmp_path)
 
 
+@pytest.mark.parametrize(("shapes", "derived"), [(None, True), ({"x": "1x4:2x4:8x4"}, False)])
+def test_ranges_that_nobody_asked_for_are_said_to_be_derived(shapes: Any, derived: bool) -> None:
+    from surgery.cli.summary import summary
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[n, 4] x) => (float[n, 4] y) { y = Relu (x) }'
+    )
+    said = summary(surgery.run("generic", model, shapes=shapes, stages="load..substitute,verify"), None)
+    assert f"shapes   x: 1x4 to {'4x4, best at 1x4' if derived else '8x4, best at 2x4'}" in said
+    assert ("--shape NAME=MIN:OPT:MAX" in said) is derived
+
+
 def test_without_an_output_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     report = run()
