@@ -21,6 +21,8 @@ from surgery.report import Edit, IoChange
 from surgery.stages.because import because
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
     from surgery.pipeline import State
     from surgery.rules.engine.run import Engine, Outcome
     from surgery.stages.oracle import Oracle
@@ -89,15 +91,17 @@ class Sizes:
         """
         state = self.state
         self._refused = self.engine.refuses(state.graph)
-        data = any(
-            n.op in SELECTING
-            or (n.op == "If" and guards_nothing(n))
-            or (_open_slice(n) and self._refused(n))
-            or limited(self.bounds, n)
-            for n in state.graph.nodes
+        nodes = list(state.graph.nodes)
+        sure = bool(self.bounds.open) or any(
+            n.op in SELECTING or (n.op == "If" and guards_nothing(n)) for n in nodes
         )
-        if not data and not self.bounds.open:
-            return None
+        # What limits a number is looked at on the way; beforehand only where nothing else leads there.
+        if not sure and not any(_open_slice(n) for n in nodes):
+            if not any(limited(self.bounds, n) for n in nodes) and not self.bounds.open:
+                return None
+            sure = True
+        # Where Slices are all, mostly nothing is padded in the end, and the graph is better left as it is.
+        untouched = None if sure else (state.graph.copy(), len(state.report.edits))
         whole: Outcome | None = None
         merge_equal(state.graph)  # what is chosen twice by the same condition is of the same size
         self._assign()
@@ -128,8 +132,21 @@ class Sizes:
                 whole = outcome
             else:
                 whole.edits.extend(outcome.edits)
+        if untouched is not None and whole is None and self._left_alone(*untouched):
+            return None
         self.tell()
         return whole
+
+    def _left_alone(self, before: gs.Graph, edits: int) -> bool:
+        """Take back what has been written, if nothing was padded, bounded or replaced; whether that is so."""
+        state = self.state
+        if self.bounds.padded or self.bounds.given or len(state.report.edits) > edits:
+            return False
+        state.graph = before
+        self.bounds = Bounds(state.provenance, refuses=lambda node: bool(self._refused(node)))
+        self._held.clear()
+        self._refused = self.engine.refuses(before)
+        return True
 
     def _limit(self) -> bool:
         """Bound numbers from data that nothing in the model bounds; whether there was one."""
