@@ -227,12 +227,46 @@ def _rewire(
         _retire(view, inside, name)
     graph.inputs = [*variables, *(t for t in graph.inputs if t.name not in cut.inputs)]
     drop_dead(graph)
+    _count_new(graph, variables, _original_inputs(view, cut))
     # An original input that something outside the cut reads as well stays an input.
     used = {n for users in (View(graph).consumers,) for n in users}
     graph.inputs = [
         *graph.inputs,
         *(t for t in _original_inputs(view, cut) if t.name in used),
     ]
+
+
+def _count_new(graph: gs.Graph, variables: Sequence[gs.Variable], originals: Sequence[Any]) -> None:
+    """Let what reads nothing of an original input but its number of samples count those of a new one."""
+    view = View(graph)
+    for original in originals:
+        batch = original.shape[0] if original.shape else None
+        new = next((v for v in variables if v.shape and v.shape[0] == batch), None)
+        if not isinstance(batch, str) or new is None:
+            continue
+        for key in view.consumers.get(original.name, ()):
+            shape = view.nodes[key]
+            if shape.op != "Shape" or shape.attrs.get("start", 0) or "end" in shape.attrs:
+                continue
+            sizes = shape.outputs[0].name
+            readers = [view.nodes[k] for k in view.consumers.get(sizes, ())]
+            if sizes not in view.outputs and readers and all(_takes_first(n, sizes) for n in readers):
+                shape.inputs[0] = new
+
+
+def _takes_first(node: gs.Node, sizes: str) -> bool:
+    """Whether a node takes the first entry of a list of sizes and no other."""
+    import onnx_graphsurgeon as gs
+
+    if node.op not in ("Gather", "Slice") or node.inputs[0].name != sizes:
+        return False
+    operands = node.inputs[1:]
+    if not all(isinstance(t, gs.Constant) for t in operands):
+        return False
+    values = [np.asarray(t.values).reshape(-1).tolist() for t in operands]
+    if node.op == "Gather":
+        return not any(values[0])
+    return values[:2] == [[0], [1]] and all(v == [axis] for v, axis in zip(values[2:], (0, 1), strict=False))
 
 
 def _retire(view: View, keys: set[int], name: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.parser
 import pytest
 
 from surgery.errors import ConversionError
 from surgery.graph.convert import export_graph, import_graph
-from surgery.graph.cut import cut_by_scope
+from surgery.graph.cut import cut_by_boundary, cut_by_scope
 from surgery.graph.evaluate import Evaluator
 from surgery.graph.fold import fold_constants
 from surgery.graph.load import load_model
@@ -46,6 +47,41 @@ def test_prefix_and_rest_compute_the_original() -> None:
         got = rest.run(pre.run(x))
         for name in want:
             np.testing.assert_array_equal(want[name], got[name], err_msg=name)
+
+
+COUNTED = """<ir_version: 8, opset_import: ["" : 17]>
+g (uint8[n, h, 4, 3] x) => (float[n, h, 4, 3] y, float[m, 2] z) <float[1, 2] row = {1, 2}, int64[1] one = {1}> {
+    pre = Cast <to = 1> (x) y = Relu (pre) s = Shape (x) AXES
+    c = Concat <axis = 0> (b, one) z = Tile (row, c) }"""
+
+
+@pytest.mark.parametrize(
+    ("axes", "gone"),
+    [
+        ("i = Constant <value = int64[1] {0}> () b = Gather (s, i)", True),
+        (
+            "i = Constant <value = int64[1] {0}> () e = Constant <value = int64[1] {1}> () b = Slice (s, i, e)",
+            True,
+        ),
+        (
+            "i = Constant <value = int64[1] {1}> () b = Gather (s, i)",
+            False,
+        ),  # a height, which the cut may change
+    ],
+)
+def test_an_input_that_only_counts_samples_goes_with_the_front(axes: str, gone: bool) -> None:
+    model = onnx.parser.parse_model(COUNTED.replace("AXES", axes))
+    graph, header = import_graph(model)
+    fold_constants(graph)
+    cut = cut_by_boundary(View(graph), "pre", ["x"], ["pre"])
+    assert cut is not None
+    front = cut_front(graph, cut, name="image", seed=0)
+    assert front.removed_inputs == (("x",) if gone else ())
+    original, pre, rest = Evaluator(model), Evaluator(front.pre), Evaluator(export_graph(graph, header))
+    x = {"x": np.random.default_rng(3).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)}
+    want, got = original.run(x), rest.run({**x, **pre.run(x)})
+    for name in want:
+        np.testing.assert_array_equal(want[name], got[name], err_msg=name)
 
 
 def test_loops_over_images_are_resolved_in_place() -> None:
