@@ -114,6 +114,12 @@ def load_inputs(path: Path) -> dict[str, NDArray[np.generic]]:
         reason = error.strerror or str(error)
         raise ConfigError(f"cannot be read: {reason}", code="bad-inputs", where=str(path)) from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        # NumPy takes whatever it does not know for pickled objects, and advises to load them.
+        archive = isinstance(error, zipfile.BadZipFile) or zipfile.is_zipfile(path)
         raise ConfigError(
-            "not an .npz file of plain arrays", code="bad-inputs", where=str(path), cause=str(error), fix=hint
+            "not an .npz file of plain arrays",
+            code="bad-inputs",
+            where=str(path),
+            cause=str(error) if archive else "it is not a zip archive, which .npz files are",
+            fix=hint,
         ) from error
