@@ -64,6 +64,16 @@ def test_inputs_are_never_unpickled(tmp_path: Path) -> None:
         load_inputs(tmp_path / "a.npz")
 
 
+def test_text_is_not_called_pickled_data(tmp_path: Path) -> None:
+    # numpy.load says that such a file could be loaded unsafely, which nobody should try.
+    (tmp_path / "a.npz").write_text("This is no archive.\n")
+    with pytest.raises(ConfigError, match="plain arrays") as caught:
+        load_inputs(tmp_path / "a.npz")
+    assert caught.value.cause is not None
+    assert "zip archive" in caught.value.cause
+    assert "pickle" not in caught.value.cause
+
+
 def test_one_array_is_not_enough(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.ones(3))
     with pytest.raises(ConfigError, match="npz"):
