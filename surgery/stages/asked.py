@@ -22,6 +22,9 @@ WHERE = "--inputs"
 def check_asked(state: State) -> None:
     """Make sure that plugins to keep are known, and the original takes the given values and shapes.
 
+    Nothing here costs more than a run that comes to its end. A model that may run without end, or in which a tensor
+    would be larger than TensorRT takes, is not run: whether it takes them is left to verification.
+
     Shapes are those of the network behind a cut at the front; where there is one, the stage that cuts looks at them.
 
     Raises:
@@ -63,13 +66,16 @@ def interface(state: State) -> onnx.ModelProto:
 
 
 def check_values(state: State) -> None:
-    """Run the original on the user's values.
+    """Hold the user's values against what the original declares, and run it on them where that ends.
 
     A model that ONNX Runtime does not load says nothing about the values, and is left to verification.
 
     Raises:
         ConfigError: as :func:`check_asked`.
     """
+    from surgery.graph.open_end import has_open_loop
+    from surgery.graph.skeleton import skeleton
+    from surgery.graph.volumes import MOST, largest
     from surgery.stages.trt_model import on_disk
     from surgery.verify.cases import specs_of
     from surgery.verify.inputs import check_given
@@ -78,6 +84,8 @@ def check_values(state: State) -> None:
     assert state.options.inputs is not None
     proto = state.source.proto
     values = check_given({**state.options.constants, **state.options.inputs}, specs_of(proto))
+    if has_open_loop(proto) or largest(skeleton(proto), {n: v.shape for n, v in values.items()}) > MOST:
+        return
     with on_disk(proto, state.source) as original:
         search = Search(proto, original)
         if search.judge(values) == 0:

@@ -11,6 +11,7 @@ import numpy as np
 
 from surgery.errors import ConfigError, ConversionError
 from surgery.graph.infer import dims_of
+from surgery.graph.open_end import has_open_loop
 from surgery.pipeline import State
 from surgery.verify.refusal import in_words
 
@@ -107,6 +108,9 @@ def check_ranks(inputs: Iterable[onnx.ValueInfoProto]) -> None:
 def check_shapes(state: State, interface: onnx.ModelProto) -> None:
     """Make sure that the original runs at every shape that was asked for, before anything is done with it.
 
+    A model that may run without end is not run: names, ranks and fixed dims are looked at, the rest is left to the
+    stage that needs the profiles.
+
     Args:
         state: The run.
         interface: The network's inputs.
@@ -115,6 +119,9 @@ def check_shapes(state: State, interface: onnx.ModelProto) -> None:
         ConfigError: as :func:`checked_profiles`.
     """
     if not state.config.profiles and not state.options.shapes:
+        return
+    if has_open_loop(state.source.proto):
+        _given(state, {v.name: v for v in interface.graph.input})
         return
     kept, warnings = list(state.report.profiles), list(state.report.warnings)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,47 @@ def test_inputs_outside_of_the_shapes_that_were_asked_for(model: onnx.ModelProto
     report, stages = run(model, inputs=feeds(), shapes={"ids": ((1, 4), (1, 4), (4, 4))})
     assert report.failure is not None
     assert (report.exit_code, report.failure.code, stages) == (2, "input-outside-profile", [])
+
+
+OPEN = """<ir_version: 9, opset_import: ["" : 17]>
+    g (float[n, w] x, float limit) => (float[a, b] y) <int64 most = {9223372036854775807}, bool yes = {1}> {
+    y = Loop (most, yes, x) <body = b (int64 k, bool c, float[p, q] t) => (bool go, float[p2, q2] t2) {
+    t1 = Concat <axis = 0> (t, t) t2 = Concat <axis = 1> (t1, t1)
+    a = ReduceMean <keepdims = 0> (t2) go = Less (a, limit) }> }"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"inputs": {"x": np.ones((2, 2), np.float32), "limit": np.asarray(9, np.float32)}}, None),
+        ({"inputs": {"x": np.ones(2, np.float32), "limit": np.asarray(9, np.float32)}}, "input-shape"),
+        ({"shapes": {"x": ((2, 2),) * 3}}, None),
+        ({"shapes": {"x": ((2,),) * 3}}, "profile-rank"),
+        ({"shapes": {"z": ((2, 2),) * 3}}, "unknown-input"),
+    ],
+)
+def test_what_may_run_without_end_is_not_run_early(asked: dict[str, Any], code: str | None) -> None:
+    # On these values every round takes four times the memory of the one before, and none is the last.
+    config = PipelineConfig.model_validate({"stages": ["inspect"]})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report = surgery.run(config, onnx.parser.parse_model(OPEN), target="tensorrt-10.16", **asked)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+    assert (report.failure.code if report.failure else None) == code
+    assert report.exit_code == (2 if code else 0)
+
+
+def test_what_would_be_too_large_is_not_run_early() -> None:
+    # 34 GB, from 200 KB of values.
+    made = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[n, 1] x, float[1, m] y) => (float[n, m] z) {
+            z = Mul (x, y) }"""
+    )
+    values = {"x": np.ones((92682, 1), np.float32), "y": np.ones((1, 92682), np.float32)}
+    config = PipelineConfig.model_validate({"stages": ["inspect"]})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report = surgery.run(config, made, target="tensorrt-10.16", inputs=values)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+    assert report.exit_code == 0, report.failure
 
 
 def test_channels_are_what_the_weights_want() -> None:
