@@ -7,7 +7,7 @@ random signs times a small number, and what comes out then is what rounding deci
 numerical analysis (Higham, Accuracy and Stability of Numerical Algorithms, chapter 1): a result is right if it is
 the exact one of a problem as near as the precision allows. Weights that are moved move two nearly equal scores
 together, so the results of operators are rounded a little differently, too, each on its own (the standard model of
-rounding, chapter 2 there).
+rounding, chapter 2 there). What ONNX leaves open, as which of two updates of a scatter stays, is drawn, too.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Moved:
             moved.CopyFrom(model)
             for tensor in _tensors(moved):
                 _move_tensor(tensor, rng)
+            write_otherwise(moved, int(rng.integers(1 << 20)))
             round_otherwise(moved, int(rng.integers(1 << 20)))
             near = [{n: _move(np.asarray(v), rng) for n, v in feed.items()} for feed in feeds]
             try:
@@ -278,6 +279,71 @@ def round_otherwise(model: onnx.ModelProto, seed: int) -> None:
     kept = list(made)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def write_otherwise(model: onnx.ModelProto, seed: int) -> None:
+    """Let scatters without a reduction write their updates in a random order, in place.
+
+    Where two updates are for one place, ONNX leaves open which of them stays ("indices should not have duplicate
+    entries"); ONNX Runtime takes the last, a GPU any. Bodies and functions stay, and all before operator set 11.
+
+    Args:
+        model: The model.
+        seed: Of the order.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
+    wanted = [n for n in model.graph.node if _scatters(n)] if opset >= 11 else []
+    if not wanted:
+        return
+    ranks = _ranks(model)
+    made: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if not _scatters(node) or ranks.get(node.input[1], 0) < (2 if node.op_type == "ScatterND" else 1):
+            made.append(node)
+            continue
+        own = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        axis = int(own.get("axis", 0)) if node.op_type == "ScatterElements" else 0
+        at = numpy_helper.from_array(np.array([axis % ranks[node.input[1]]]), f"{node.output[0]}/order/axis")
+        model.graph.initializer.append(at)
+        shape, size, flat, noise, drawn, order, *moved = (f"{node.output[0]}/order/{k}" for k in range(8))
+        made += [
+            helper.make_node("Shape", [node.input[1]], [shape]),
+            helper.make_node("Gather", [shape, at.name], [size]),
+            helper.make_node("ConstantOfShape", [size], [flat]),
+            helper.make_node(
+                "RandomUniformLike", [flat], [noise], dtype=TensorProto.FLOAT, seed=float(seed + len(made))
+            ),
+            helper.make_node("TopK", [noise, size], [drawn, order]),
+            *(helper.make_node("Gather", [node.input[k], order], [moved[k - 1]], axis=axis) for k in (1, 2)),
+            node,
+        ]
+        node.input[1], node.input[2] = moved
+    kept = list(made)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _scatters(node: onnx.NodeProto) -> bool:
+    """Whether a node writes updates over what was there."""
+    plain = all(a.s in (b"", b"none") for a in node.attribute if a.name == "reduction")
+    return node.domain in ("", "ai.onnx") and node.op_type in ("ScatterND", "ScatterElements") and plain
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Ranks of the tensors of the outermost graph, as far as they are known."""
+    import onnx
+
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception:  # a help; onnx raises many undocumented types
+        graph = model.graph
+    found = {t.name: len(t.dims) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            found[value.name] = len(value.type.tensor_type.shape.dim)
+    return found
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -18,7 +18,7 @@ from surgery.trt.types import RunOutcome
 from surgery.verify.cases import Case
 from surgery.verify.engine import verify_engine
 from surgery.verify.runner import Verification, run_onnx
-from surgery.verify.sensitivity import EXACT, ROUNDED, Moved, _move, round_otherwise
+from surgery.verify.sensitivity import EXACT, ROUNDED, Moved, _move, round_otherwise, write_otherwise
 
 INNER, ROWS = 64, 40
 
@@ -211,3 +211,40 @@ def test_scores_of_one_weight_that_change_places_alone_are_told_from_wrong_ones(
 
     assert engine([2, 3]).status == "passed"
     assert engine([2, 35]).status == "failed"
+
+
+SCATTERS = {
+    "ScatterND": ("int64[n, 1] i, float[n, 2] u", "ScatterND(zero, i, u)", (1, 2)),
+    "ScatterElements": ("int64[n, 2] i, float[n, 2] u", "ScatterElements<axis = 0>(zero, i, u)", (2, 2)),
+}
+
+
+@pytest.mark.parametrize("op", SCATTERS)
+def test_updates_of_one_place_may_stay_in_any_order(op: str) -> None:
+    inputs, call, (wide, _) = SCATTERS[op]
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[8, 2] y) <float[8, 2] zero = {{
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}> {{ y = {call} }}"""
+    model = onnx.parser.parse_model(text)
+    places = np.array([0, 1, 1, 1, 1, 1, 1, 2])
+    updates = (np.arange(16, dtype=np.float32).reshape(8, 2) + 1) / 7
+    feeds = {"i": np.repeat(places[:, None], wide, axis=1), "u": updates}
+    found = []
+    for seed in range(12):
+        moved = onnx.ModelProto()
+        moved.CopyFrom(model)
+        write_otherwise(moved, seed)
+        onnx.checker.check_model(moved)
+        found.append(run_onnx(moved, [feeds])[0]["y"])
+    rows = np.array(found)
+    np.testing.assert_array_equal(rows[:, [0, 2]], np.repeat(updates[None, [0, 7]], 12, axis=0))
+    assert len(np.unique(rows[:, 1, 0])) > 1
+    assert set(rows[:, 1, 0].tolist()) <= set(updates[1:7, 0].tolist())
+
+
+def test_a_scatter_that_adds_keeps_its_order() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (int64[n, 1] i, float[n] u, float[4] x) => (float[4] y) {
+        y = ScatterND<reduction = "add">(x, i, u) }"""
+    model = onnx.parser.parse_model(text)
+    before = model.SerializeToString()
+    write_otherwise(model, 1)
+    assert model.SerializeToString() == before
