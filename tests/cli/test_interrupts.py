@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 
 import pytest
 import typer
@@ -14,11 +16,19 @@ from surgery.pipeline import Listener
 from surgery.report import Report
 
 
+@pytest.fixture(autouse=True)
+def at_a_terminal() -> Iterator[None]:
+    """Ctrl-C is on, as at a terminal; shells start what runs in the background with it off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def loading(_: Listener | None) -> Report:
     """What pybind11 does with a Ctrl-C while a module is initialized."""
     try:
         os.kill(os.getpid(), signal.SIGINT)
-        signal.pause()
+        time.sleep(10)  # the signal ends it
     except KeyboardInterrupt as error:
         raise ImportError("initialization failed") from error
     raise AssertionError
