@@ -23,7 +23,7 @@ MODELS = {
     "torch_dynamo_ssd300_static": "ssd-torch",
     "yolov10_topk.ts": "yolo",
     "yolos.ts": "detr",
-    "dinov2.ts": "segmentation",
+    "segformer_opset12.ts": "segmentation",
     "albert.ts": "encoder",
     "llama_kv.ts": "decoder",
     "bart_decoder_nocache.ts": "seq2seq",
