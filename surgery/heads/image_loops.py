@@ -87,7 +87,7 @@ def resolve(graph: gs.Graph, node: gs.Node, form: LoopForm, needed: Sequence[int
                 tensor.name = f"{node.name}/{tensor.name}"
             if form != "once":
                 tensor.shape = None  # what is known of one image does not hold for a batch
-    new = list(keep)
+    new = keep if form == "once" else _for_batches(keep)
     for i, end in ends.items():
         outer = node.outputs[i]
         fresh = gs.Variable(outer.name, dtype=end.dtype or outer.dtype, shape=outer.shape)
@@ -108,6 +108,34 @@ def resolve(graph: gs.Graph, node: gs.Node, form: LoopForm, needed: Sequence[int
         outer.name = f"{outer.name}__loop"
     graph.nodes.extend(new)
     return new
+
+
+def _for_batches(nodes: Sequence[gs.Node]) -> list[gs.Node]:
+    """Nodes of a body, with sizes of one image that are known made sizes of a batch: as many as there are."""
+    import onnx_graphsurgeon as gs
+
+    found: list[gs.Node] = []
+    for node in nodes:
+        sizes = node.inputs[3] if node.op == "Resize" and len(node.inputs) > 3 else None
+        value = value_of(sizes).reshape(-1) if isinstance(sizes, gs.Constant) else np.zeros(0, np.int64)
+        if value.size > 1 and value[0] == 1:
+            sizes_now, count, wanted = (
+                gs.Variable(f"{node.name}/{part}", np.dtype(np.int64))
+                for part in ("sizes", "count", "wanted")
+            )
+            bounds = [
+                constant(f"{node.name}/{part}", np.asarray([k], np.int64))
+                for k, part in enumerate(("first", "end"))
+            ]
+            rest = constant(f"{node.name}/rest", value[1:].astype(np.int64))
+            found += [
+                gs.Node("Shape", sizes_now.name, {}, [node.inputs[0]], [sizes_now]),
+                gs.Node("Slice", count.name, {}, [sizes_now, *bounds], [count]),
+                gs.Node("Concat", wanted.name, {"axis": 0}, [count, rest], [wanted]),
+            ]
+            node.inputs[3] = wanted
+        found.append(node)
+    return found
 
 
 def _counters(node: gs.Node, body: gs.Graph, carried: int) -> dict[str, Any]:

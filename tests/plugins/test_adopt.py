@@ -121,7 +121,7 @@ def test_split_trt_is_split() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (leaky(plugin_version="7"), "plugin LReLU_TRT has no version '7', only 1"),
+        (leaky(plugin_version="7"), "plugin LReLU_TRT has no version '7', which node 'node' wants, only 1"),
         (leaky(plugin_namespace="acme"), "plugin_namespace is 'acme'; the plugin is registered in ''"),
         (efficient([1, 20, 3], class_agnostc=1), "unknown attribute 'class_agnostc'; did you mean 'class_agnostic'"),
         (leaky(negSlope="steep"), "attribute 'negSlope' is 'steep'; expected float"),

@@ -163,7 +163,7 @@ def test_more_candidates_than_efficient_nms_looks_at() -> None:
     proven, reasons = found(definition, sample, TRT11)
     assert proven is None
     assert reasons == [
-        "BatchedNMSDynamic_TRT: EfficientNMS looks at 5000 candidates of an image, 6000 take part here"
+        "BatchedNMSDynamic_TRT 'made': EfficientNMS looks at 5000 candidates of an image, 6000 take part here"
     ]
 
 
