@@ -12,7 +12,7 @@ import surgery
 
 HEAVY = (
     "numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "polygraphy", "pydantic", "ruamel", "tensorrt",
-    "tensorrt_rtx", "networkx",
+    "tensorrt_rtx", "networkx", "surgery.diagnose.facts", "surgery.diagnose.inspect",
 )  # fmt: skip
 REPORT = f"import sys; print(','.join(m for m in {HEAVY!r} if m in sys.modules))"
 HELP = f"""

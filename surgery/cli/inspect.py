@@ -11,8 +11,7 @@ import typer
 
 from surgery.cli.options import PluginPathOption, TargetOption
 from surgery.cli.output import print_json, print_text, wrapped
-from surgery.diagnose.grouping import STATES
-from surgery.diagnose.inspect import WRONG
+from surgery.diagnose.grouping import STATES, WRONG
 
 if TYPE_CHECKING:
     from surgery.diagnose.inspect import Group, Inspection

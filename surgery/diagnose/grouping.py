@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 STATES = {"done": "resolved", "taken": "goes through", "left": "not resolved", "not reached": "not told"}
 """What becomes of a problem in a run, in a word or two."""
 
+WRONG = "plugin"
+"""Kind of the group of a plugin node that its definition refuses, whatever the target has."""
+
 LONGEST = 600
 """Characters of a message that are shown."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.diagnose.facts import Facts, Place, dtype_name, kind_of
 from surgery.diagnose.family import Family, family_of
-from surgery.diagnose.grouping import said
+from surgery.diagnose.grouping import WRONG, said
 from surgery.diagnose.header import Header, read_header
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ QUANTIZED = (
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
     "MatMulInteger",
 )  # fmt: skip
-
-WRONG = "plugin"
-"""Kind of the group of a plugin node that its definition refuses, whatever the target has."""
 
 Ask = Literal["auto", "always", "never"]
 
