@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from surgery.graph.body import Body
@@ -31,11 +29,16 @@ def real(site: Site, b: Body, x: int, scale: int, zero: int) -> str:
     return b.mul(value, scalar_of(site, b, scale))
 
 
-def nearest(site: Site, b: Body, x: str, dtype: np.dtype[Any] | None = None) -> str:
-    """Rounded half to even and saturated to the output's dtype; the zero point is in it already."""
-    out = dtype or site.out(0).dtype or site.dtype(0)
+def saturated(site: Site, b: Body, whole: str) -> str:
+    """Whole numbers in the output's dtype, those beyond its ends at its ends."""
+    out = site.out(0).dtype or site.dtype(0)
     low, high = limits(out)
-    return b.cast(b.op("Clip", b.op("Round", x), b.scalar(low), b.scalar(high)), out)
+    return b.cast(b.op("Clip", whole, b.scalar(low), b.scalar(high)), out)
+
+
+def nearest(site: Site, b: Body, x: str) -> str:
+    """Rounded half to even and saturated to the output's dtype; the zero point is in it already."""
+    return saturated(site, b, b.op("Round", x))
 
 
 def stored(site: Site, b: Body, x: str, scale: int, zero: int) -> str:
@@ -43,9 +46,7 @@ def stored(site: Site, b: Body, x: str, scale: int, zero: int) -> str:
     whole = b.op("Round", b.div(x, scalar_of(site, b, scale)))
     if not is_zero(site, zero):
         whole = b.add(whole, scalar_of(site, b, zero))
-    out = site.out(0).dtype or site.dtype(0)
-    low, high = limits(out)
-    return b.cast(b.op("Clip", whole, b.scalar(low), b.scalar(high)), out)
+    return saturated(site, b, whole)
 
 
 SCALES = {"s": np.float32(0.0371), "r": np.float32(0.0213), "t": np.float32(0.0519)}

@@ -111,7 +111,7 @@ def qgemm(site: Site, b: Body) -> str:
     if not site.has(7):
         return b.mul(y, factor)
     y = b.mul(y, b.div(factor, scalar_of(site, b, 7)))
-    return nearest(site, b, b.add(b.op("Round", y), scalar_of(site, b, 8)), site.out(0).dtype)
+    return nearest(site, b, b.add(b.op("Round", y), scalar_of(site, b, 8)))
 
 
 QUANTISED = "uint8[2, 3, 8] x, {w}[8, 24] w, float[24] c, float s, float{n} r"
