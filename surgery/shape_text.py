@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from surgery.errors import ConfigError
@@ -28,6 +28,12 @@ def _dims(text: str) -> Shape | None:
     if not re.fullmatch(r"\s*\d+(\s*[x,]\s*\d+)*\s*", text):
         return None
     return tuple(int(d) for d in re.split(r"[x,]", text))
+
+
+def range_text(shapes: Iterable[Sequence[int]]) -> str:
+    """Minimum, optimum and maximum as :func:`read_range` reads them; one shape where all are the same."""
+    parts = ["x".join(map(str, shape)) or "scalar" for shape in shapes]
+    return parts[0] if len(set(parts)) == 1 else ":".join(parts)
 
 
 def as_range(name: str, value: Any) -> Range:

@@ -15,6 +15,7 @@ from surgery.diagnose.facts import Facts, Place
 from surgery.diagnose.remedy import PROFILE, Remedy, asked_for, derived_ranges, remedies, versions
 from surgery.diagnose.trial import Fate
 from surgery.errors import ModelError
+from surgery.shape_text import range_text
 from surgery.trt.types import ParserMessage
 
 if TYPE_CHECKING:
@@ -650,9 +651,7 @@ class _Search:
                 text = "inputs with free dims need an optimization profile; --shape gives another than the one above"
                 self.result.notes.append(text)
         elif self.shapes is None and ranges:
-            listed = "; ".join(
-                f"{n} " + ":".join("x".join(map(str, s)) for s in shape) for n, shape in ranges.items()
-            )
+            listed = "; ".join(f"{n} {range_text(shapes)}" for n, shapes in ranges.items())
             self.result.notes.append(
                 f"inputs with free dims need an optimization profile; the one derived here: {listed} (--shape)"
             )

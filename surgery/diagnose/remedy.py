@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from surgery.diagnose.classify import Finding
 from surgery.diagnose.facts import Facts, Place, dtype_name
 from surgery.plugins.skeleton import defined_text, is_defined
+from surgery.shape_text import range_text
 
 if TYPE_CHECKING:
     from surgery.diagnose.trial import Fate, Trial
@@ -214,9 +215,8 @@ def small_inputs(place: Place, facts: Facts) -> list[str]:
 def profile_options(facts: Facts) -> str:
     """``--shape`` options for the inputs with free dims, with ranges to start from."""
     parts = []
-    for name, (low, best, high) in derived_ranges(facts).items():
-        text = ":".join("x".join(str(d) for d in shape) for shape in (low, best, high))
-        parts.append(f"--shape {shlex.quote(f'{name}={text}')}")
+    for name, ranges in derived_ranges(facts).items():
+        parts.append(f"--shape {shlex.quote(f'{name}={range_text(ranges)}')}")
     return " ".join(parts)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.errors import ConfigError
 from surgery.graph.walk import all_nodes
+from surgery.shape_text import range_text
 
 if TYPE_CHECKING:
     from surgery.config import PipelineConfig
@@ -297,8 +298,7 @@ def run_command(
     """``surgery run`` as it is typed."""
     given = "".join(f" --plugin-path {shlex.quote(str(path))}" for path in plugin_paths)
     for name, ranges in (shapes or {}).items():
-        text = ":".join(dict.fromkeys("x".join(map(str, s)) for s in ranges))
-        given += f" --shape {shlex.quote(f'{name}={text}')}"
+        given += f" --shape {shlex.quote(f'{name}={range_text(ranges)}')}"
     return f"surgery run {pipeline} {shlex.quote(model)} --target {target.name}{given}"
 
 
@@ -427,5 +427,4 @@ def _refused(report: Report, target: Target) -> tuple[str, ...]:
 
 
 def _range(profile: Mapping[str, Any]) -> str:
-    shapes = dict.fromkeys("x".join(map(str, profile[k])) for k in ("min", "opt", "max"))
-    return f"{profile['input']} {':'.join(shapes)}"
+    return f"{profile['input']} {range_text(profile[k] for k in ('min', 'opt', 'max'))}"

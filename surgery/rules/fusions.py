@@ -108,7 +108,7 @@ def _split(site: CutSite, b: Body, level: int) -> list[str]:
 
 
 def _size(operand: Operand, axis: int) -> int:
-    size = operand.shape[axis] if operand.shape is not None else None
+    size = operand.dim(axis)
     if not isinstance(size, int):
         raise NoMatch(f"the size of axis {axis} of {operand.name} is not known")
     return size

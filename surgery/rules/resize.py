@@ -135,7 +135,7 @@ def _given(site: Site, i: int) -> Operand | None:
 
 def _dim(operand: Operand, axis: int, b: Body) -> int | str:
     """A size, or the name of a tensor with it."""
-    size = operand.shape[axis] if operand.shape is not None else None
+    size = operand.dim(axis)
     if isinstance(size, int):
         return size
     return b.gather(b.op("Shape", operand.name), b.const(axis, np.int64), axis=0)

@@ -588,7 +588,7 @@ def _shape(b: Body, x: Operand, sizes: Sequence[Any]) -> str:
             known.append(size)
             continue
         axis, factor, divisor = size
-        dim = x.shape[axis] if x.shape is not None else None
+        dim = x.dim(axis)
         known.append(dim * factor // divisor if isinstance(dim, int) else None)
     if known.count(None) <= 1:
         return b.ints(*(-1 if k is None else k for k in known))

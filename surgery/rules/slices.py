@@ -62,7 +62,7 @@ def slice_with_a_count(site: Site, b: Body) -> Bounded:
     data = site.input(0)
     axis = int(site.const(3).reshape(-1)[0]) if site.has(3) else 0
     axis %= data.rank
-    known = data.shape[axis] if data.shape is not None else None
+    known = data.dim(axis)
     shape = b.op("Shape", data.name)
     length = b.ints(known) if isinstance(known, int) else b.slice(shape, 0, axis, axis + 1)
     zero, one = b.ints(0), b.ints(1)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import surgery
+from surgery.cli.values import parse_shapes
 from surgery.diagnose.explain import explain
 from surgery.diagnose.grouping import about_machine, groups, said, without_machine
 from surgery.diagnose.inspect import inspect
+from surgery.diagnose.trial import run_command
+from surgery.targets import resolve_target
 from surgery.trt.session import installed_flavours
 from tests.diagnose.models import parsed
 
@@ -189,3 +194,15 @@ def test_a_bug_of_the_run_does_not_hide_what_the_parser_says(monkeypatch: pytest
     assert found.trial is not None
     assert (found.trial.exit_code, found.problems[-1].where) == (70, "run")
     assert "KeyError" in found.trial.verdict
+
+
+def test_the_command_gives_the_shapes_that_were_asked_for() -> None:
+    shapes = {
+        "a:0": ((1, 3), (1, 3), (8, 3)),  # two of them are the same, and still there have to be three
+        "b": ((1, 3), (4, 3), (4, 3)),
+        "c": ((2, 3), (2, 3), (2, 3)),
+        "number": ((), (), ()),
+    }
+    words = shlex.split(run_command("auto", "m.onnx", resolve_target("tensorrt-10.16"), shapes))
+    given = [value for option, value in itertools.pairwise(words) if option == "--shape"]
+    assert parse_shapes(given) == shapes

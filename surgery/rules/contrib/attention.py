@@ -17,11 +17,6 @@ def heads_of(b: Body, x: str, heads: int) -> str:
     return b.transpose(b.reshape(x, 0, 0, heads, -1), 0, 2, 1, 3)
 
 
-def part(b: Body, x: str, axis: int, start: int, end: int) -> str:
-    """Elements start..end along an axis."""
-    return b.slice(x, axis, start, end)
-
-
 def entry(b: Body, x: str, axis: int, index: int) -> str:
     """One element along an axis, which goes."""
     return b.gather(x, b.const(index, np.int64), axis=axis)
@@ -71,7 +66,7 @@ class Cell:
         if not self.site.has(i):
             return
         b, mask, name = self.b, self.site.input(i), self.site.x(i)
-        if mask.rank == 2 and (mask.shape or ())[1] == 1:
+        if mask.rank == 2 and mask.dim(1) == 1:
             return  # one value per sample: ONNX Runtime takes that for no mask
         if mask.rank == 1:
             hidden = self._ends(name, mask.shape, batch)
@@ -116,7 +111,7 @@ def hidden_sizes(site: Site) -> list[int]:
     sizes = [int(v) for v in site.attr("qkv_hidden_sizes", [])]
     if sizes:
         return sizes
-    columns = site.input(1).shape[1] if site.input(1).rank == 2 else None  # type: ignore[index]
+    columns = site.input(1).dim(1) if site.input(1).rank == 2 else None
     if not isinstance(columns, int):
         raise NoMatch("the size of the weights is not known")
     return [columns // 3] * 3
@@ -136,7 +131,7 @@ def self_attention(
     heads = int(site.attr("num_heads"))
     sizes = hidden_sizes(site)
     cuts = np.cumsum([0, *sizes]).tolist()
-    q, k, v = (heads_of(b, part(b, product, -1, cuts[i], cuts[i + 1]), heads) for i in range(3))
+    q, k, v = (heads_of(b, b.slice(product, -1, cuts[i], cuts[i + 1]), heads) for i in range(3))
     if site.has(past):
         k = b.concat([entry(b, site.x(past), 0, 0), k], 2)
         v = b.concat([entry(b, site.x(past), 0, 1), v], 2)
@@ -251,12 +246,11 @@ def added(site: Site, b: Body, x: str, which: int) -> str:
     """Query, key or value plus its part of the bias."""
     if not site.has(3):
         return x
-    sizes = [site.input(0).shape[-1], site.input(0).shape[-1]]  # type: ignore[index]
-    if which == 0 and not isinstance(sizes[0], int):
+    hidden = site.input(0).dim(-1)
+    if not isinstance(hidden, int):
         raise NoMatch("the hidden size is not known")
-    start = sum(int(s) for s in sizes[:which] if isinstance(s, int))
-    end = start + int(sizes[which]) if which < 2 else np.iinfo(np.int32).max  # type: ignore[arg-type]
-    return b.add(x, part(b, site.x(3), 0, start, end))
+    end = (which + 1) * hidden if which < 2 else np.iinfo(np.int32).max
+    return b.add(x, b.slice(site.x(3), 0, which * hidden, end))
 
 
 MHA = "float[2, 3, 8] q, float[2, 5, 8] k, float[2, 5, 8] v"

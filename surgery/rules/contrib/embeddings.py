@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.contrib.attention import entry, length, part, places, reject
+from surgery.rules.contrib.attention import entry, length, places, reject
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.contrib.normalizations import normalized
 from surgery.rules.engine.rule import NoMatch, lowering
@@ -106,25 +106,27 @@ def rotary_embedding(site: Site, b: Body) -> str:
     """Cosines and sines of the positions, the two halves (or alternating elements) rotated, the rest kept."""
     reject(site, "is_packed_batching")
     x = site.input(0)
-    half = site.input(2).shape[1] if site.input(2).rank == 2 else None  # type: ignore[index]
+    half = site.input(2).dim(1) if site.input(2).rank == 2 else None
     if not isinstance(half, int):
         raise NoMatch("the size of the rotated part is not known")
     rotated = 2 * half
     data, size = x.name, rotated
     if x.rank == 3:
-        heads, hidden = int(site.attr("num_heads", 0)), x.shape[2]  # type: ignore[index]
-        if heads and not isinstance(hidden, int):
-            raise NoMatch("the hidden size is not known")
-        size = int(hidden) // heads if heads else rotated  # type: ignore[arg-type]
+        heads, hidden = int(site.attr("num_heads", 0)), x.dim(2)
+        if heads:
+            if not isinstance(hidden, int):
+                raise NoMatch("the hidden size is not known")
+            size = hidden // heads
         data = b.transpose(b.reshape(data, 0, 0, -1, size), 0, 2, 1, 3)
-    elif isinstance(x.shape[3], int):  # type: ignore[index]
-        size = int(x.shape[3])  # type: ignore[index]
+    else:
+        whole = x.dim(3)
+        size = whole if isinstance(whole, int) else rotated
     angles = angle_positions(site, b, length(b, data, 2))
     cosine, sine = (b.unsqueeze(b.gather(site.x(i), angles, axis=0), 1) for i in (2, 3))
-    turning = data if size == rotated else part(b, data, -1, 0, rotated)
+    turning = data if size == rotated else b.slice(data, -1, 0, rotated)
     done = turned(b, turning, cosine, sine, half, bool(site.attr("interleaved", 0)))
     if size != rotated:
-        done = b.concat([done, part(b, data, -1, rotated, size)], -1)
+        done = b.concat([done, b.slice(data, -1, rotated, size)], -1)
     return b.reshape(b.transpose(done, 0, 2, 1, 3), 0, 0, -1) if x.rank == 3 else done
 
 
@@ -144,7 +146,7 @@ def turned(b: Body, x: str, cosine: str, sine: str, half: int, alternating: bool
         pairs = b.reshape(x, 0, 0, 0, half, 2)
         one, two = entry(b, pairs, -1, 0), entry(b, pairs, -1, 1)
     else:
-        one, two = part(b, x, -1, 0, half), part(b, x, -1, half, 2 * half)
+        one, two = b.slice(x, -1, 0, half), b.slice(x, -1, half, 2 * half)
     real = b.sub(b.mul(one, cosine), b.mul(two, sine))
     imaginary = b.add(b.mul(one, sine), b.mul(two, cosine))
     if not alternating:

@@ -55,6 +55,10 @@ class Operand:
             raise NoMatch(f"the shape of {self.name} is not known: {self.shape}")
         return tuple(int(d) for d in self.shape)  # type: ignore[arg-type]
 
+    def dim(self, axis: int) -> Dim:
+        """The dim of an axis that it has; None if that, or the rank, is not known."""
+        return None if self.shape is None else self.shape[axis]
+
     @property
     def static(self) -> bool:
         """Whether every dim is a known number."""
