@@ -167,6 +167,7 @@ def time_both(path: Path, options: argparse.Namespace, tell: Tell) -> None:
     try:
         ours, raw = race(entries, alone=_alone(options.keep / "lock"))
         line.update(surgery_ms=round(ours, 4), raw_ms=round(raw, 4), ratio=round(ours / raw, 4))
+        line["same"] = entries[0][0] == entries[1][0]
     except (NotTimedError, OSError) as error:
         line["reason"] = str(error)
     except Exception as error:  # CUDA and Polygraphy raise kinds of their own

@@ -239,6 +239,12 @@ def _on_gpu(gpu: Mapping[str, Mapping[str, Result]]) -> list[str]:
             f"{statistics.median(ratios.values()):.3f}; {sum(r <= 1.05 for r in ratios.values())} are not slower "
             "by more than 5 %."
         )
+        alike = [ls["race"]["ratio"] for ls in gpu.values() if ls.get("race", {}).get("same")]
+        if alike:
+            text += (
+                f" {len(alike)} of the pairs are one and the same engine, byte for byte: {min(alike):.3f} to "
+                f"{max(alike):.3f}, {statistics.median(alike):.3f} in the median, which is what the measurement adds."
+            )
         slow = sorted(((r, m.removesuffix(".onnx")) for m, r in ratios.items() if r > 1.1), reverse=True)
         if slow:
             text += " Slower by more than 10 %: " + ", ".join(f"{m} ({r:.2f})" for r, m in slow) + "."

@@ -1,7 +1,8 @@
 """Latency of engines on a GPU, side by side: `python benchmarks/engine_race.py ENGINE INPUTS.npz [ENGINE INPUTS]`.
 
 Engines are run in turns on one stream, inputs already on the device, each run between two CUDA events; a median of
-what fits into a second. Nothing but Polygraphy's device memory and the CUDA driver is needed. Import this only in a
+what fits into a second. Turns are balanced: what goes first in a round, or just after another engine, is slower by up
+to some percent whatever it computes. Nothing but Polygraphy's device memory and the CUDA driver is needed. Import this only in a
 process that may die: TensorRT is loaded into it.
 """
 
@@ -166,11 +167,12 @@ def race(
     """Median milliseconds of each engine, run in turns.
 
     Each engine is loaded twice, in the order given and in the reverse: what is loaded last runs up to 2 % faster than
-    the same bytes loaded first, whatever they are. A round's time of an engine is the mean of its two.
+    the same bytes loaded first, whatever they are. A round's time of an engine is the mean of its two. The orders of
+    the rounds are those of :func:`balanced`.
 
     Args:
         entries: Engines with values of their inputs.
-        alone: Held while the time is taken; not while kernels are compiled and warmed up, which takes seconds.
+        alone: Held while engines are warmed up and timed; not while their kernels are compiled, which takes seconds.
         seconds: How long to measure.
 
     Raises:
@@ -183,11 +185,13 @@ def race(
     both = [*entries, *reversed(entries)] if len(entries) > 1 else entries
     loaded = [Loaded(trt, engine, feeds, stream) for engine, feeds in both]
     for one in loaded:
-        for _ in range(WARM_UP):
-            one.run()
-        stream.synchronize()
+        one.run()
+    stream.synchronize()
     timer = Timer(stream.ptr)
     with alone or nullcontext():
+        for one in loaded * WARM_UP:
+            one.run()
+        stream.synchronize()
         rounds = [
             [(a + z) / 2 for a, z in zip(r, r[::-1], strict=True)]
             for r in _rounds(loaded, timer, stream, seconds)
@@ -196,20 +200,34 @@ def race(
     return [statistics.median(t) for t in times]
 
 
+def balanced(count: int) -> list[list[int]]:
+    """Orders of 0..count-1 in which each comes equally often at each place and just after each other one.
+
+    Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments", 1949:
+    one such square where `count` is even, a second one, mirrored, where it is odd.
+    """
+    first = [(k + 1) // 2 if k % 2 else -(k // 2) % count for k in range(count)]
+    orders = [[(place + row) % count for place in first] for row in range(count)]
+    return orders if count % 2 == 0 else orders + [order[::-1] for order in orders]
+
+
 def _rounds(loaded: Sequence[Loaded], timer: Timer, stream: Any, seconds: float) -> Iterator[list[float]]:
     started = time.perf_counter()
-    for k in range(PAIRS + 2):
+    orders = balanced(len(loaded))
+    # Whole sets of orders, or the balance is lost.
+    least, most = (-(-n // len(orders)) * len(orders) for n in (LEAST, PAIRS))
+    for k in range(most):
         found = [0.0] * len(loaded)
-        # The engine that goes first finds other things in the caches than the next: each is first as often.
-        for place in range(len(loaded))[:: 1 if k % 2 else -1]:
+        stream.synchronize()
+        loaded[orders[(k - 1) % len(orders)][-1]].run()  # not timed: what comes after a pause is slower
+        for place in orders[k % len(orders)]:
             stream.synchronize()
             timer.mark(False)
             loaded[place].run()
             timer.mark(True)
             found[place] = timer.milliseconds()
-        if k >= 2:  # the first two after a wait are slower
-            yield found
-        if k >= LEAST + 2 and time.perf_counter() - started > seconds:
+        yield found
+        if k + 1 >= least and (k + 1) % len(orders) == 0 and time.perf_counter() - started > seconds:
             return
 
 
