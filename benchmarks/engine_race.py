@@ -2,8 +2,8 @@
 
 Engines are run in turns on one stream, inputs already on the device, each run between two CUDA events; a median of
 what fits into a second. Turns are balanced: what goes first in a round, or just after another engine, is slower by up
-to some percent whatever it computes. Nothing but Polygraphy's device memory and the CUDA driver is needed. Import this only in a
-process that may die: TensorRT is loaded into it.
+to some percent whatever it computes. Nothing but Polygraphy's device memory and the CUDA driver is needed. Import this
+only in a process that may die: TensorRT is loaded into it.
 """
 
 from __future__ import annotations
@@ -203,8 +203,8 @@ def race(
 def balanced(count: int) -> list[list[int]]:
     """Orders of 0..count-1 in which each comes equally often at each place and just after each other one.
 
-    Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments", 1949:
-    one such square where `count` is even, a second one, mirrored, where it is odd.
+    Source: E. J. Williams, "Experimental designs balanced for the estimation of residual effects of treatments",
+    1949: one such square where `count` is even, a second one, mirrored, where it is odd.
     """
     first = [(k + 1) // 2 if k % 2 else -(k // 2) % count for k in range(count)]
     orders = [[(place + row) % count for place in first] for row in range(count)]
