@@ -8,7 +8,7 @@ from surgery.graph.body import Body
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.engine.rule import Sample, lowering
 from surgery.rules.engine.site import Site
-from surgery.rules.quantization import dequantize, quantize
+from surgery.rules.quantization.linear import dequantize, quantize
 
 LINEAR = (("uint8", 7), ("int8", -3), ("uint16", 300), ("int16", -300))
 

@@ -10,7 +10,7 @@ from surgery.rules.contrib.activations import softmax_from
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.engine.rule import Sample, lowering
 from surgery.rules.engine.site import Site
-from surgery.rules.quantization import as_float, is_zero, limits
+from surgery.rules.quantization.common import as_float, is_zero, limits
 
 
 def scalar_of(site: Site, b: Body, i: int) -> str:
