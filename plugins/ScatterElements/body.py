@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.lowered import WholeNumberBody, given, lowered
-from surgery.rules.indexing import scatter_elements
+from surgery.rules.indexing.scatter import scatter_elements
 
 if TYPE_CHECKING:
     import onnx

@@ -17,7 +17,7 @@ from surgery.rules.engine.cut_site import CutSite
 from surgery.rules.engine.pair import pair, pattern_rule
 from surgery.rules.engine.rule import NoMatch, Sample
 from surgery.rules.engine.site import Operand
-from surgery.rules.indexing import count_up
+from surgery.rules.indexing.sizes import count_up
 
 # -- sequences ------------------------------------------------------------------------------------------
 

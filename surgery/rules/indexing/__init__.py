@@ -1,0 +1,10 @@
+"""Scattering with reductions, selection by constant masks, reversal, n-gram counting."""
+
+PARTS = (
+    "sizes",
+    "updates",
+    "scatter",
+    "selection",
+    "ngrams",
+)
+"""Its modules, in the order in which rules are read."""
