@@ -13,14 +13,11 @@ from surgery.rules.engine.rule import NoMatch
 MAX_RANK = 8
 """Dims that a TensorRT tensor may have."""
 
-
 MAX_RUNS = 4
 """A mask of so many runs of ones is applied by remainders, one with more bit by bit."""
 
-
 SURE = 22
 """Bits of a quotient that hold, whatever it is computed in: float32 has 24, and may be off by some units."""
-
 
 PIECE = 16
 """Numbers of so many bits are taken apart into bits at once: all quotients among them are exact in float32."""

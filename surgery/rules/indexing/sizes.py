@@ -10,7 +10,12 @@ import numpy as np
 
 from surgery.graph.body import Body
 from surgery.rules.engine.site import Operand
-from surgery.rules.indexing.updates import FREE_DIM
+
+ALL = 2**31 - 1
+"""End of a slice that goes to the end."""
+
+FREE_DIM = 16
+"""What a free dim counts as where the size of an intermediate tensor decides."""
 
 
 def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

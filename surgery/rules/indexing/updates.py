@@ -15,35 +15,21 @@ from surgery.rules.indexing.sizes import count_up
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 COMBINE = {"add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}
 
-
 REDUCE = {"add": "ReduceSum", "mul": "ReduceProd", "max": "ReduceMax", "min": "ReduceMin"}
-
 
 MASK_LIMIT = 2**22
 """Most (target, update) pairs that are compared all at once; more go through a loop."""
 
-
 ROUNDS_LIMIT = 8
 """Most updates of one target that are unrolled where the indices are constant."""
-
-
-ALL = 2**31 - 1
-"""End of a slice that goes to the end."""
-
 
 LANES_LIMIT = 2**22
 """Elements that the lanes of all rows together have at most, where they are more than the rows."""
 
-
 MOST_LANES = 64
 """Lanes of a row, at most."""
-
-
-FREE_DIM = 16
-"""What a free dim counts as where the size of an intermediate tensor decides."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.site import Site
 
+INTEGERS = frozenset({"int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16", "int32"})
+"""Dtypes that QuantizeLinear and DequantizeLinear have beside floats."""
+
 
 def limits(dtype: np.dtype[Any]) -> tuple[int, int]:
     """Lowest and highest value of a whole-number dtype, those of ml_dtypes too."""

@@ -12,8 +12,7 @@ from surgery.rules.engine.cut_site import CutSite
 from surgery.rules.engine.pair import pattern_rule
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.quantization.common import as_float, centred, is_zero, limits
-from surgery.rules.quantization.products import INTEGERS
+from surgery.rules.quantization.common import INTEGERS, as_float, centred, is_zero, limits
 
 
 def _spread(site: Site, i: int, b: Body) -> str:
@@ -70,7 +69,6 @@ def quotient(x: str, divisor: str, b: Body) -> str:
 
 
 _QUOTIENT = op("Div", value("x"), value("w"), keep=True)
-
 
 _STEP = "q = QuantizeLinear (x, s, z)"
 
@@ -165,9 +163,7 @@ def _dequantize(site: Site, b: Body) -> str:
 
 _Q = "(float[2, 8, 3] x) => ({t}[2, 8, 3] y) {{ {c} y = QuantizeLinear {a} (x, s, z) }}"
 
-
 _DQ = "({t}[2, 8, 3] x) => (float[2, 8, 3] y) {{ {c} y = DequantizeLinear {a} (x, s, z) }}"
-
 
 _EIGHT = "0.1, 0.2, 0.3, 0.4, 0.5, 0.25, 1.0, 2.0"
 
@@ -196,7 +192,6 @@ _RUN_TIME = (
     "(float[n, 4] x, float s, int8 z) => (int8[n, 4] y) { y = QuantizeLinear (x, s, z) }",
     "(float16[3, 4] x, float16 s, int8 z) => (int8[3, 4] y) { y = QuantizeLinear (x, s, z) }",
 )
-
 
 _SYMMETRIC = f"(float[2] x) => (int8[2] y) {{ {_constants('int8', 0)} y = QuantizeLinear (x, s, z) }}"
 

@@ -19,14 +19,8 @@ from surgery.rules.quantization.linear import quotient, saturate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 EXACT = 1 << 24
 """Sums of whole numbers up to here are exact in float32, in any order."""
-
-
-INTEGERS = frozenset({"int2", "uint2", "int4", "uint4", "int8", "uint8", "int16", "uint16", "int32"})
-"""Dtypes that QuantizeLinear and DequantizeLinear have beside floats."""
-
 
 MAX_CHUNKS = 64
 """Products over more chunks of terms than this are not unrolled."""
@@ -224,7 +218,6 @@ _QMM = (
 
 _QMM += "y = QLinearMatMul (x, xs, xz, w, ws, wz, ys, yz) }}"
 
-
 _FEEDS = {"xs": np.float32(0.02), "ws": np.float32(0.03), "ys": np.float32(0.4)}
 
 
@@ -336,9 +329,7 @@ _QCONV = (
     "=> (uint8[{n}, 4, 5, 5] y) {{ y = QLinearConv <pads = [1, 1, 1, 1]> (x, xs, xz, w, ws, wz, ys, yz{b}) }}"
 )
 
-
 _SCALES = {"xs": np.float32(0.02), "ws": np.float32(0.03), "ys": np.float32(0.9), "xz": np.uint8(3)}
-
 
 _FILTERS = {**_SCALES, "ws": np.linspace(0.01, 0.1, 4, dtype=np.float32), "wz": np.zeros(4, np.int8)}
 

@@ -164,6 +164,7 @@ def size_times(size: int | str, scale: np.float32, b: Body) -> int | str:
 
 
 def axes_by_scales(site: Site, m: Mixed, scales: Operand, axes: list[int]) -> list[Axis]:
+    """The axes that change, by their scales; raises NoMatch, or NeedsConstant where these decide a size."""
     found, x = [], site.input(0)
     value = scales.value
     if value is not None and len(value) != len(axes):
@@ -196,6 +197,7 @@ def _place(site: Site, operand: Operand) -> int:
 
 
 def axes_by_sizes(site: Site, m: Mixed, sizes: Operand, axes: list[int]) -> list[Axis]:
+    """The axes that change, by their sizes; raises NoMatch, or NeedsConstant where these are not known."""
     found, x = [], site.input(0)
     value = sizes.value
     if value is not None and len(value) != len(axes):

@@ -15,9 +15,7 @@ from surgery.rules.resize.axes import Axis, Mixed, Style, Value, size_along
 DENSE = 1 << 20
 """Elements up to which a constant matrix of weights is written out; larger ones become a few gathers."""
 
-
 MAX_TAPS = 8
-
 
 HALF_TOLERANCE = 1e-6
 """So close to a half, ONNX Runtime takes a position for one."""
