@@ -15,7 +15,8 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.lowered import given, lowered, mixed_floats, narrow, numbers, size, wide
-from surgery.rules.sampling import Tap, deformconv, weighted_pixels
+from surgery.rules.sampling.deformed import deformconv
+from surgery.rules.sampling.pixels import Tap, weighted_pixels
 
 
 @dataclass(frozen=True)

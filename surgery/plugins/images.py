@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from surgery.graph.body import Body
 from surgery.plugins.definition import ConfiguredNode
 from surgery.plugins.lowered import numbers, rank_of, size
-from surgery.rules.sampling import Tap, weighted_pixels
+from surgery.rules.sampling.pixels import Tap, weighted_pixels
 
 F = np.float32
 

@@ -17,16 +17,16 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.sampling import (
+from surgery.rules.sampling.pixels import (
     Tap,
-    _as,
-    _clamped,
-    _inner,
-    _numbers,
-    _rows,
-    _size,
-    _within,
+    clamp,
+    inner_dtype,
+    pixel_rows,
+    places_along,
+    recast,
+    size_along,
     weighted_pixels,
+    within,
 )
 
 CANDIDATES = 6
@@ -65,7 +65,7 @@ def _bins(site: Site, b: Body, axis: int, dtype: Any) -> Bins:
     count = int(site.attr("output_height" if axis == 2 else "output_width", 1))
     scale = b.const(float(site.attr("spatial_scale", 1.0)), dtype)
     half = site.opset >= 16 and site.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    boxes = _as(b, site.x(1), site.dtype(1), dtype)
+    boxes = recast(b, site.x(1), site.dtype(1), dtype)
     corners = []
     for column in (3 - axis, 5 - axis):
         at = b.mul(b.gather(boxes, b.ints(column), axis=1), scale)
@@ -76,11 +76,11 @@ def _bins(site: Site, b: Body, axis: int, dtype: Any) -> Bins:
     extent = b.div(extent, b.const(count, dtype))
     start = b.add(corners[0], b.mul(extent, b.const(np.arange(count)[None], dtype)))
     known = _map_size(site, axis)
-    length = _size(b, site.input(0), axis)
+    length = size_along(b, site.input(0), axis)
     if known is not None:
         size, pixels = b.const(known, dtype), b.const(np.arange(known), dtype)
     else:
-        size, pixels = b.cast(length, dtype), b.cast(_numbers(b, site.input(0), axis), dtype)
+        size, pixels = b.cast(length, dtype), b.cast(places_along(b, site.input(0), axis), dtype)
     return Bins(start, extent, size, length, pixels, count)
 
 
@@ -98,8 +98,8 @@ def _channels(site: Site) -> int:
 
 def _touch(b: Body, at: str, bins: Bins, dtype: Any) -> str:
     """Weight of each pixel for samples at a place; samples more than a pixel outside count nothing."""
-    inside = _within(b, at, b.const(-1, dtype), bins.size)
-    clamped = _clamped(b, at, b.const(0, dtype), b.sub(bins.size, b.const(1, dtype)))
+    inside = within(b, at, b.const(-1, dtype), bins.size)
+    clamped = clamp(b, at, b.const(0, dtype), b.sub(bins.size, b.const(1, dtype)))
     distance = b.op("Abs", b.sub(clamped, bins.pixels))
     weight = b.maximum(b.sub(b.const(1, dtype), distance), b.const(0, dtype))
     return b.where(inside, weight, b.const(0, dtype))
@@ -185,15 +185,15 @@ def roialign_by_gathers(site: Site, b: Body) -> str:
     strips = (boxes if isinstance(boxes, int) else 1) * int(site.attr("output_height", 1)) * channels
     if all(s is not None for s in sizes) and strips * int(sizes[1] or 0) <= MOST_IN_STRIPS:
         raise NoMatch("a map of known size is small enough for products with weights")
-    dtype = _inner(site.dtype(0))
+    dtype = inner_dtype(site.dtype(0))
     rows, columns = _bins(site, b, 2, dtype), _bins(site, b, 3, dtype)
     taps = [_mean_taps(b, bins, ratio, axis, dtype) for bins, axis in ((rows, 2), (columns, 1))]
-    pixels = _rows(b, _as(b, site.x(0), site.dtype(0), dtype), 2, False)
+    pixels = pixel_rows(b, recast(b, site.x(0), site.dtype(0), dtype), 2, False)
     total = weighted_pixels(
         b, pixels, _first_pixels(site, b, rows, columns), taps, [rows.length, columns.length], dtype
     )
     found = b.transpose(b.div(total, b.const(ratio * ratio, dtype)), 0, 3, 1, 2)
-    return _as(b, found, dtype, site.dtype(0))
+    return recast(b, found, dtype, site.dtype(0))
 
 
 def _first_pixels(site: Site, b: Body, rows: Bins, columns: Bins) -> str:
@@ -217,8 +217,8 @@ def _mean_taps(b: Body, bins: Bins, ratio: int, axis: int, dtype: Any) -> list[T
 def _neighbours(b: Body, at: str, bins: Bins, dtype: Any) -> tuple[list[Tap], str]:
     """Both pixels around places, and which places count."""
     last, zero, one = b.sub(bins.size, b.const(1, dtype)), b.const(0, dtype), b.const(1, dtype)
-    inside = _within(b, at, b.const(-1, dtype), bins.size)
-    at = _clamped(b, at, zero, last)
+    inside = within(b, at, b.const(-1, dtype), bins.size)
+    at = clamp(b, at, zero, last)
     low = b.op("Floor", at)
     part = b.sub(at, low)
     high = b.minimum(b.add(low, one), last)
@@ -286,15 +286,15 @@ def _neighbours(b: Body, at: str, bins: Bins, dtype: Any) -> tuple[list[Tap], st
 )
 def roialign(site: Site, b: Body) -> str:
     """Rows, then columns; for the maximum, sample by sample."""
-    dtype = _inner(site.dtype(0))
+    dtype = inner_dtype(site.dtype(0))
     channels = _channels(site)
     rows, columns = _bins(site, b, 2, dtype), _bins(site, b, 3, dtype)
     ratio = max(0, int(site.attr("sampling_ratio", 0)))
-    x = _as(b, site.x(0), site.dtype(0), dtype)
+    x = recast(b, site.x(0), site.dtype(0), dtype)
     if site.attr("mode", "avg") == "max":
-        return _as(b, _sampled_maximum(site, b, x, rows, columns, ratio, dtype), dtype, site.dtype(0))
+        return recast(b, _sampled_maximum(site, b, x, rows, columns, ratio, dtype), dtype, site.dtype(0))
     down, right = _bin_weights(b, rows, ratio, dtype), _bin_weights(b, columns, ratio, dtype)
-    return _as(
+    return recast(
         b, _weighted_mean(site, b, x, down, right, (rows, columns), channels, dtype), dtype, site.dtype(0)
     )
 
@@ -306,7 +306,7 @@ def _weighted_mean(
     image, (rows, columns) = site.input(0), bins
     if (image.shape or ())[0] != 1:
         number = b.unsqueeze(b.cast(site.x(2), np.int64), 1)
-        own = b.cast(b.equal(number, b.unsqueeze(_numbers(b, image, 0), 0)), dtype)  # [boxes, images]
+        own = b.cast(b.equal(number, b.unsqueeze(places_along(b, image, 0), 0)), dtype)  # [boxes, images]
         down = b.mul(b.unsqueeze(down, 2), b.unsqueeze(own, 1, 3))  # [boxes, bins, images, pixels]
     lines = b.op("Reshape", down, _shape(b, -1, _product(b, image, (0, 2))))
     pixels = b.op("Flatten", b.transpose(x, 0, 2, 1, 3), axis=2)  # [images x rows, channels x columns]
@@ -321,7 +321,7 @@ def _weighted_mean(
 
 
 def _dim(b: Body, image: Operand, axis: int, known: Any) -> int | str:
-    return known if isinstance(known, int) else _size(b, image, axis)
+    return known if isinstance(known, int) else size_along(b, image, axis)
 
 
 def _product(b: Body, image: Operand, axes: Sequence[int]) -> int | str:
@@ -329,7 +329,7 @@ def _product(b: Body, image: Operand, axes: Sequence[int]) -> int | str:
     dims = [(image.shape or ())[a] for a in axes]
     if all(isinstance(d, int) for d in dims):
         return prod(int(d) for d in dims if isinstance(d, int))
-    found = [_size(b, image, a) for a in axes if (image.shape or ())[a] != 1]
+    found = [size_along(b, image, a) for a in axes if (image.shape or ())[a] != 1]
     result = found[0]
     for other in found[1:]:
         result = b.mul(result, other)
@@ -350,7 +350,7 @@ def _sampled_maximum(site: Site, b: Body, x: str, rows: Bins, columns: Bins, rat
     channels = _channels(site)
     sides = [_sample_taps(b, bins, ratio, axis, dtype) for bins, axis in ((rows, 2), (columns, 1))]
     base = _first_pixels(site, b, rows, columns)
-    pixels = _rows(b, x, 2, False)
+    pixels = pixel_rows(b, x, 2, False)
     top = ""
     for row, column in product(*(taps for taps, _ in sides)):
         place = b.add(b.add(b.mul(row.place, columns.length), column.place), base)
