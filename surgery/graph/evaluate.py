@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.deadline import EndlessError, deadline
+
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
@@ -170,7 +172,9 @@ def _in_newer_opset(payload: str | bytes) -> bytes | None:
         return None
 
 
-def run_session(session: Any, names: Sequence[str], feeds: Arrays) -> list[NDArray[Any]]:
+def run_session(
+    session: Any, names: Sequence[str], feeds: Arrays, seconds: float | None = None
+) -> list[NDArray[Any]]:
     """Outputs of a session, those included that numpy has no type of its own for.
 
     ONNX Runtime 1.31 takes and gives no arrays of bfloat16, float8 and 4-bit numbers (of ml_dtypes here), only values
@@ -180,12 +184,17 @@ def run_session(session: Any, names: Sequence[str], feeds: Arrays) -> list[NDArr
         session: An ONNX Runtime session.
         names: Outputs that are wanted.
         feeds: Values by name, of the dtypes that the model declares.
+        seconds: Time limit of the run; None takes that of :mod:`surgery.graph.deadline`.
+
+    Raises:
+        EndlessError: the run did not end in time.
     """
     import onnxruntime as ort
 
     foreign = {v.name for v in (*session.get_inputs(), *session.get_outputs()) if v.type in FOREIGN}
     if not foreign:
-        return list(session.run(list(names), dict(feeds)))
+        with deadline(seconds) as options:
+            return list(session.run(list(names), dict(feeds), options))
     types = {v.name: v.type for v in session.get_inputs()}
     given = {
         name: _foreign_value(value, types[name])
@@ -193,7 +202,8 @@ def run_session(session: Any, names: Sequence[str], feeds: Arrays) -> list[NDArr
         else ort.OrtValue.ortvalue_from_numpy(np.asarray(value))
         for name, value in feeds.items()
     }
-    found = session.run_with_ort_values(list(names), given)
+    with deadline(seconds) as options:
+        found = session.run_with_ort_values(list(names), given, options)
     return [_foreign_array(v) if v.is_tensor() and v.data_type() in FOREIGN else v.numpy() for v in found]
 
 
@@ -309,16 +319,26 @@ class Evaluator:
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
-    def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+    def run(
+        self, feeds: Arrays, outputs: Sequence[str] | None = None, seconds: float | None = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name; only the named ones if `outputs` is given.
+
+        Args:
+            feeds: Values by name; those that the model does not read are left out.
+            outputs: Names of the wanted outputs; None for all.
+            seconds: Time limit of the run; None takes that of :mod:`surgery.graph.deadline`.
 
         Raises:
             EvaluationError: a feed is missing or wrong, or an operator failed.
+            EndlessError: the run did not end in time.
         """
         names = list(outputs) if outputs is not None else list(self.output_names)
         wanted = {n: feeds[n] for n in self.input_names if n in feeds}
         try:
-            values = run_session(self._session, names, wanted)
+            values = run_session(self._session, names, wanted, seconds)
+        except EndlessError:
+            raise
         except Exception as error:
             raise EvaluationError(_first_line(error)) from error
         return dict(zip(names, values, strict=True))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from surgery.graph.deadline import EndlessError
 from surgery.graph.evaluate import FOREIGN, note_on, open_session, payload_of, run_session
 from surgery.verify.cases import MIN_CASES, Case
 from surgery.verify.compare import Arrays, CaseResult, DetectionOutputs, compare_case
@@ -209,6 +210,7 @@ def run_onnx(
     what: str = "the model",
     notes: list[str] | None = None,
     say: Say | None = None,
+    seconds: float | None = None,
 ) -> list[dict[str, NDArray[Any]]]:
     """Outputs for each of the feeds; names that the model does not read are left out.
 
@@ -218,9 +220,11 @@ def run_onnx(
         what: Which model it is, for the error.
         notes: Gets what has to be said if the model did not run as it is.
         say: Told before each of the feeds.
+        seconds: Time limit of each run; None takes that of :mod:`surgery.graph.deadline`.
 
     Raises:
         RunError: ONNX Runtime refuses the model or fails.
+        EndlessError: a run did not end in time.
     """
 
     def told() -> Iterator[Arrays]:
@@ -244,20 +248,41 @@ def run_onnx(
                 # The runner hands arrays over as they are.
                 made = [o.name for o in session.get_outputs()]
                 for feed in told():
-                    values = run_session(session, made, {n: feed[n] for n in names if n in feed})
+                    values = run_session(session, made, {n: feed[n] for n in names if n in feed}, seconds)
                     outputs.append(dict(zip(made, values, strict=True)))
                 return outputs
-            with OnnxrtRunner(session) as runner:
+            with OnnxrtRunner(_Limited(session, seconds)) as runner:
                 for feed in told():
                     given = {n: np.asarray(feed[n]) for n in names if n in feed}
                     # ONNX Runtime checks; the runner takes inputs of unknown rank for numbers.
                     found = runner.infer(given, check_inputs=False)
                     outputs.append({k: np.array(v) for k, v in found.items()})
+        except EndlessError as error:
+            error.where = what
+            raise
         except Exception as error:  # ONNX Runtime and Polygraphy raise kinds of their own
             raise RunError(
                 f"{what} in ONNX Runtime: {in_words(str(error)) or type(error).__name__}"
             ) from error
     return outputs
+
+
+class _Limited:
+    """A session as Polygraphy's runner uses one, whose runs have a time limit.
+
+    Args:
+        session: The session.
+        seconds: Time limit of each run; None for the usual one.
+    """
+
+    def __init__(self, session: Any, seconds: float | None) -> None:
+        self._session, self._seconds = session, seconds
+        self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
+
+    def run(self, names: Sequence[str] | None, feeds: Arrays) -> list[NDArray[Any]]:
+        """Outputs of the given names, or all."""
+        wanted = names if names is not None else [o.name for o in self.get_outputs()]
+        return run_session(self._session, wanted, feeds, self._seconds)
 
 
 def _session(model: onnx.ModelProto | bytes | Path) -> Any:

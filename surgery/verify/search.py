@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from surgery.graph.deadline import EndlessError
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.infer import dims_of
 from surgery.graph.operands import Call, draw_operands
@@ -213,7 +214,11 @@ class Search:
         return tuple(int(d) for d in dims)  # type: ignore[arg-type]
 
     def judge(self, feeds: Arrays) -> int:
-        """0: the model does not run on the values; 1: it runs; 2: it also keeps the shapes it declares."""
+        """0: the model does not run on the values; 1: it runs; 2: it also keeps the shapes it declares.
+
+        Raises:
+            EndlessError: the model did not end in time.
+        """
         if self._session is None:
             try:
                 self._session = Evaluator(self._model)
@@ -222,6 +227,9 @@ class Search:
                 return 2  # no values will make it run; verification says why
         try:
             outputs = self._session.run(feeds)
+        except EndlessError as error:
+            error.where = "the original"
+            raise
         except EvaluationError as error:
             self.error = str(error)
             return 0
