@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention import HALVES, to
+from surgery.rules.attention.halves import HALVES, to
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgery.graph.body import Body
-from surgery.rules.attention import HALVES, to
+from surgery.rules.attention.halves import HALVES, to
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Operand, Site
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention import reduce_mean
+from surgery.rules.attention.halves import reduce_mean
 from surgery.rules.contrib.activations import softmax_from
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.engine.rule import Sample, lowering
