@@ -7,6 +7,7 @@ order is made explicit and no TopK or ArgMax ever decides between equal values.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,26 @@ class Corners:
     def parts(self) -> tuple[str, str, str, str, str]:
         """The five values in order."""
         return self.low0, self.low1, self.high0, self.high1, self.area
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Boxes of any kind, as a round of suppression needs them.
+
+    Attributes:
+        columns: What a box is described by, float32, each [B, N, 1] if all groups use the same boxes, else
+            [B, G * N, 1].
+        suppresses: Writes which boxes one box overlaps too much, bool [B, G, N]. It is given the columns of the
+            box taken in each group, [B, G, 1], and those of all boxes, [B, 1 or G, N].
+        masked: The loop carries who is left as 1 and 0, and reads the scores afresh in every round, instead of
+            carrying the scores. TensorRT-RTX 1.6 on an H200 strikes out everyone where `SMALLEST` is written into
+            what the next round reads and the arithmetic of `suppresses` is long (docs/gpu.md). It is no rule for
+            all boxes because it adds two steps over [B, G, N] to each round.
+    """
+
+    columns: Sequence[str]
+    suppresses: Callable[[Body, Sequence[str], Sequence[str]], str]
+    masked: bool = False
 
 
 def corners(b: Body, boxes: str, spec: NmsSpec) -> Corners:
@@ -96,9 +117,7 @@ def overlap(b: Body, one: Corners, two: Corners, spec: NmsSpec) -> str:
 def select_form(
     b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool, labels: str | None = None
 ) -> Selected:
-    """One round per detection: the best of every group is taken, and what it suppresses is struck out.
-
-    All images and groups advance together; memory is a few times [B, G, N].
+    """`one_per_round` for upright boxes.
 
     Args:
         b: Where the nodes go.
@@ -108,35 +127,55 @@ def select_form(
         shared: All groups use the same boxes.
         labels: [B, N or G * N, 1] float32: boxes of different labels do not suppress each other.
     """
+
+    def suppresses(b: Body, one: Sequence[str], everyone: Sequence[str]) -> str:
+        hit = overlap(b, Corners(*one[:5]), Corners(*everyone[:5]), spec)
+        return hit if labels is None else b.logical_and(hit, b.equal(everyone[5], one[5]))
+
+    columns = corners(b, boxes, spec).parts()
+    geometry = Geometry(columns if labels is None else (*columns, labels), suppresses)
+    return one_per_round(b, spec, geometry, scores, shared=shared)
+
+
+def one_per_round(b: Body, spec: NmsSpec, geometry: Geometry, scores: str, *, shared: bool) -> Selected:
+    """One round per detection: the best of every group is taken, and what it suppresses is struck out.
+
+    All images and groups advance together; memory is a few times [B, G, N].
+
+    Args:
+        b: Where the nodes go.
+        spec: What to compute; G groups of N candidates.
+        geometry: The boxes.
+        scores: [B, G, N]; candidates that do not take part are `SMALLEST`.
+        shared: All groups use the same boxes.
+    """
     groups, size, rounds = spec.groups, spec.group_size, spec.rounds
-    table = corners(b, boxes, spec)  # each [B, N or G*N, 1]
-    columns = [*table.parts(), *([labels] if labels is not None else [])]
+    columns, masked = geometry.columns, geometry.masked
     packed = b.concat(columns, 2)
-    wide = [b.reshape(v, 0, -1, size) for v in table.parts()]  # [B, 1 or G, N]
-    everyone = Corners(*wide)
-    label = b.reshape(labels, 0, -1, size) if labels is not None else None
+    everyone = [b.reshape(v, 0, -1, size) for v in columns]  # [B, 1 or G, N]
     iota = b.const(np.arange(size).reshape(1, 1, size))
     beyond, dead = b.scalar(float(size)), b.scalar(SMALLEST)
     offset = None if shared or groups == 1 else b.const((np.arange(groups) * size).reshape(1, groups, 1))
+    start, struck = scores, dead
+    if masked:
+        start, struck = b.cast(b.greater(scores, dead), np.float32), b.scalar(0.0)
 
     inner = b.nested()
     step, go, alive = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("alive")
-    best = inner.reduce("ReduceMax", alive, 2)
-    winner = inner.reduce("ReduceMin", inner.where(inner.equal(alive, best), iota, beyond), 2)
+    value = inner.where(inner.greater(alive, inner.scalar(0.5)), scores, dead) if masked else alive
+    best = inner.reduce("ReduceMax", value, 2)
+    winner = inner.reduce("ReduceMin", inner.where(inner.equal(value, best), iota, beyond), 2)
     row = winner if offset is None else inner.add(winner, offset)
     rows = inner.expand(inner.cast(row, np.int32), 1, 1, len(columns))
-    own = inner.split(inner.gather_elements(packed, rows, 1), 2, len(columns))  # each [B, G, 1]
-    hit = overlap(inner, Corners(*own[:5]), everyone, spec)
-    if label is not None:
-        hit = inner.logical_and(hit, inner.equal(label, own[5]))
-    gone = inner.logical_or(hit, inner.equal(iota, winner))
-    left = inner.where(gone, dead, alive)
+    one = inner.split(inner.gather_elements(packed, rows, 1), 2, len(columns))  # each [B, G, 1]
+    gone = inner.logical_or(geometry.suppresses(inner, one, everyone), inner.equal(iota, winner))
+    left = inner.where(gone, struck, alive)
     graph = inner.subgraph(
         "one_detection_per_group",
         [(step, np.int64), (go, np.bool_), (alive, np.float32)],
         [(inner.always(), np.bool_), (left, np.float32), (best, np.float32), (winner, np.float32)],
     )
-    _, all_best, all_winners = b.loop(rounds, [scores], graph, scans=2)  # [M, B, G, 1]
+    _, all_best, all_winners = b.loop(rounds, [start], graph, scans=2)  # [M, B, G, 1]
     turned = [b.reshape(b.transpose(v, 1, 2, 3, 0), 0, groups, rounds) for v in (all_best, all_winners)]
     return Selected(turned[0], turned[1])
 

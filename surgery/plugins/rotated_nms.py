@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from surgery.graph.body import SMALLEST, Body
-from surgery.plugins.nms_forms import Selected
+from surgery.graph.body import Body
+from surgery.plugins.nms_forms import Geometry, Selected, one_per_round
 
 if TYPE_CHECKING:
     from surgery.plugins.nms_spec import NmsSpec
@@ -132,7 +130,7 @@ def _inside(
 
 
 def select_rotated(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: bool, angles: str) -> Selected:
-    """One round per detection, as `select_form` does it for upright boxes.
+    """`one_per_round` for rotated boxes.
 
     Args:
         b: Where the nodes go.
@@ -142,34 +140,9 @@ def select_rotated(b: Body, spec: NmsSpec, boxes: str, scores: str, *, shared: b
         shared: All groups use the same boxes.
         angles: [B, N, 1] or [B, G * N, 1].
     """
-    groups, size, rounds = spec.groups, spec.group_size, spec.rounds
-    table = rotated(b, [*b.split(boxes, 2, 4), angles])
-    packed = b.concat(list(table.parts()), 2)
-    everyone = Rotated(*(b.reshape(v, 0, -1, size) for v in table.parts()))
-    iota = b.const(np.arange(size).reshape(1, 1, size))
-    beyond, dead = b.scalar(float(size)), b.scalar(SMALLEST)
-    offset = None if shared or groups == 1 else b.const((np.arange(groups) * size).reshape(1, groups, 1))
 
-    # What is carried says who is left, and not their scores: TensorRT-RTX 1.6 on an H200 strikes out everyone
-    # where `SMALLEST` is written into what the next round reads (docs/gpu.md).
-    zero, half = b.scalar(0.0), b.scalar(0.5)
-    taking_part = b.cast(b.greater(scores, dead), np.float32)
-    inner = b.nested()
-    step, go, left = inner.fresh("iteration"), inner.fresh("condition"), inner.fresh("left")
-    alive = inner.where(inner.greater(left, half), scores, dead)
-    best = inner.reduce("ReduceMax", alive, 2)
-    winner = inner.reduce("ReduceMin", inner.where(inner.equal(alive, best), iota, beyond), 2)
-    row = winner if offset is None else inner.add(winner, offset)
-    rows = inner.expand(inner.cast(row, np.int32), 1, 1, 6)
-    chosen = Rotated(*inner.split(inner.gather_elements(packed, rows, 1), 2, 6))  # each [B, G, 1]
-    hit = exceeds(inner, chosen, everyone, spec.iou_threshold)
-    gone = inner.logical_or(hit, inner.equal(iota, winner))
-    still_left = inner.where(gone, zero, left)
-    graph = inner.subgraph(
-        "one_rotated_detection_per_group",
-        [(step, np.int64), (go, np.bool_), (left, np.float32)],
-        [(inner.always(), np.bool_), (still_left, np.float32), (best, np.float32), (winner, np.float32)],
-    )
-    _, all_best, all_winners = b.loop(rounds, [taking_part], graph, scans=2)  # [M, B, G, 1]
-    turned = [b.reshape(b.transpose(v, 1, 2, 3, 0), 0, groups, rounds) for v in (all_best, all_winners)]
-    return Selected(turned[0], turned[1])
+    def suppresses(b: Body, one: Sequence[str], everyone: Sequence[str]) -> str:
+        return exceeds(b, Rotated(*one), Rotated(*everyone), spec.iou_threshold)
+
+    columns = rotated(b, [*b.split(boxes, 2, 4), angles]).parts()
+    return one_per_round(b, spec, Geometry(columns, suppresses, masked=True), scores, shared=shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,10 @@ from nms_reference import make_inputs, ort_nms, reference
 from onnx import TensorProto, helper
 from runtime import run
 
+from surgery.graph.body import SMALLEST, Body
 from surgery.plugins.inline import inline_call
 from surgery.plugins.native_nms import Form, NmsSpec, choose_form, nms_function
+from surgery.plugins.nms_forms import Geometry, one_per_round
 from surgery.plugins.nms_spec import FIXPOINT_PAIRS, TOPK_LIMIT
 
 FORMS: tuple[Form, ...] = ("select", "fixpoint")
@@ -412,3 +415,64 @@ def test_a_chain_in_which_each_box_would_suppress_the_next(size: int) -> None:
     scores = np.linspace(0.9, 0.4, size, dtype=np.float32).reshape(1, size, 1)
     spec = NmsSpec(size, 1, size, size, 0.5, 0.3)
     assert assert_equal(spec, "fixpoint", boxes, scores) == -(-size // 2)
+
+
+# -- boxes of another kind -----------------------------------------------------------------------------------
+
+GROUPS, POINTS, POINT_ROUNDS = 3, 20, 8
+REACH = 0.15
+
+
+def too_close(b: Body, one: Sequence[str], everyone: Sequence[str]) -> str:
+    """Neither the point itself nor another one at its place is."""
+    apart = b.op("Abs", b.sub(everyone[0], one[0]))
+    return b.logical_and(b.less(apart, b.scalar(REACH)), b.greater(apart, b.scalar(0.0)))
+
+
+def points_model(shared: bool, masked: bool) -> onnx.ModelProto:
+    """Points on a line: places [2, N or G * N, 1] and scores [2, G, N] to scores and positions [2, G, M]."""
+    b, value = Body(17), helper.make_tensor_value_info
+    spec = NmsSpec(POINTS, GROUPS, POINT_ROUNDS, POINT_ROUNDS, 0.0, 0.0)
+    found = one_per_round(b, spec, Geometry(["at"], too_close, masked), "scores", shared=shared)
+    rows, float32 = POINTS if shared else GROUPS * POINTS, TensorProto.FLOAT
+    inputs = [value("at", float32, [2, rows, 1]), value("scores", float32, [2, GROUPS, POINTS])]
+    outputs = [value(n, float32, [2, GROUPS, POINT_ROUNDS]) for n in (found.scores, found.positions)]
+    graph = helper.make_graph(b.nodes, "points", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def greedy_points(at: np.ndarray, scores: np.ndarray) -> list[tuple[float, int]]:
+    """Scores and positions of one group by the plain loop; the first of equal scores wins."""
+    left, found = scores.copy(), []
+    while len(found) < POINT_ROUNDS and left.max() > SMALLEST:
+        best = int(left.argmax())
+        found.append((float(left[best]), best))
+        apart = np.abs(at - at[best])
+        left[(apart > 0) & (apart < np.float32(REACH))] = SMALLEST
+        left[best] = SMALLEST
+    return found
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["scores-carried", "mask-carried"])
+@pytest.mark.parametrize("shared", [False, True], ids=["own-points", "shared-points"])
+def test_one_loop_for_any_geometry_and_either_state(shared: bool, masked: bool) -> None:
+    rng = np.random.default_rng(5)
+    at = rng.uniform(0, 1, (2, POINTS if shared else GROUPS * POINTS, 1)).astype(np.float32)
+    scores = (rng.integers(-3, 3, (2, GROUPS, POINTS)) / 3).astype(np.float32)  # ties, also below 0
+    scores[rng.uniform(size=scores.shape) < 0.3] = SMALLEST
+    scores[1, 2] = SMALLEST  # nothing takes part
+    best, positions = run(points_model(shared, masked), [at, scores])
+    counts = set()
+    for image in range(2):
+        for group in range(GROUPS):
+            own = at[image, :, 0] if shared else at[image, :, 0].reshape(GROUPS, POINTS)[group]
+            wanted = greedy_points(own, scores[image, group])
+            valid = best[image, group] > SMALLEST
+            got = zip(
+                best[image, group][valid].tolist(), positions[image, group][valid].tolist(), strict=True
+            )
+            assert list(got) == wanted
+            assert valid[: len(wanted)].all()
+            counts.add(len(wanted))
+    assert 0 in counts
+    assert len(counts) > 1
