@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 from surgery.errors import SurgeryError
 from surgery.report import CutEntry, Report, StageEntry
+from surgery.report.model import NOT_REQUESTED
 
 if TYPE_CHECKING:
     import onnx
@@ -200,8 +201,8 @@ def run_stages(stages: Sequence[Stage], state: State) -> None:
         except SurgeryError as error:
             error.stage = error.stage or stage.name
             if any(later.name == "verify" for later in stages[index - 1 :]):
-                what = "the graph" if stage.name == "verify" else f"the stage {stage.name}"
-                state.report.not_reached(f"{what} failed")
+                judged = state.report.verification["graph"]["status"] != NOT_REQUESTED
+                state.report.not_reached(f"{'the graph' if judged else f'the stage {stage.name}'} failed")
             seconds = round(time.perf_counter() - started, 3)
             state.report.stages.append(StageEntry(stage.name, seconds, False, f"failed: {error.message}"))
             raise

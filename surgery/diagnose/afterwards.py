@@ -130,5 +130,6 @@ def _next(
             return f"surgery reduce {left} --while 'build fails'{to}"
         return f"surgery explain {left}{to}"
     if error.exit_code == 6:
-        return f"surgery diff {model} {left}" if failed is not None else f"surgery inspect {model}{to}"
+        compared = failed is not None and error.code != "run-without-end"
+        return f"surgery diff {model} {left}" if compared else f"surgery inspect {model}{to}"
     return None

@@ -91,3 +91,4 @@ def test_a_whole_run_fails_with_one_error(endless: onnx.ModelProto, monkeypatch:
     assert (report.failure.code, report.failure.stage) == ("run-without-end", "verify")
     assert "0.5 s" in report.failure.message
     assert report.engine is None
+    assert report.verification["graph"]["status"] == "not run: not reached, the stage verify failed"
