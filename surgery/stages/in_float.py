@@ -59,11 +59,20 @@ def _kind(node: gs.Node, producers: dict[str, gs.Node]) -> str:
     if dtype is None and zero is not None and zero.name in producers:
         dtype = _value_type(producers[zero.name])
     # Without a zero point, QuantizeLinear makes uint8.
-    name = np.dtype(dtype).name if dtype is not None else "uint8" if node.op == "QuantizeLinear" else "?"
+    name = _name(dtype) if dtype is not None else "uint8" if node.op == "QuantizeLinear" else "?"
     value = _value(zero, producers)
     if zero is None or (value is not None and not np.any(value)):
         return name
     return f"{name} with a zero point that is {'not 0' if value is not None else 'computed'}"
+
+
+def _name(dtype: Any) -> str:
+    """A dtype as it is called; one that NumPy lacks (8-bit floats, halves of bytes) stands as ONNX's number."""
+    import onnx
+
+    if isinstance(dtype, int):
+        return onnx.TensorProto.DataType.Name(dtype).lower()
+    return np.dtype(dtype).name
 
 
 def _value(tensor: Any, producers: dict[str, gs.Node]) -> Any:
