@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from surgery.graph.collection import no_collection
-from surgery.graph.convert import is_external, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.fold import lift_constants
 from surgery.graph.infer import infer_types
 from surgery.graph.matching import Scope
-from surgery.graph.values import tensor_dtype
 from surgery.report import Edit
 from surgery.rules.engine.cuts import Cuts, NotDone, Written
+from surgery.rules.engine.node_site import class_key, domain_of, note_host, proto_of, site_of, watched
 from surgery.rules.engine.rule import Bounded, Lowering, NeedsConstant, NoMatch
-from surgery.rules.engine.site import Operand, Site
+from surgery.rules.engine.site import Site
 from surgery.rules.engine.template import Template, Unproven, template, write
 
 if TYPE_CHECKING:
@@ -36,16 +34,8 @@ Takes = Callable[[Site, "onnx.NodeProto"], bool]
 MAX_DEPTH = 16
 """Rules applied to what rules made, at most so often in a row."""
 
-SMALL = 4096
-"""Bytes up to which a constant's value is part of a node's class; a larger one is a class of its own."""
-
-WEIGHTS = 16
-"""Real numbers above which the values of a constant cannot decide whether the target takes a node."""
-
 ALIKE = 16
 """Answers about nodes that differ in real numbers alone after which, if all agree, the next is taken as known."""
-
-HOST = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +164,7 @@ class Engine:
         only: Collection[gs.Node],
     ) -> None:
         host: set[str] = set()
-        for node in graph.nodes:
-            if _on_host(node, host):
-                host.update(t.name for t in node.outputs)
+        note_host(graph.nodes, host)
         outputs, opset, editor = {t.name for t in graph.outputs}, int(graph.opset), Editor(graph, provenance)
         with no_collection():
             self._several(opset, editor, outcome, outputs, host, [], only=only)
@@ -196,9 +184,8 @@ class Engine:
         host: set[str] = set()
         found = []
         for node in graph.nodes:
-            if _on_host(node, host):
-                host.update(t.name for t in node.outputs)
-            found.append((node, _key(node, int(graph.opset), outputs, host)))
+            note_host([node], host)
+            found.append((node, class_key(node, int(graph.opset), outputs, host)))
         return found
 
     def refuses(self, graph: gs.Graph) -> Callable[[Any], bool]:
@@ -206,14 +193,12 @@ class Engine:
         lift_constants(graph)
         outputs = {t.name for t in graph.outputs}
         host: set[str] = set()
-        for node in graph.nodes:
-            if _on_host(node, host):
-                host.update(t.name for t in node.outputs)
+        note_host(graph.nodes, host)
 
         def refused(node: Any) -> bool:
             opset = int(graph.opset)
-            key = _key(node, opset, outputs, host)
-            return not self._taken(lambda: _site(node, opset, outputs, host, self.target), key, node)
+            key = class_key(node, opset, outputs, host)
+            return not self._taken(lambda: site_of(node, opset, outputs, host, self.target), key, node)
 
         return refused
 
@@ -230,8 +215,7 @@ class Engine:
         self.domains.update({d.domain: d.version for d in root.import_domains or () if d.domain})
         outputs = {t.name for t in graph.outputs}
         for node in graph.nodes:
-            if _on_host(node, host):
-                host.update(t.name for t in node.outputs)
+            note_host([node], host)
             for body in _bodies(node):
                 self._graph(root, body, provenance, outcome, set(host))
         opset = int(root.opset)
@@ -263,8 +247,8 @@ class Engine:
             return []
 
         def refused(node: Any) -> bool:
-            key = _key(node, opset, outputs, host)
-            return not self._taken(lambda: _site(node, opset, outputs, host, self.target), key, node)
+            key = class_key(node, opset, outputs, host)
+            return not self._taken(lambda: site_of(node, opset, outputs, host, self.target), key, node)
 
         scope = Scope(editor.graph, opset)
         done, left[:], expanded = self.cuts.run(starts, scope, editor, host, refused, self.domains)
@@ -302,9 +286,7 @@ class Engine:
             if made is None:
                 continue
             expanded[id(node)] = made
-            for new in made:
-                if _on_host(new, host):
-                    host.update(t.name for t in new.outputs)
+            note_host(made, host)
             for new in reversed(made):
                 if self._rules(new):
                     queue.appendleft((new, depth + 1))
@@ -313,7 +295,7 @@ class Engine:
         return [n for made in expanded.values() for n in made]
 
     def _rules(self, node: Any) -> list[Lowering]:
-        place = (_domain(node), node.op)
+        place = (domain_of(node), node.op)
         found = self._applicable.get(place)
         if found is None:
             found = self._applicable[place] = [*self.index.get(place, ()), *self.fallback]
@@ -322,13 +304,13 @@ class Engine:
     def _attempt(
         self, node: Any, opset: int, editor: Editor, outcome: Outcome, outputs: set[str], host: set[str]
     ) -> list[Any] | None:
-        key = _key(node, opset, outputs, host)
+        key = class_key(node, opset, outputs, host)
         taken = None
         if any(r.when == "refused" for r in self._rules(node) if _reaches(r, opset)):
-            taken = self._taken(lambda: _site(node, opset, outputs, host, self.target), key, node)
+            taken = self._taken(lambda: site_of(node, opset, outputs, host, self.target), key, node)
         plan = self._plans.get((taken, self._read(key)))
         if plan is None:
-            site = _site(node, opset, outputs, host, self.target)
+            site = site_of(node, opset, outputs, host, self.target)
             plan = self._plan(site, key, node)
             self._plans[taken, self._read(key)] = plan
         if plan.template is not None and plan.rule is not None and plan.site is not None:
@@ -380,7 +362,7 @@ class Engine:
             answers = self._answers.setdefault(key[0][0], [])
             if len(answers) < ALIKE or len(set(answers)) > 1:
                 found = site()
-                answers.append(self.takes(found, _proto(node, found)))
+                answers.append(self.takes(found, proto_of(node, found)))
             self._verdicts[key[0]] = answers[-1]
         return self._verdicts[key[0]]
 
@@ -396,11 +378,11 @@ class Engine:
                 feeds = {n: self.feeds[t] for n, t in names.items() if t in self.feeds}
             reads: set[int] = set()
             try:
-                nodes, results = write(rule, _watched(site, reads))
+                nodes, results = write(rule, watched(site, reads))
                 self._templates[place] = template(
                     Written(nodes, results, rule.since, rule.until),
                     site,
-                    _proto(node, site),
+                    proto_of(node, site),
                     seed=self.seed,
                     feeds=feeds,
                     domains=self.domains,
@@ -442,27 +424,8 @@ class Engine:
         return made
 
 
-def _domain(node: Any) -> str:
-    domain = node.domain or ""
-    return "" if domain == "ai.onnx" else str(domain)
-
-
 def _reaches(rule: Lowering, opset: int) -> bool:
     return rule.since <= opset and (rule.until is None or opset <= rule.until)
-
-
-def _on_host(node: Any, host: set[str]) -> bool:
-    if node.op in HOST:
-        return True
-    if not host or node.op == "Constant":
-        return False
-    found = False
-    for tensor in node.inputs:
-        if tensor.name in host:
-            found = True
-        elif tensor.name and not isinstance(tensor, gs.Constant):
-            return False
-    return found
 
 
 def _bodies(node: Any) -> list[gs.Graph]:
@@ -483,135 +446,3 @@ class _Plan:
 
 TAKEN = _Plan()
 """No rule is for this class."""
-
-
-def _key(node: Any, opset: int, outputs: set[str], host: set[str]) -> Any:
-    """What decides whether the target takes a node, as its kind and some real numbers, and the values of weights."""
-    parts: list[Any] = [node.op, node.domain or "", opset]
-    reals: list[Any] = []
-    weights: list[Any] = []
-    if node.attrs:
-        parts.append(tuple(sorted([(k, _frozen(_plain(v))) for k, v in node.attrs.items()])))
-    seen: dict[int, int] = {}
-    for i, tensor in enumerate(node.inputs):
-        if not tensor.name:
-            parts.append(None)
-            continue
-        parts.append(seen.setdefault(id(tensor), i))
-        parts.append(tensor_dtype(tensor))
-        parts.append(_shape(tensor))
-        if not isinstance(tensor, gs.Constant):
-            parts.append(tensor.name in host)
-        elif is_external(tensor):
-            parts.append("external")
-        else:
-            _add_value(i, tensor, parts, reals, weights)
-    parts.append("->")
-    for tensor in node.outputs:
-        if tensor.name:
-            parts += (bool(tensor.outputs) or tensor.name in outputs, tensor_dtype(tensor), _shape(tensor))
-        else:
-            parts.append(None)
-    return (tuple(parts), tuple(reals)), tuple(weights)
-
-
-def _add_value(place: int, tensor: Any, parts: list[Any], reals: list[Any], weights: list[Any]) -> None:
-    """The value of a constant: to the kind itself if it is a size or the like, else to the weights."""
-    count = 1
-    for dim in tensor.shape:
-        count *= dim
-    dtype = tensor_dtype(tensor)
-    small = count * (dtype.itemsize if dtype is not None else 8) <= SMALL
-    value = _raw(tensor) if small else id(tensor)
-    if small and dtype is not None and dtype.kind in "iub":
-        parts.append(value)
-        return
-    if small and count <= WEIGHTS:
-        reals.append(value)
-    parts.append("weight")
-    weights.append((place, value))
-
-
-def _raw(tensor: Any) -> bytes:
-    proto = getattr(tensor._values, "tensor", None)
-    raw = getattr(proto, "raw_data", b"")
-    return raw or value_of(tensor).tobytes()
-
-
-def _site(node: Any, opset: int, outputs: set[str], host: set[str], target: str) -> Site:
-    """The node as a site with placeholder names."""
-    inputs: list[Operand | None] = []
-    seen: dict[int, int] = {}
-    for i, tensor in enumerate(node.inputs):
-        if not tensor.name:
-            inputs.append(None)
-            continue
-        place = seen.setdefault(id(tensor), i)
-        inputs.append(_operand(f"in{place}", tensor, tensor.name in host))
-    results: list[Operand | None] = []
-    for i, tensor in enumerate(node.outputs):
-        if not tensor.name:
-            results.append(None)
-            continue
-        used = bool(tensor.outputs) or tensor.name in outputs
-        results.append(Operand(f"out{i}", tensor_dtype(tensor), _shape(tensor), used=used))
-    attributes = {k: _plain(v) for k, v in node.attrs.items()}
-    return Site(node.op, _domain(node), opset, attributes, tuple(inputs), tuple(results), target)
-
-
-def _operand(name: str, tensor: Any, host: bool) -> Operand:
-    dtype, shape = tensor_dtype(tensor), _shape(tensor)
-    if not isinstance(tensor, gs.Constant):
-        return Operand(name, dtype, shape, shape_only=host)
-    if is_external(tensor):
-        return Operand(name, dtype, shape)
-    return Operand(name, dtype, shape, constant=True, read=lambda: value_of(tensor))
-
-
-def _watched(site: Site, reads: set[int]) -> Site:
-    """The site; `reads` gets the places of inputs whose values are looked at."""
-
-    def note(i: int, operand: Operand) -> Callable[[], Any]:
-        def read() -> Any:
-            reads.add(i)
-            return operand.value
-
-        return read
-
-    inputs = [
-        replace(o, read=note(i, o)) if o is not None and o.constant else o for i, o in enumerate(site.inputs)
-    ]
-    return replace(site, inputs=tuple(inputs))
-
-
-def _shape(tensor: Any) -> tuple[Any, ...] | None:
-    return tuple(tensor.shape) if tensor.shape is not None else None
-
-
-def _plain(value: Any) -> Any:
-    """A graphsurgeon attribute as rules see it."""
-    return value_of(value) if isinstance(value, gs.Constant) else value
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return tuple(_frozen(v) for v in value)
-    if isinstance(value, np.ndarray):
-        return (value.dtype.str, value.shape, value.tobytes())
-    if isinstance(value, (int, float, str, bytes, bool)) or value is None:
-        return value
-    return id(value)
-
-
-def _proto(node: Any, site: Site) -> onnx.NodeProto:
-    """The node alone with the site's names."""
-    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-
-    proto: onnx.NodeProto = OnnxExporter.export_node(node)
-    for i, operand in enumerate(site.inputs):
-        proto.input[i] = operand.name if operand is not None else ""
-    for i, operand in enumerate(site.outputs):
-        proto.output[i] = operand.name if operand is not None else ""  # a name counts, read or not
-    while proto.output and not proto.output[-1]:
-        del proto.output[-1]
-    return proto
