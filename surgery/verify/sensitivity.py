@@ -49,6 +49,9 @@ ROUNDING = frozenset(
 )  # fmt: skip
 """Operators that round; the others hand numbers on, compare them, or work on whole ones."""
 
+OLDEST = 11
+"""Oldest operator set with all the operators that are put in."""
+
 EXACT = 256.0
 """Results that are whole multiples of one over this are taken for exact: places, counts and sizes are."""
 
@@ -239,16 +242,11 @@ def round_otherwise(model: onnx.ModelProto, seed: int) -> None:
         model: The model; bodies and functions in it stay, and everything does before operator set 11.
         seed: Of the random numbers.
     """
-    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
-    if opset < 11:
+    if _opset(model) < OLDEST:
         return
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
-    except Exception:  # a help; onnx raises many undocumented types
-        return
+    inferred = _inferred(model)
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
     sizes: dict[int, float] = {int(TensorProto.FLOAT): ROUNDED, int(TensorProto.FLOAT16): 2.0**-10}
     made: list[onnx.NodeProto] = []
@@ -276,9 +274,7 @@ def round_otherwise(model: onnx.ModelProto, seed: int) -> None:
             helper.make_node("Equal", [times, whole], [plain]),
             helper.make_node("Where", [plain, raw, moved], [name]),
         ]  # fmt: skip
-    kept = list(made)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    _put(model, made)
 
 
 def write_otherwise(model: onnx.ModelProto, seed: int) -> None:
@@ -293,9 +289,7 @@ def write_otherwise(model: onnx.ModelProto, seed: int) -> None:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
-    wanted = [n for n in model.graph.node if _scatters(n)] if opset >= 11 else []
-    if not wanted:
+    if _opset(model) < OLDEST or not any(map(_scatters, model.graph.node)):
         return
     ranks = _ranks(model)
     made: list[onnx.NodeProto] = []
@@ -320,9 +314,7 @@ def write_otherwise(model: onnx.ModelProto, seed: int) -> None:
             node,
         ]
         node.input[1], node.input[2] = moved
-    kept = list(made)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    _put(model, made)
 
 
 def _scatters(node: onnx.NodeProto) -> bool:
@@ -331,14 +323,31 @@ def _scatters(node: onnx.NodeProto) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in ("ScatterND", "ScatterElements") and plain
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """Ranks of the tensors of the outermost graph, as far as they are known."""
+def _opset(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operator set that a model declares; 0 if it declares none."""
+    return next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0)
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The outermost graph with the types and shapes that onnx infers, or as it is."""
     import onnx
 
     try:
-        graph = onnx.shape_inference.infer_shapes(model).graph
+        return onnx.shape_inference.infer_shapes(model).graph
     except Exception:  # a help; onnx raises many undocumented types
-        graph = model.graph
+        return model.graph
+
+
+def _put(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Let some nodes, of the graph's own or new, be those of the outermost graph."""
+    kept = list(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Ranks of the tensors of the outermost graph, as far as they are known."""
+    graph = _inferred(model)
     found = {t.name: len(t.dims) for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):
