@@ -59,7 +59,7 @@ def _columns(way: Way, name: str, start: int, end: int) -> str:
     return way.emit("Slice", [name, way.ints([start]), way.ints([end]), way.ints([-1])])
 
 
-def gather(way: Way, node: onnx.NodeProto, held: list[int], along: int) -> bool:
+def gather(way: Way, node: onnx.NodeProto, along: int) -> bool:
     """A Gather along the axis of the batch."""
     data, index = node.input[:2]
     at = way.axes.get(index, 0)

@@ -103,9 +103,7 @@ def _concat(way: Way, node: onnx.NodeProto, held: list[int]) -> None:
     if len(places) != 1 or along in places:
         raise NoBatchError("samples are joined along the batch")
     axis = places.pop()
-    for i, name in enumerate(node.input):
-        if i not in held:
-            node.input[i] = way.spread(name, axis)
+    way.spread_others(node, held, axis)
     way.made(node, axis)
 
 

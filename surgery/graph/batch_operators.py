@@ -87,7 +87,7 @@ class Operators(Way):
             elif node.op_type in FIRST or _is_plugin(node):
                 self.first(node, held)
             elif node.op_type in REDUCING or node.op_type in ALONG:
-                self.along(node, held)
+                self.along(node)
             elif node.op_type in ("Shape", "Size"):
                 self.shape_of(node)
             else:
@@ -197,7 +197,7 @@ class Operators(Way):
             raise NoBatchError("its weights depend on the sample")
         self.made(node, 0)
 
-    def along(self, node: onnx.NodeProto, held: list[int]) -> None:
+    def along(self, node: onnx.NodeProto) -> None:
         """Operators along certain axes, which have to leave the batch alone."""
         attributes = {a.name: a for a in node.attribute}
         axis, rank = self.axes[node.input[0]], len(self.dims(node.input[0]))

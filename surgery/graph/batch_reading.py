@@ -35,7 +35,7 @@ def _gather(way: Way, node: onnx.NodeProto, held: list[int]) -> None:
         return
     if index is not None and _from_each(way, node, index):
         return
-    if way.size != 1 or not by_index.gather(way, node, held, along):
+    if way.size != 1 or not by_index.gather(way, node, along):
         raise MixingError("one sample is taken out of the batch")
 
 
@@ -65,9 +65,7 @@ def _gather_elements(way: Way, node: onnx.NodeProto, held: list[int]) -> None:
     if len(places) != 1:
         raise NoBatchError("the batches of its operands are in different axes")
     axis = places.pop()
-    for i, name in enumerate(node.input):
-        if i not in held:
-            node.input[i] = way.spread(name, axis)
+    way.spread_others(node, held, axis)
     way.made(node, axis)
 
 
@@ -90,10 +88,9 @@ def _gather_nd(way: Way, node: onnx.NodeProto, held: list[int]) -> None:
         return
     if any(way.axes[node.input[i]] >= shared for i in held):
         raise NoBatchError("its indices choose samples")
-    for i in (0, 1):
-        if i not in held:
-            node.input[i] = way.spread(node.input[i], way.axes[node.input[held[0]]])
-    way.made(node, way.axes[node.input[held[0]]])
+    axis = way.axes[node.input[held[0]]]
+    way.spread_others(node, held, axis)
+    way.made(node, axis)
 
 
 def _of_the_only_sample(way: Way, node: onnx.NodeProto) -> bool:

@@ -135,6 +135,12 @@ class Way:
             "Tile", [name, self.emit("Concat", repeats, axis=0) if len(repeats) > 1 else repeats[0]]
         )
 
+    def spread_others(self, node: onnx.NodeProto, held: list[int], axis: int) -> None:
+        """Give a node the operands without a batch as often as there are samples, along an axis."""
+        for i, name in enumerate(node.input):
+            if i not in held:
+                node.input[i] = self.spread(name, axis)
+
     def spread_like(self, name: str, rank: int) -> str:
         """A tensor of so many axes, the first of one entry, with an entry for each sample."""
         repeats = [self.samples, *([self.ints([1] * (rank - 1))] if rank > 1 else [])]
