@@ -99,14 +99,14 @@ def run(
         if require == "engine":
             _need_gpu(state)
         run_stages(chosen, state)
-        _conclude(state, chosen)
+        _conclude(state)
 
     try:
         config, chosen, why = _configure(pipeline, overrides, stages, model)
         try:
             attempt(config, chosen, why)
         except SurgeryError as error:
-            other = _without_parts(pipeline, model, overrides, stages, config, error)
+            other = _without_parts(pipeline, overrides, stages, config, error)
             if other is None:
                 raise
             _give_back(state)
@@ -222,7 +222,6 @@ PARTS = frozenset(
 
 def _without_parts(
     pipeline: str | Path | PipelineConfig,
-    model: str | Path | bytes | onnx.ModelProto | None,
     overrides: Mapping[str, Any] | None,
     stages: str | None,
     config: PipelineConfig,
@@ -521,7 +520,7 @@ def _need_gpu(state: State) -> None:
         )
 
 
-def _conclude(state: State, stages: Sequence[Stage]) -> None:
+def _conclude(state: State) -> None:
     from surgery.stages.verify import Verify
 
     report = state.report

@@ -345,7 +345,7 @@ class _Search:
                 if not self._parser_died(outcome):
                     return False
             else:
-                self._refused(outcome.errors, outcome.last_node, outcome.log)
+                self._refused(outcome.errors, outcome.last_node)
             if before == (len(self.work.cut), len(self.work.skipped), len(self.work.model.graph.input)):
                 if not self.result.problems:
                     self._add("model", [compose(e) for e in outcome.errors], list(outcome.errors), None)
@@ -363,7 +363,7 @@ class _Search:
             data = placed if isinstance(placed, Path) else placed.SerializeToString()
             return self.worker.parse(data, limits=Limits(max(self.left(), 1.0)))
 
-    def _refused(self, errors: Sequence[ParserMessage], last: str | None, log: Sequence[Any]) -> None:
+    def _refused(self, errors: Sequence[ParserMessage], last: str | None) -> None:
         by_node: dict[str, list[ParserMessage]] = {}
         for error in errors:
             tokens = self.work.tokens(error.node_name)

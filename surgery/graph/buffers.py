@@ -107,7 +107,7 @@ class Buffers:
         growing = self._growing()
         probe = self._followed(growing, PROBED)
         for one in growing:
-            one.by = self._growth(probe, one, PROBED)
+            one.by = self._growth(probe, one)
         rounds, given = self._rounds(growing, probe)
         return self._replace(growing, self._followed(growing, rounds), rounds, given)
 
@@ -244,7 +244,7 @@ class Buffers:
                 raise Stuck("what is of one size grows by different sizes")
 
     @staticmethod
-    def _growth(body: _Body, one: _Growing, rounds: int) -> int:
+    def _growth(body: _Body, one: _Growing) -> int:
         """By how much a round makes a buffer longer."""
         before, after = body.graph.inputs[2 + one.index], body.graph.outputs[1 + one.index]
         sizes = [body.bounds.room(body.bounds.dims(t)[one.axis]) for t in (before, after)]

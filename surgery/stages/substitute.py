@@ -150,9 +150,7 @@ class Substitute:
                 "passed",
                 proof.max_abs_error,
                 tuple(assumptions),
-                _details(
-                    state, head, replacement.plugin, replacement.attributes, proof.cases, given, converted
-                ),
+                _details(head, replacement.plugin, replacement.attributes, proof.cases, given, converted),
             )
         )
         return head
@@ -192,7 +190,6 @@ class Substitute:
 
 
 def _details(
-    state: State,
     head: DetectionHead,
     plugin: str,
     attributes: dict[str, Any],
