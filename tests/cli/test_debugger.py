@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from surgery.cli.app import main
-from surgery.trt.session import installed_flavours
 from tests.diagnose.models import parsed
-
-real = pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed")
+from tests.installed import real
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,10 @@ import pytest
 import surgery
 from surgery.cli import main
 from surgery.diagnose.explain import explain
-from surgery.trt.session import installed_flavours
 from tests.diagnose.models import parsed
+from tests.installed import real
 
-pytestmark = pytest.mark.skipif(
-    "tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed"
-)
+pytestmark = real
 
 
 def saved(folder: Path, text: str) -> Path:

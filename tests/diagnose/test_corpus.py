@@ -10,18 +10,15 @@ import onnx
 import pytest
 
 from surgery.diagnose.explain import Explanation, explain
-from surgery.trt.session import installed_flavours
 from tests.diagnose.models import CORPUS, renamed
+from tests.installed import real_17
 from tests.rotation import part
 
 pytestmark = [
     pytest.mark.corpus,
     pytest.mark.slow,
     pytest.mark.skipif(not CORPUS.is_dir(), reason="the folder of failing models is not here"),
-    pytest.mark.skipif(
-        not installed_flavours().get("tensorrt-rtx", "").startswith("1.7"),
-        reason="TensorRT-RTX 1.7 is not installed",
-    ),
+    real_17,
 ]
 
 INDEX: dict[str, dict[str, Any]] = (

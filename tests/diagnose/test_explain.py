@@ -14,11 +14,9 @@ import pytest
 
 from surgery.diagnose.explain import Explanation, explain
 from surgery.diagnose.workcopy import TOKEN, WorkCopy
-from surgery.trt.session import installed_flavours
 from surgery.trt.types import BuildOutcome, ParseOutcome
 from tests.diagnose.models import FIVE, parsed, renamed
-
-real = pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed")
+from tests.installed import real
 
 
 def of(text: str, **options: Any) -> Explanation:

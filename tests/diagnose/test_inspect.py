@@ -19,8 +19,7 @@ from surgery.diagnose.inspect import inspect
 from surgery.errors import ModelError
 from surgery.trt.session import installed_flavours
 from tests.diagnose.models import FIVE, parsed
-
-real = pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed")
+from tests.installed import real
 
 
 def heavy(elements: int = 1 << 20) -> onnx.ModelProto:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from surgery.trt.session import installed_flavours
 from tests.diagnose.mutations import mutated
+from tests.installed import real
 from tests.rotation import part
 
 ROOT = Path(__file__).parents[2]
@@ -21,9 +21,7 @@ SECONDS = 60.0
 MEMORY = 1500
 """MB, of a process that has seen all of its models."""
 
-pytestmark = pytest.mark.skipif(
-    "tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed"
-)
+pytestmark = real
 
 
 def outcomes(numbers: list[int]) -> list[dict[str, Any]]:

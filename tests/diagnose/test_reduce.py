@@ -24,11 +24,8 @@ from surgery.diagnose.shrink import Set, shrink
 from surgery.errors import ConfigError, ModelError
 from surgery.graph.evaluate import Evaluator
 from surgery.graph.load import load_model
-from surgery.trt.session import installed_flavours
 from tests.diagnose.models import parsed
-
-real = pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed")
-
+from tests.installed import real
 
 # -- the search ---------------------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from surgery.diagnose.facts import Facts
 from surgery.diagnose.static import CONDITIONS, TESTS, Refusal, refusals
 from surgery.targets import resolve_target
 from surgery.targets.restrictions import restrictions, restrictions_of
-from surgery.trt.session import Worker, installed_flavours
+from surgery.trt.session import Worker
 from tests.conformance.suite import suite
 from tests.diagnose.agreement import PAGE, verdicts
 from tests.diagnose.models import parsed
+from tests.installed import real_17
 from tests.rotation import part
 
 RTX = "tensorrt-rtx-1.7"
@@ -134,10 +135,7 @@ def test_every_condition_of_the_file_is_evaluated() -> None:
 
 @pytest.mark.slow
 @pytest.mark.conformance
-@pytest.mark.skipif(
-    not installed_flavours().get("tensorrt-rtx", "").startswith("1.7"),
-    reason="TensorRT-RTX 1.7 is not installed",
-)
+@real_17
 def test_tables_and_the_real_parser_agree() -> None:
     names = part(list(suite()), 12)
     with Worker("tensorrt-rtx") as worker:

@@ -17,10 +17,8 @@ from surgery.diagnose.grouping import about_machine, groups, said, without_machi
 from surgery.diagnose.inspect import inspect
 from surgery.diagnose.trial import run_command
 from surgery.targets import resolve_target
-from surgery.trt.session import installed_flavours
 from tests.diagnose.models import parsed
-
-real = pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed")
+from tests.installed import real
 
 GROWS = (
     "g (float[2, 4] x) => (float[] y) <int64 m = {2}, bool c = {1}> { [loop] y = Loop (m, c, x) "

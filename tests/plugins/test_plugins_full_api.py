@@ -7,7 +7,6 @@ plugins that the core registers itself are there, and nothing of TensorRT's plug
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,19 +20,15 @@ from surgery.plugins.attach import attach_bodies, target_model
 from surgery.plugins.registry import Registry
 from surgery.plugins.samples import sample_model
 from surgery.targets import resolve_target
-from surgery.trt.session import installed_flavours
-
-COMMANDS = [c for c in os.environ.get("SURGERY_TRT_API", "").split(":") if c]
-if "tensorrt" in installed_flavours():
-    COMMANDS.append("")
+from tests.installed import FULL, full
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not COMMANDS, reason="full TensorRT is not installed and SURGERY_TRT_API is not set"),
+    full,
 ]
 
 
-@pytest.fixture(scope="module", params=COMMANDS, ids=lambda c: Path(c).parent.name or "installed")
+@pytest.fixture(scope="module", params=FULL, ids=lambda c: Path(c).parent.name or "installed")
 def command(request: pytest.FixtureRequest) -> list[str]:
     return [request.param, "python"] if request.param else [sys.executable]
 

@@ -6,7 +6,6 @@ SURGERY_TRT_API names commands that start a Python in which ``import tensorrt`` 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,20 +13,17 @@ import onnx.parser
 import pytest
 
 from surgery.errors import MissingEnvironmentError
-from surgery.trt.session import Worker, installed_flavours
+from surgery.trt.session import Worker
 from surgery.trt.types import BuildOptions, LogLine, ShapeProfile
-
-COMMANDS = [c for c in os.environ.get("SURGERY_TRT_API", "").split(":") if c]
-if "tensorrt" in installed_flavours():
-    COMMANDS.append("")
+from tests.installed import FULL, full
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not COMMANDS, reason="full TensorRT is not installed and SURGERY_TRT_API is not set"),
+    full,
 ]
 
 
-@pytest.fixture(scope="module", params=COMMANDS, ids=lambda c: Path(c).parent.name or "installed")
+@pytest.fixture(scope="module", params=FULL, ids=lambda c: Path(c).parent.name or "installed")
 def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return (request.param, "python") if request.param else ("python",)
 

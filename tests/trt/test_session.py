@@ -19,10 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from surgery.errors import MissingEnvironmentError
 from surgery.trt.session import Worker, engine_environment, engine_runtime, installed_flavours
 from surgery.trt.types import STRATEGY, BuildOptions, Limits, LogLine, ShapeProfile, TensorSpec
+from tests.installed import real
 
-pytestmark = pytest.mark.skipif(
-    "tensorrt-rtx" not in installed_flavours(), reason="TensorRT-RTX is not installed on this platform"
-)
+pytestmark = real
 
 
 def parsed(body: str, signature: str = "(float[2, 3] x) => (float[2, 3] y)") -> bytes:

@@ -1,0 +1,27 @@
+"""What is installed here, for tests that ask a real TensorRT."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from surgery.trt.session import installed_flavours
+
+RTX = installed_flavours().get("tensorrt-rtx")
+"""Version of TensorRT-RTX, or None."""
+
+real = pytest.mark.skipif(RTX is None, reason="TensorRT-RTX is not installed")
+"""Mark of tests that ask TensorRT-RTX, whichever version is installed."""
+
+real_17 = pytest.mark.skipif(not (RTX or "").startswith("1.7"), reason="TensorRT-RTX 1.7 is not installed")
+"""Mark of tests of what TensorRT-RTX 1.7 says."""
+
+FULL = [
+    *(c for c in os.environ.get("SURGERY_TRT_API", "").split(":") if c),
+    *([""] if "tensorrt" in installed_flavours() else []),
+]
+"""Python programs that import full TensorRT; empty text is the one that runs the tests."""
+
+full = pytest.mark.skipif(not FULL, reason="full TensorRT is not installed and SURGERY_TRT_API is not set")
+"""Mark of tests that ask full TensorRT."""
