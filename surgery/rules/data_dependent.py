@@ -11,7 +11,8 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.indexing.sizes import computing_dtype, count_up, dims_tensor, product_tensor, volume
+from surgery.rules.precision import computing_dtype
+from surgery.rules.sizes import count_up, dims_tensor, product_tensor, volume
 
 MOST_WRITTEN = 2**16
 """Most positions that are written out as a constant."""

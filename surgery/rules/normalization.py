@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import HALVES, to
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
+from surgery.rules.precision import HALVES, to
 
 
 def mean(b: Body, x: str, axes: Sequence[int]) -> str:

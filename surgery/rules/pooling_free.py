@@ -7,7 +7,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Site
-from surgery.rules.indexing.sizes import computing_dtype
+from surgery.rules.precision import computing_dtype
 
 
 @lowering(

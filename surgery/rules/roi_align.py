@@ -17,17 +17,9 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.sampling.pixels import (
-    Tap,
-    clamp,
-    inner_dtype,
-    pixel_rows,
-    places_along,
-    recast,
-    size_along,
-    weighted_pixels,
-    within,
-)
+from surgery.rules.precision import inner_dtype, to
+from surgery.rules.sampling.pixels import Tap, pixel_rows, weighted_pixels, within
+from surgery.rules.sizes import axis_range, axis_size, clamp
 
 CANDIDATES = 6
 """Samples of an adaptive bin that can touch a pixel: they are more than half a pixel apart."""
@@ -65,7 +57,7 @@ def _bins(site: Site, b: Body, axis: int, dtype: Any) -> Bins:
     count = int(site.attr("output_height" if axis == 2 else "output_width", 1))
     scale = b.const(float(site.attr("spatial_scale", 1.0)), dtype)
     half = site.opset >= 16 and site.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    boxes = recast(b, site.x(1), site.dtype(1), dtype)
+    boxes = to(b, site.x(1), site.dtype(1), dtype)
     corners = []
     for column in (3 - axis, 5 - axis):
         at = b.mul(b.gather(boxes, b.ints(column), axis=1), scale)
@@ -76,11 +68,11 @@ def _bins(site: Site, b: Body, axis: int, dtype: Any) -> Bins:
     extent = b.div(extent, b.const(count, dtype))
     start = b.add(corners[0], b.mul(extent, b.const(np.arange(count)[None], dtype)))
     known = _map_size(site, axis)
-    length = size_along(b, site.input(0), axis)
+    length = axis_size(b, site.input(0), axis)
     if known is not None:
         size, pixels = b.const(known, dtype), b.const(np.arange(known), dtype)
     else:
-        size, pixels = b.cast(length, dtype), b.cast(places_along(b, site.input(0), axis), dtype)
+        size, pixels = b.cast(length, dtype), b.cast(axis_range(b, site.input(0), axis), dtype)
     return Bins(start, extent, size, length, pixels, count)
 
 
@@ -188,12 +180,12 @@ def roialign_by_gathers(site: Site, b: Body) -> str:
     dtype = inner_dtype(site.dtype(0))
     rows, columns = _bins(site, b, 2, dtype), _bins(site, b, 3, dtype)
     taps = [_mean_taps(b, bins, ratio, axis, dtype) for bins, axis in ((rows, 2), (columns, 1))]
-    pixels = pixel_rows(b, recast(b, site.x(0), site.dtype(0), dtype), 2, False)
+    pixels = pixel_rows(b, to(b, site.x(0), site.dtype(0), dtype), 2, False)
     total = weighted_pixels(
         b, pixels, _first_pixels(site, b, rows, columns), taps, [rows.length, columns.length], dtype
     )
     found = b.transpose(b.div(total, b.const(ratio * ratio, dtype)), 0, 3, 1, 2)
-    return recast(b, found, dtype, site.dtype(0))
+    return to(b, found, dtype, site.dtype(0))
 
 
 def _first_pixels(site: Site, b: Body, rows: Bins, columns: Bins) -> str:
@@ -290,11 +282,11 @@ def roialign(site: Site, b: Body) -> str:
     channels = _channels(site)
     rows, columns = _bins(site, b, 2, dtype), _bins(site, b, 3, dtype)
     ratio = max(0, int(site.attr("sampling_ratio", 0)))
-    x = recast(b, site.x(0), site.dtype(0), dtype)
+    x = to(b, site.x(0), site.dtype(0), dtype)
     if site.attr("mode", "avg") == "max":
-        return recast(b, _sampled_maximum(site, b, x, rows, columns, ratio, dtype), dtype, site.dtype(0))
+        return to(b, _sampled_maximum(site, b, x, rows, columns, ratio, dtype), dtype, site.dtype(0))
     down, right = _bin_weights(b, rows, ratio, dtype), _bin_weights(b, columns, ratio, dtype)
-    return recast(
+    return to(
         b, _weighted_mean(site, b, x, down, right, (rows, columns), channels, dtype), dtype, site.dtype(0)
     )
 
@@ -306,7 +298,7 @@ def _weighted_mean(
     image, (rows, columns) = site.input(0), bins
     if (image.shape or ())[0] != 1:
         number = b.unsqueeze(b.cast(site.x(2), np.int64), 1)
-        own = b.cast(b.equal(number, b.unsqueeze(places_along(b, image, 0), 0)), dtype)  # [boxes, images]
+        own = b.cast(b.equal(number, b.unsqueeze(axis_range(b, image, 0), 0)), dtype)  # [boxes, images]
         down = b.mul(b.unsqueeze(down, 2), b.unsqueeze(own, 1, 3))  # [boxes, bins, images, pixels]
     lines = b.op("Reshape", down, _shape(b, -1, _product(b, image, (0, 2))))
     pixels = b.op("Flatten", b.transpose(x, 0, 2, 1, 3), axis=2)  # [images x rows, channels x columns]
@@ -321,7 +313,7 @@ def _weighted_mean(
 
 
 def _dim(b: Body, image: Operand, axis: int, known: Any) -> int | str:
-    return known if isinstance(known, int) else size_along(b, image, axis)
+    return known if isinstance(known, int) else axis_size(b, image, axis)
 
 
 def _product(b: Body, image: Operand, axes: Sequence[int]) -> int | str:
@@ -329,7 +321,7 @@ def _product(b: Body, image: Operand, axes: Sequence[int]) -> int | str:
     dims = [(image.shape or ())[a] for a in axes]
     if all(isinstance(d, int) for d in dims):
         return prod(int(d) for d in dims if isinstance(d, int))
-    found = [size_along(b, image, a) for a in axes if (image.shape or ())[a] != 1]
+    found = [axis_size(b, image, a) for a in axes if (image.shape or ())[a] != 1]
     result = found[0]
     for other in found[1:]:
         result = b.mul(result, other)

@@ -8,8 +8,8 @@ from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 from surgery.rules.indexing.scatter import reduced_elements
-from surgery.rules.indexing.sizes import count_up, dims_tensor
 from surgery.rules.indexing.updates import Updates
+from surgery.rules.sizes import count_up, dims_tensor
 
 
 @lowering(

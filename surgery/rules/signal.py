@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import HALVES, to
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Operand, Site
+from surgery.rules.precision import HALVES, to
 
 LARGEST = 1 << 24
 """Elements of the largest matrix that is written out (64 MiB)."""

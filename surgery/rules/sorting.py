@@ -10,7 +10,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Site
-from surgery.rules.indexing.sizes import count_up
+from surgery.rules.sizes import count_up
 
 TOPK_LIMIT = 3840
 """Largest K that TensorRT's TopK layer takes (TensorRT documentation, ITopKLayer)."""

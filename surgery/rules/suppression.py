@@ -12,7 +12,7 @@ from surgery.plugins.nms_spec import TOPK_LIMIT, NmsSpec, choose_form
 from surgery.rules.data_dependent import Length, compacted
 from surgery.rules.engine.rule import Bounded, NoMatch, Sample, lowering
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.indexing.sizes import count_up, dims_tensor
+from surgery.rules.sizes import count_up, dims_tensor
 
 MOST_ROUNDS = 1024
 """Rounds up to which every detection gets a round, needed or not. Above it the loop ends with the last detection."""

@@ -1,7 +1,6 @@
 """Attention and what comes with it: caches that are written in place, statistics of normalizations."""
 
 PARTS = (
-    "halves",
     "heads",
     "operators",
     "caches",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from surgery.graph.body import Body
-from surgery.rules.attention.heads import range_of, size_of
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
+from surgery.rules.sizes import range_of, size_of
 
 
 @lowering(

@@ -10,22 +10,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch
 from surgery.rules.engine.site import Operand, Site
-
-
-def range_of(b: Body, x: str, operand_shape: tuple[Any, ...], axis: int) -> str:
-    """0, 1, ... along one axis of a tensor, rank 1, int64; a constant where the size is known."""
-    size = operand_shape[axis]
-    if isinstance(size, int):
-        return b.const(np.arange(size), np.int64)
-    zero, one = b.const(0, np.int64), b.const(1, np.int64)
-    return b.op("Range", zero, b.gather(b.op("Shape", x), b.const(axis, np.int64), axis=0), one)
-
-
-def size_of(b: Body, x: str, size: Any, axis: int) -> str:
-    """Size of an axis, rank 0, int64."""
-    if isinstance(size, int):
-        return b.const(size, np.int64)
-    return b.gather(b.op("Shape", x), b.const(axis, np.int64), axis=0)
+from surgery.rules.sizes import range_of, size_of
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import to, working_dtype
 from surgery.rules.attention.heads import (
     Scores,
     bias_of,
@@ -18,6 +19,7 @@ from surgery.rules.attention.heads import (
 )
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
+from surgery.rules.precision import to
 
 SELF = "float[2, 4, 5, 8] q, float[2, 4, 5, 8] k, float[2, 4, 5, 8] v"
 
@@ -124,6 +126,15 @@ ATTENTION_SAMPLES += [
         feeds={"n": (1, 6)},
     )
 ]
+
+
+def working_dtype(site: Site) -> np.dtype[Any]:
+    """Dtype for scores and softmax: never narrower than float32."""
+    dtype = site.dtype(0)
+    wanted = site.attr("softmax_precision")
+    if dtype.name == "float64" or wanted == 11:
+        return np.dtype(np.float64)
+    return np.dtype(np.float32)
 
 
 def written_out(site: Site, b: Body) -> list[str | None]:

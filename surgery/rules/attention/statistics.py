@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import HALVES, reduce_mean, to
 from surgery.rules.engine.rule import NoMatch, lowering, samples_in
 from surgery.rules.engine.site import Site
+from surgery.rules.precision import HALVES, reduce_mean, to
 
 
 @lowering(

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import HALVES, to
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.engine.rule import Sample, lowering
 from surgery.rules.engine.site import Site
+from surgery.rules.precision import HALVES, to
 
 
 def gelu_of(b: Body, x: str, dtype: np.dtype[Any]) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import HALVES, reduce_mean, to
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.engine.rule import lowering
 from surgery.rules.engine.site import Site
+from surgery.rules.precision import HALVES, reduce_mean, to
 
 
 def moments(

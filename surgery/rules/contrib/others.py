@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import HALVES, to
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.engine.rule import NoMatch, lowering
 from surgery.rules.engine.site import Site
+from surgery.rules.precision import HALVES, to
 
 MAX_INVERSE = 32
 """Largest matrix whose elimination is unrolled."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.attention.halves import reduce_mean
 from surgery.rules.contrib.activations import softmax_from
 from surgery.rules.contrib.common import MS, ms
 from surgery.rules.engine.rule import Sample, lowering
 from surgery.rules.engine.site import Site
+from surgery.rules.precision import reduce_mean
 from surgery.rules.quantization.common import as_float, is_zero, limits
 
 

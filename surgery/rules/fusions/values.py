@@ -9,7 +9,7 @@ from surgery.graph.pattern import attr, constant, either, op, value
 from surgery.rules.engine.cut_site import CutSite
 from surgery.rules.engine.pair import pair, pattern_rule
 from surgery.rules.engine.rule import NoMatch, Sample
-from surgery.rules.indexing.sizes import count_up
+from surgery.rules.sizes import count_up
 
 # -- optionals ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """Scattering with reductions, selection by constant masks, reversal, n-gram counting."""
 
 PARTS = (
-    "sizes",
     "updates",
     "scatter",
     "selection",

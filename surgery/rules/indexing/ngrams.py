@@ -9,7 +9,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Site
-from surgery.rules.indexing.sizes import ALL
+from surgery.rules.sizes import ALL
 
 
 @lowering(

@@ -11,14 +11,6 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.indexing.sizes import (
-    computing_dtype,
-    count_up,
-    dims_tensor,
-    product_tensor,
-    volume,
-    wrapped,
-)
 from surgery.rules.indexing.updates import (
     MASK_LIMIT,
     Updates,
@@ -28,6 +20,8 @@ from surgery.rules.indexing.updates import (
     masked_reduce,
     reduction_of,
 )
+from surgery.rules.precision import computing_dtype
+from surgery.rules.sizes import count_up, dims_tensor, product_tensor, volume, wrapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
-from surgery.rules.indexing.sizes import count_up, dims_tensor, volume
+from surgery.rules.sizes import count_up, dims_tensor, volume
 
 
 @lowering(

@@ -10,7 +10,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch
 from surgery.rules.engine.site import Site
-from surgery.rules.indexing.sizes import count_up
+from surgery.rules.sizes import count_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

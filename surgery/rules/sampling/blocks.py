@@ -11,7 +11,7 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.sampling.pixels import inner_dtype, recast
+from surgery.rules.precision import inner_dtype, to
 
 # -- Col2Im -------------------------------------------------------------------------------------------
 
@@ -70,13 +70,13 @@ def col2im(site: Site, b: Body) -> str:
     places = np.full((prod(image), most), zero, np.int64)
     places[pixels, rank] = columns
     dtype = inner_dtype(site.dtype(0)) if site.kind(0) == "f" else site.dtype(0)
-    x = recast(b, site.x(0), site.dtype(0), dtype)
+    x = to(b, site.x(0), site.dtype(0), dtype)
     channels = _channels(site, len(taps))
     flat = b.reshape(x, -1, channels, zero)
     if (places == zero).any():
         flat = b.op("Pad", flat, b.ints(0, 0, 0, 0, 0, 1))
     total = b.reduce("ReduceSum", b.gather(flat, b.const(places, np.int64), axis=2), 3, keepdims=False)
-    return recast(b, b.reshape(total, -1, channels, *image), dtype, site.dtype(0))
+    return to(b, b.reshape(total, -1, channels, *image), dtype, site.dtype(0))
 
 
 def _channels(site: Site, taps: int) -> int:

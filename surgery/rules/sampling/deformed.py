@@ -11,17 +11,9 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
-from surgery.rules.sampling.pixels import (
-    Tap,
-    clamp,
-    inner_dtype,
-    pixel_rows,
-    places_along,
-    recast,
-    size_along,
-    weighted_pixels,
-    within,
-)
+from surgery.rules.precision import inner_dtype, to
+from surgery.rules.sampling.pixels import Tap, pixel_rows, weighted_pixels, within
+from surgery.rules.sizes import axis_range, axis_size, clamp
 
 
 @lowering(
@@ -93,13 +85,13 @@ def deformconv(site: Site, b: Body) -> str:
             for i, s in enumerate(space)
         ]
     else:  # there is an offset for each place of the result
-        space = [size_along(b, x, 2), size_along(b, x, 3)]
-        after = [size_along(b, site.input(2), 2), size_along(b, site.input(2), 3)]
+        space = [axis_size(b, x, 2), axis_size(b, x, 3)]
+        after = [axis_size(b, site.input(2), 2), axis_size(b, site.input(2), 3)]
     dtype = inner_dtype(site.dtype(0))
     parts = int(site.attr("offset_group", 1))
     area = prod(taps)
 
-    offsets = _shaped(b, recast(b, site.x(2), site.dtype(2), dtype), -1, parts, area, 2, *after)
+    offsets = _shaped(b, to(b, site.x(2), site.dtype(2), dtype), -1, parts, area, 2, *after)
     axes = []
     for i in range(2):
         inner = np.unravel_index(np.arange(area), taps)[i] * dilations[i] - pads[i]
@@ -107,10 +99,10 @@ def deformconv(site: Site, b: Body) -> str:
         start = _starts(b, after[i], strides[i], shape, inner.reshape(1, 1, area, 1, 1), dtype)
         at = b.add(b.gather(offsets, b.const(i, np.int64), axis=3), start)
         axes.append(_linear_taps(b, at, space[i], dtype))
-    image = _shaped(b, recast(b, x.name, site.dtype(0), dtype), -1, channels // parts, *space)
+    image = _shaped(b, to(b, x.name, site.dtype(0), dtype), -1, channels // parts, *space)
     rows = pixel_rows(b, image, 2, True)
     pixels = _times(b, *space)
-    batch = b.mul(b.mul(places_along(b, x, 0), b.const(parts, np.int64)), pixels)
+    batch = b.mul(b.mul(axis_range(b, x, 0), b.const(parts, np.int64)), pixels)
     base = b.add(
         b.reshape(batch, -1, 1, 1, 1, 1),
         b.mul(b.const(np.arange(parts).reshape(1, parts, 1, 1, 1), np.int64), pixels),
@@ -118,15 +110,15 @@ def deformconv(site: Site, b: Body) -> str:
     lengths = [_number(b, s) for s in space]
     found = weighted_pixels(b, rows, base, axes, lengths, dtype)  # [N, parts, area, h, w, channels of a part]
     if site.has(4):
-        mask = _shaped(b, recast(b, site.x(4), site.dtype(4), dtype), -1, parts, area, *after, 1)
+        mask = _shaped(b, to(b, site.x(4), site.dtype(4), dtype), -1, parts, area, *after, 1)
         found = b.mul(found, mask)
     turned = b.transpose(found, 0, 1, 5, 2, 3, 4)
     columns = _shaped(b, turned, -1, groups, channels // groups * area, _times(b, *after))
-    weights = b.reshape(recast(b, kernel.name, site.dtype(1), dtype), groups, out // groups, -1)
+    weights = b.reshape(to(b, kernel.name, site.dtype(1), dtype), groups, out // groups, -1)
     result = _shaped(b, b.op("MatMul", weights, columns), -1, out, *after)
     if site.has(3):
-        result = b.add(result, b.reshape(recast(b, site.x(3), site.dtype(3), dtype), 1, out, 1, 1))
-    return recast(b, result, dtype, site.dtype(0))
+        result = b.add(result, b.reshape(to(b, site.x(3), site.dtype(3), dtype), 1, out, 1, 1))
+    return to(b, result, dtype, site.dtype(0))
 
 
 def _number(b: Body, value: int | str) -> str:

@@ -12,18 +12,9 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
-from surgery.rules.sampling.pixels import (
-    CUBIC,
-    Tap,
-    clamp,
-    inner_dtype,
-    pixel_rows,
-    places_along,
-    recast,
-    size_along,
-    weighted_pixels,
-    within,
-)
+from surgery.rules.precision import inner_dtype, to
+from surgery.rules.sampling.pixels import CUBIC, Tap, pixel_rows, weighted_pixels, within
+from surgery.rules.sizes import axis_range, axis_size, clamp
 
 # -- GridSample ---------------------------------------------------------------------------------------
 
@@ -60,7 +51,7 @@ class Grid:
             edge = 0.0 if self.align else 0.5
             high = size - 1 + edge
             return Side(self.number(size - 1), self.number(-edge), self.number(high), size)
-        length = b.cast(size_along(b, x, axis), self.dtype)
+        length = b.cast(axis_size(b, x, axis), self.dtype)
         last = b.sub(length, self.number(1))
         if self.align:
             return Side(last, self.number(0), last, length)
@@ -93,7 +84,7 @@ class Grid:
         if self.mode == "nearest":
             return [self.tap(place, None, side)]
         low = b.op("Floor", place)
-        part = recast(b, b.sub(place, low), self.dtype, weights)
+        part = to(b, b.sub(place, low), self.dtype, weights)
         one = b.const(1, weights)
         if self.mode == "linear":
             return [
@@ -178,7 +169,7 @@ def gridsample(site: Site, b: Body) -> str:
     dtype = site.dtype(0) if grid.mode == "nearest" else inner_dtype(site.dtype(0))
     if site.kind(0) != "f" and grid.mode != "nearest":
         raise NoMatch("whole numbers are not interpolated")
-    places = recast(b, site.x(1), site.dtype(1), grid.dtype)
+    places = to(b, site.x(1), site.dtype(1), grid.dtype)
     sides = [grid.side(x, k + 2) for k in range(spatial)]
     at = []
     for k in range(spatial):  # the last axis of the image is the first coordinate
@@ -186,12 +177,12 @@ def gridsample(site: Site, b: Body) -> str:
         place = grid.place(coordinate, sides[k])
         at.append(b.op("Round", place) if grid.mode == "nearest" else place)
     taps = [grid.taps(p, s, dtype) for p, s in zip(at, sides, strict=True)]
-    sizes = [size_along(b, x, k + 2) for k in range(spatial)]
-    rows = pixel_rows(b, recast(b, x.name, site.dtype(0), dtype), spatial, grid.padding == "zeros")
-    starts = b.reshape(b.mul(places_along(b, x, 0), reduce(b.mul, sizes)), -1, *[1] * spatial)
+    sizes = [axis_size(b, x, k + 2) for k in range(spatial)]
+    rows = pixel_rows(b, to(b, x.name, site.dtype(0), dtype), spatial, grid.padding == "zeros")
+    starts = b.reshape(b.mul(axis_range(b, x, 0), reduce(b.mul, sizes)), -1, *[1] * spatial)
     found = weighted_pixels(b, rows, starts, taps, sizes, dtype)
     turned = b.transpose(found, 0, spatial + 1, *range(1, spatial + 1))
-    return recast(b, turned, dtype, site.dtype(0))
+    return to(b, turned, dtype, site.dtype(0))
 
 
 # -- AffineGrid ---------------------------------------------------------------------------------------
@@ -242,9 +233,9 @@ def affinegrid(site: Site, b: Body) -> str:
             lines.append((2 * steps + 1) / size - 1)
     mesh = np.meshgrid(*lines, indexing="ij")
     points = np.stack([*(m.reshape(-1) for m in reversed(mesh)), np.ones(prod(dims))], axis=1)
-    theta = recast(b, b.transpose(site.x(0), 0, 2, 1), site.dtype(0), dtype)
+    theta = to(b, b.transpose(site.x(0), 0, 2, 1), site.dtype(0), dtype)
     moved = b.op("MatMul", b.const(points, dtype), theta)
-    return recast(b, b.reshape(moved, -1, *dims, len(dims)), dtype, site.dtype(0))
+    return to(b, b.reshape(moved, -1, *dims, len(dims)), dtype, site.dtype(0))
 
 
 def _grid_sizes(site: Site) -> list[int]:

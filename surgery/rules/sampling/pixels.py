@@ -11,36 +11,9 @@ from typing import Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.site import Operand
 
 CUBIC = -0.75
 """Coefficient of cubic interpolation, as in PyTorch and ONNX Runtime."""
-
-
-def size_along(b: Body, x: Operand, axis: int) -> str:
-    """A size as an int64 tensor."""
-    size = (x.shape or ())[axis]
-    if isinstance(size, int):
-        return b.const(size, np.int64)
-    return b.gather(b.op("Shape", x.name), b.const(axis, np.int64), axis=0)
-
-
-def places_along(b: Body, x: Operand, axis: int) -> str:
-    """0, 1, ... up to a size, int64."""
-    size = (x.shape or ())[axis]
-    if isinstance(size, int):
-        return b.const(np.arange(size), np.int64)
-    return b.op("Range", b.const(0, np.int64), size_along(b, x, axis), b.const(1, np.int64))
-
-
-def inner_dtype(dtype: Any) -> Any:
-    """The dtype to compute in: at least float32."""
-    return dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
-
-
-def recast(b: Body, x: str, given: Any, wanted: Any) -> str:
-    """A value of one dtype in another."""
-    return x if given == wanted else b.cast(x, wanted)
 
 
 @dataclass(frozen=True)
@@ -95,11 +68,6 @@ def weighted_pixels(
             found = b.mul(found, weight)
         total = b.add(total, found) if total else found
     return total
-
-
-def clamp(b: Body, x: str, low: str, high: str) -> str:
-    """A value between two others."""
-    return b.maximum(b.minimum(x, high), low)
 
 
 def within(b: Body, x: str, low: str, high: str) -> str:

@@ -69,21 +69,8 @@ def length(b: Body, x: Operand, dim: Dim) -> str | None:
     return b.gather(b.op("Shape", x.name), b.const(shape.index(dim), "int64"), axis=0)
 
 
-def axis_size(b: Body, x: Operand, r: int) -> str:
-    """The size of axis `r` as int64 of rank 0."""
-    dim = (x.shape or ())[r]
-    if isinstance(dim, int):
-        return b.const(dim, "int64")
-    return b.gather(b.op("Shape", x.name), b.const(r, "int64"), axis=0)
-
-
 def counted(b: Body, dim: Dim, size: str) -> str:
     """0, 1, 2 ... up to a size."""
     if isinstance(dim, int):
         return b.const(np.arange(dim), "int64")
     return b.op("Range", b.const(0, "int64"), size, b.const(1, "int64"))
-
-
-def clamp(b: Body, value: str, low: str, high: str) -> str:
-    """A value between two others."""
-    return b.maximum(b.minimum(value, high), low)

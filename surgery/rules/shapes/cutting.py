@@ -10,7 +10,8 @@ from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Dim, Site
 from surgery.rules.reductions import run_time
-from surgery.rules.shapes.axes import Along, axis_size, clamp, counted, length
+from surgery.rules.shapes.axes import Along, counted, length
+from surgery.rules.sizes import axis_size, clamp
 
 
 @lowering(

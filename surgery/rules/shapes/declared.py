@@ -9,8 +9,8 @@ import numpy as np
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Dim, Operand, Site
-from surgery.rules.indexing.sizes import count_up
 from surgery.rules.reductions import choose, run_time
+from surgery.rules.sizes import count_up
 
 # -- the same elements in another shape -----------------------------------------------------------------------------
 

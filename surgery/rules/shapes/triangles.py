@@ -9,7 +9,8 @@ from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Operand, Site
 from surgery.rules.reductions import choose
-from surgery.rules.shapes.axes import axis_size, counted
+from surgery.rules.shapes.axes import counted
+from surgery.rules.sizes import axis_size
 
 
 def triangle(site: Site, b: Body) -> str:

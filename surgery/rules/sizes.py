@@ -1,4 +1,4 @@
-"""Dims and places as tensors, and the dtypes that reductions are computed in."""
+"""What rules of several themes share: sizes and places along axes, as tensors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,6 @@ ALL = 2**31 - 1
 
 FREE_DIM = 16
 """What a free dim counts as where the size of an intermediate tensor decides."""
-
-
-def computing_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that sums, products and extremes of a dtype are computed in: at least as exact."""
-    if "float" in dtype.name:
-        return np.dtype(np.float64 if dtype == np.float64 else np.float32)
-    if dtype.itemsize > 4 or dtype == np.uint32:
-        return np.dtype(np.int64)
-    return np.dtype(np.int32)
 
 
 def dims_tensor(b: Body, operand: Operand, start: int, end: int) -> str:
@@ -59,3 +50,34 @@ def count_up(b: Body, count: str) -> str:
     if b.opset >= 27:  # no TensorRT of this time takes the Range of these opsets
         return b.sub(b.op("CumSum", b.op("Expand", one, count), zero), one)
     return b.op("Range", zero, b.squeeze(count, 0), one)
+
+
+def size_of(b: Body, x: str, size: Any, axis: int) -> str:
+    """Size of an axis, rank 0, int64."""
+    if isinstance(size, int):
+        return b.const(size, np.int64)
+    return b.gather(b.op("Shape", x), b.const(axis, np.int64), axis=0)
+
+
+def range_of(b: Body, x: str, operand_shape: tuple[Any, ...], axis: int) -> str:
+    """0, 1, ... along one axis of a tensor, rank 1, int64; a constant where the size is known."""
+    size = operand_shape[axis]
+    if isinstance(size, int):
+        return b.const(np.arange(size), np.int64)
+    zero, one = b.const(0, np.int64), b.const(1, np.int64)
+    return b.op("Range", zero, size_of(b, x, None, axis), one)
+
+
+def axis_size(b: Body, x: Operand, axis: int) -> str:
+    """Size of an operand's axis, rank 0, int64."""
+    return size_of(b, x.name, (x.shape or ())[axis], axis)
+
+
+def axis_range(b: Body, x: Operand, axis: int) -> str:
+    """0, 1, ... along an operand's axis, rank 1, int64."""
+    return range_of(b, x.name, x.shape or (), axis)
+
+
+def clamp(b: Body, value: str, low: str, high: str) -> str:
+    """A value between two others."""
+    return b.maximum(b.minimum(value, high), low)
