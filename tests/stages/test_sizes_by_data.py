@@ -200,3 +200,28 @@ def test_the_first_of_what_was_found_is_written_into_a_buffer() -> None:
         x = rng.normal(size=count).astype(np.float32)
         for values in (x, abs(x), -abs(x)):
             compare(text, report, {"x": values})
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_as_many_patches_as_the_tokens_that_stand_for_them(cut: bool) -> None:
+    """What masked_scatter becomes: the updates are an input of their own, with another room than the places."""
+    updates = "u = Slice (flat, first, many)" if cut else "u = Identity (flat)"
+    text = (
+        "(int64[b, s] tokens, float[b, s, 3] words, float[p, 3] patches) => (float[b, s, 3] y)"
+        " <int64 seven = {7}, int64[1] last = {-1}, int64[1] first = {0}, int64[3] wide = {1, 1, 3}>"
+        "{ here = Equal (tokens, seven) t = Unsqueeze (here, last) e = Expand (t, wide) n = NonZero (e)"
+        " i = Transpose <perm = [1, 0]> (n) shape = Shape (i) many = Gather (shape, first)"
+        f" flat = Reshape (patches, last) {updates} y = ScatterND (words, i, u) }}"
+    )
+    tokens = np.array([[1, 7, 7, 2, 3], [4, 5, 7, 6, 1]])
+    rng = np.random.default_rng(3)
+
+    def feeds(patches: int) -> dict[str, np.ndarray]:
+        made = {"words": rng.normal(size=(2, 5, 3)), "patches": rng.normal(size=(patches, 3))}
+        return {"tokens": tokens, **{k: v.astype(np.float32) for k, v in made.items()}}
+
+    rows = (3, 3, 20) if cut else (3, 3, 3)
+    shapes = {"tokens": ((2, 5),) * 3, "words": ((2, 5, 3),) * 3, "patches": tuple((n, 3) for n in rows)}
+    report = run(text, inputs=feeds(3), shapes=shapes)
+    for patches in (3, 4, 20) if cut else (3,):
+        compare(text, report, feeds(patches))

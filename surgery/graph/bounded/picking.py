@@ -92,6 +92,7 @@ def _scatter_nd(bounds: Bounds, node: gs.Node) -> bool:
     if depth is None:
         raise No("the length of an index depends on data")
     if all(d.exact for d in inner):
+        _of_one_length(bounds, node, inner)
         bounds.pad(node.outputs[0], dict(enumerate(dims)))
         return False
     rows = bounds.room(dims[0])
@@ -111,8 +112,29 @@ def _scatter_nd(bounds: Bounds, node: gs.Node) -> bool:
             where = bounds.emit("Where", real, where, outside, dtype=indices.dtype)
     node.inputs[0] = bounds.emit("Concat", data, spare, axis=0)
     node.inputs[1] = where
+    _of_one_length(bounds, node, inner)
     bounds.pad(_then_front(bounds, node, 0, rows), dict(enumerate(dims)))
     return True
+
+
+def _of_one_length(bounds: Bounds, node: gs.Node, inner: list[Dim]) -> None:
+    """As many indices as updates: both are cut to the smaller of two rooms.
+
+    The true sizes agree, or the model fails; so what is real has room in both.
+    """
+    for axis, dim in enumerate(inner[:-1]):
+        other = bounds.dims(node.inputs[2])[axis]
+        rooms = [bounds.room(d) for d in (dim, other)]
+        if rooms[0] == rooms[1]:
+            continue
+        size = bounds.exact("Min", *rooms)
+        start, along = np.asarray([0], np.int64), np.asarray([axis], np.int64)
+        for place, room in zip((1, 2), rooms, strict=True):
+            if room != size:
+                node.inputs[place] = bounds.emit(
+                    "Slice", node.inputs[place], start, bounds.value([size]), along
+                )
+        bounds.told(f"{node.name!r} has as many updates as places, as in the model, which fails on other inputs")
 
 
 @on("ScatterElements", "Scatter")
