@@ -134,7 +134,9 @@ def _of_one_length(bounds: Bounds, node: gs.Node, inner: list[Dim]) -> None:
                 node.inputs[place] = bounds.emit(
                     "Slice", node.inputs[place], start, bounds.value([size]), along
                 )
-        bounds.told(f"{node.name!r} has as many updates as places, as in the model, which fails on other inputs")
+        bounds.told(
+            f"{node.name!r} has as many updates as places, as in the model, which fails on other inputs"
+        )
 
 
 @on("ScatterElements", "Scatter")
