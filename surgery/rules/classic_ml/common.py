@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.engine.rule import NoMatch, Sample
+from surgery.rules.engine.rule import NoMatch, Sample, samples_in
 from surgery.rules.engine.site import Site
 
 if TYPE_CHECKING:
@@ -28,6 +28,16 @@ PAIR_LIMIT = 2**24
 def ml(text: str, version: int = 3, **feeds: Any) -> Sample:
     """A sample with a version of the domain; quotes may be written as apostrophes."""
     return Sample(text.replace("'", '"'), feeds=feeds, domains={ML: version})
+
+
+def ml_in(dtypes: str, text: str, **feeds: Any) -> list[Sample]:
+    """One sample for each of several dtypes, in ONNX's names and separated by spaces: each T in the text is one."""
+    return samples_in(dtypes, text, feeds=feeds, domains={ML: 3})
+
+
+def ml_of(op: str, given: str, made: str, attributes: str, **feeds: Any) -> Sample:
+    """A sample of an operator from one tensor to another one, both as ``float[n, 3]``."""
+    return ml(f"({given} x) => ({made} y) {{ y = {ML}.{op} <{attributes}> (x) }}", **feeds)
 
 
 def first_of(site: Site, *names: str) -> NDArray[Any] | None:

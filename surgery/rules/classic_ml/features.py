@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import Body
-from surgery.rules.classic_ml.common import ML, PAIR_LIMIT, first_of, ml
-from surgery.rules.engine.rule import NoMatch, lowering, samples_in
+from surgery.rules.classic_ml.common import ML, PAIR_LIMIT, first_of, ml, ml_in
+from surgery.rules.engine.rule import NoMatch, lowering
 from surgery.rules.engine.site import Site
 
 if TYPE_CHECKING:
@@ -48,10 +48,9 @@ def array_feature_extractor(site: Site, b: Body) -> str:
     samples=[
         ml("(float[n, 5] x) => (float[n, 5] y) { y = ai.onnx.ml.Binarizer <threshold = 0.5> (x) }"),
         ml("(float[5] x) => (float[5] y) { y = ai.onnx.ml.Binarizer (x) }"),
-        *samples_in(
+        *ml_in(
             "double int64 int32",
             "(T[n, 5] x) => (T[n, 5] y) { y = ai.onnx.ml.Binarizer <threshold = 0.5> (x) }",
-            domains={"ai.onnx.ml": 3},
         ),
     ],
     near_misses=[ml("(float[5] x) => (float[5] y) { y = Relu (x) }")],
@@ -141,26 +140,12 @@ def normalizer(site: Site, b: Body) -> str:
     domain=ML,
     why="TensorRT has no operators of ai.onnx.ml. This one replaces a value, or NaN, by another.",
     samples=[
-        ml("(float[n, 3] x) => (float[n, 3] y) { y = ai.onnx.ml.Imputer"
-           " <imputed_value_floats = [5.0, 6.0, 7.0], replaced_value_float = 0.0> (x) }", x=(0.0, 1.0)),
+        *ml_in("float double", "(T[n, 3] x) => (T[n, 3] y) { y = ai.onnx.ml.Imputer"
+               " <imputed_value_floats = [5.0, 6.0, 7.0], replaced_value_float = 0.0> (x) }", x=(0.0, 1.0)),
         ml("(float[4] x) => (float[4] y) { y = ai.onnx.ml.Imputer"
            " <imputed_value_floats = [5.0], replaced_value_float = 2.0> (x) }", x=[1.0, 2.0, 3.0, 2.0]),
-        ml("(int64[2, 3] x) => (int64[2, 3] y) { y = ai.onnx.ml.Imputer"
-           " <imputed_value_int64s = [5, 6, 7], replaced_value_int64 = 1> (x) }", x=(0, 3)),
-        *samples_in(
-            "double",
-            "(T[n, 3] x) => (T[n, 3] y) { y = ai.onnx.ml.Imputer <imputed_value_floats = [5.0, 6.0, "
-            "7.0], replaced_value_float = 0.0> (x) }",
-            feeds={"x": (0.0, 1.0)},
-            domains={"ai.onnx.ml": 3},
-        ),
-        *samples_in(
-            "int32",
-            "(T[2, 3] x) => (T[2, 3] y) { y = ai.onnx.ml.Imputer <imputed_value_int64s = [5, 6, 7], "
-            "replaced_value_int64 = 1> (x) }",
-            feeds={"x": (0, 3)},
-            domains={"ai.onnx.ml": 3},
-        ),
+        *ml_in("int64 int32", "(T[2, 3] x) => (T[2, 3] y) { y = ai.onnx.ml.Imputer"
+               " <imputed_value_int64s = [5, 6, 7], replaced_value_int64 = 1> (x) }", x=(0, 3)),
     ],
     near_misses=[
         ml("(float[2, 3, 3] x) => (float[2, 3, 3] y) { y = ai.onnx.ml.Imputer"
@@ -222,19 +207,12 @@ def feature_vectorizer(site: Site, b: Body) -> str:
     domain=ML,
     why="TensorRT has no operators of ai.onnx.ml. This one compares with all categories.",
     samples=[
-        ml("(int64[n, 3] x) => (float[n, 3, 4] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2, 3, 7]> (x) }",
-           x=(0, 8)),
-        ml("(float[3] x) => (float[3, 2] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2]> (x) }",
-           x=(-1.0, 3.0)),
-        ml("(double[3] x) => (float[3, 2] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2]> (x) }",
-           x=(-1.0, 3.0)),
-        *samples_in(
-            "int32",
-            "(T[n, 3] x) => (float[n, 3, 4] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2, "
-            "3, 7]> (x) }",
-            feeds={"x": (0, 8)},
-            domains={"ai.onnx.ml": 3},
-        ),
+        *ml_in("int64 int32",
+               "(T[n, 3] x) => (float[n, 3, 4] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2, 3, 7]> (x) }",
+               x=(0, 8)),
+        *ml_in("float double",
+               "(T[3] x) => (float[3, 2] y) { y = ai.onnx.ml.OneHotEncoder <cats_int64s = [0, 2]> (x) }",
+               x=(-1.0, 3.0)),
     ],
     near_misses=[
         ml("(string[3] x) => (float[3, 2] y) { y = ai.onnx.ml.OneHotEncoder <cats_strings = ['a', 'b']> (x) }"),
@@ -251,14 +229,20 @@ def one_hot_encoder(site: Site, b: Body) -> str:
     return b.cast(b.equal(x, b.const(categories, np.int64)), np.float32)
 
 
+LOOKUP = (
+    "{ y = ai.onnx.ml.LabelEncoder"
+    " <keys_int64s = [0, 2, 3], values_floats = [0.5, 1.5, 2.5], default_float = 9.0> (x) }"
+)
+
+
 @lowering(
     "labelencoder-as-lookup",
     "LabelEncoder",
     domain=ML,
     why="TensorRT has no operators of ai.onnx.ml. Numbers are compared with all keys and looked up in a table.",
     samples=[
-        ml("(int64[n, 3] x) => (float[n, 3] y) { y = ai.onnx.ml.LabelEncoder"
-           " <keys_int64s = [0, 2, 3], values_floats = [0.5, 1.5, 2.5], default_float = 9.0> (x) }", x=(0, 5)),
+        *ml_in("int64 int32 int16", f"(T[n, 3] x) => (float[n, 3] y) {LOOKUP}", x=(0, 5)),
+        *ml_in("int32 int16", f"(int64[n, 3] x) => (T[n, 3] y) {LOOKUP}", x=(0, 5)),
         ml("(float[4] x) => (int64[4] y) { y = ai.onnx.ml.LabelEncoder"
            " <keys_floats = [0.5, 2.0], values_int64s = [7, 8]> (x) }", x=[0.5, 1.0, 2.0, 0.5]),
         ml("(float[4] x) => (float[4] y) { y = ai.onnx.ml.LabelEncoder"
@@ -268,20 +252,6 @@ def one_hot_encoder(site: Site, b: Body) -> str:
         ml("(double[4] x) => (double[4] y) { y = ai.onnx.ml.LabelEncoder <keys_tensor = double[2] {1.0, 2.0},"
            " values_tensor = double[2] {3.0, 4.0}, default_tensor = double[1] {5.0}> (x) }", 4,
            x=[1.0, 2.0, 3.0, 1.0]),
-        *samples_in(
-            "int32 int16",
-            "(T[n, 3] x) => (float[n, 3] y) { y = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 2, 3], "
-            "values_floats = [0.5, 1.5, 2.5], default_float = 9.0> (x) }",
-            feeds={"x": (0, 5)},
-            domains={"ai.onnx.ml": 3},
-        ),
-        *samples_in(
-            "int32 int16",
-            "(int64[n, 3] x) => (T[n, 3] y) { y = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 2, 3], "
-            "values_floats = [0.5, 1.5, 2.5], default_float = 9.0> (x) }",
-            feeds={"x": (0, 5)},
-            domains={"ai.onnx.ml": 3},
-        ),
     ],
     near_misses=[
         ml("(string[4] x) => (int64[4] y) { y = ai.onnx.ml.LabelEncoder"

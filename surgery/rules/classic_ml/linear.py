@@ -12,6 +12,7 @@ from surgery.rules.classic_ml.common import (
     first_of,
     first_of_largest,
     ml,
+    ml_of,
     rows_of,
     single,
     transformed,
@@ -44,14 +45,13 @@ def labels_of(site: Site, *names: str) -> NDArray[Any]:
     domain=ML,
     why="TensorRT has no operators of ai.onnx.ml. This one is a matrix product.",
     samples=[
-        ml("(float[n, 3] x) => (float[n, 2] y) { y = ai.onnx.ml.LinearRegressor <targets = 2, coefficients ="
-           f" [0.3, 0.5, -1.0, 2.0, 1.0, 0.1], intercepts = [0.5, 1.0], post_transform = '{t}'> (x) }}")
+        ml_of("LinearRegressor", "float[n, 3]", "float[n, 2]", "targets = 2, coefficients ="
+              f" [0.3, 0.5, -1.0, 2.0, 1.0, 0.1], intercepts = [0.5, 1.0], post_transform = '{t}'")
         for t in ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO")
     ] + [
-        ml("(float[3] x) => (float[1, 1] y)"
-           " { y = ai.onnx.ml.LinearRegressor <targets = 1, coefficients = [0.3, 0.5, -1.0]> (x) }"),
-        ml("(float[2, 1] x) => (float[2, 1] y) { y = ai.onnx.ml.LinearRegressor"
-           " <targets = 1, coefficients = [0.3], post_transform = 'PROBIT'> (x) }", x=(0.1, 0.9)),
+        ml_of("LinearRegressor", "float[3]", "float[1, 1]", "targets = 1, coefficients = [0.3, 0.5, -1.0]"),
+        ml_of("LinearRegressor", "float[2, 1]", "float[2, 1]",
+              "targets = 1, coefficients = [0.3], post_transform = 'PROBIT'", x=(0.1, 0.9)),
     ],
     near_misses=[ml("(float[3, 3] x) => (float[3, 3] y) { y = Identity (x) }")],
 )  # fmt: skip

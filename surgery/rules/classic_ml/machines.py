@@ -12,6 +12,7 @@ from surgery.rules.classic_ml.common import (
     PAIR_LIMIT,
     first_of_largest,
     ml,
+    ml_of,
     rows_of,
     transformed,
     two_classes,
@@ -55,16 +56,15 @@ MACHINE = "kernel_params = [0.5, 0.1, 3.0], support_vectors = [0.1, 0.2, -0.5, 1
     domain=ML,
     why="TensorRT has no operators of ai.onnx.ml. Kernels are matrix products, or sums of squared differences.",
     samples=[
-        ml("(float[n, 2] x) => (float[n, 1] y) { y = ai.onnx.ml.SVMRegressor <coefficients = [1.0, -0.5, 2.0],"
-           f" {MACHINE}, n_supports = 3, rho = [0.3], kernel_type = '{k}'> (x) }}")
+        ml_of("SVMRegressor", "float[n, 2]", "float[n, 1]",
+              f"coefficients = [1.0, -0.5, 2.0], {MACHINE}, n_supports = 3, rho = [0.3], kernel_type = '{k}'")
         for k in ("RBF", "LINEAR", "POLY", "SIGMOID")
     ] + [
-        ml("(float[2] x) => (float[1, 1] y) { y = ai.onnx.ml.SVMRegressor <coefficients = [1.0, -0.5],"
-           " kernel_params = [0.5, 0.1, 3.0], rho = [0.3], n_supports = 0, one_class = 1> (x) }"),
+        ml_of("SVMRegressor", "float[2]", "float[1, 1]", "coefficients = [1.0, -0.5],"
+              " kernel_params = [0.5, 0.1, 3.0], rho = [0.3], n_supports = 0, one_class = 1"),
     ],
     near_misses=[
-        ml("(float[2, 2] x) => (float[2, 1] y) { y = ai.onnx.ml.SVMRegressor"
-           " <coefficients = [1.0], n_supports = 0> (x) }"),
+        ml_of("SVMRegressor", "float[2, 2]", "float[2, 1]", "coefficients = [1.0], n_supports = 0"),
     ],
 )  # fmt: skip
 def svm_regressor(site: Site, b: Body) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from surgery.graph.body import Body
 from surgery.rules.contrib.common import MS, ms
-from surgery.rules.engine.rule import Sample, lowering
+from surgery.rules.engine.rule import Lowering, Sample, lowering
 from surgery.rules.engine.site import Site
 from surgery.rules.quantization.linear import dequantize, quantize
 
@@ -25,27 +25,36 @@ def eight(op: str, text: str) -> list[Sample]:
     return [*found, ms(text.format(t="uint8") + f" {{ {constants} y = @{op} <axis = 1> (x, s, z) }}")]
 
 
-@lowering(
+def as_onnx(name: str, op: str, text: str, near: str, rule: Lowering) -> Lowering:
+    """The rule for an operator of com.microsoft that is ONNX's, for more dtypes than that had when it was written.
+
+    Args:
+        name: Of the rule.
+        op: The operator.
+        text: Signature of its samples, with the dtype of the quantised tensor open.
+        near: A near miss.
+        rule: The one for ONNX's operator.
+    """
+
+    def build(site: Site, b: Body) -> Any:
+        return rule.build(site, b)
+
+    why = f"{op} for more dtypes than ONNX's had when it was written."
+    return lowering(name, op, domain=MS, why=why, samples=eight(op, text), near_misses=[near])(build)
+
+
+ms_quantize = as_onnx(
     "ms-quantize",
     "QuantizeLinear",
-    domain=MS,
-    why="QuantizeLinear for more dtypes than ONNX's had when it was written.",
-    samples=eight("QuantizeLinear", "(float[2, 3, n] x) => ({t}[2, 3, n] y)"),
-    near_misses=["(float[2] x, float s, int8 z) => (int8[2] y) { y = QuantizeLinear (x, s, z) }"],
+    "(float[2, 3, n] x) => ({t}[2, 3, n] y)",
+    "(float[2] x, float s, int8 z) => (int8[2] y) { y = QuantizeLinear (x, s, z) }",
+    quantize,
 )
-def ms_quantize(site: Site, b: Body) -> Any:
-    """As ONNX's."""
-    return quantize.build(site, b)
 
-
-@lowering(
+ms_dequantize = as_onnx(
     "ms-dequantize",
     "DequantizeLinear",
-    domain=MS,
-    why="DequantizeLinear for more dtypes than ONNX's had when it was written.",
-    samples=eight("DequantizeLinear", "({t}[2, 3, n] x) => (float[2, 3, n] y)"),
-    near_misses=["(int8[2] x, float s, int8 z) => (float[2] y) { y = DequantizeLinear (x, s, z) }"],
+    "({t}[2, 3, n] x) => (float[2, 3, n] y)",
+    "(int8[2] x, float s, int8 z) => (float[2] y) { y = DequantizeLinear (x, s, z) }",
+    dequantize,
 )
-def ms_dequantize(site: Site, b: Body) -> Any:
-    """As ONNX's."""
-    return dequantize.build(site, b)
