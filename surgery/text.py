@@ -11,18 +11,19 @@ WIDTH = 120
 """Characters of each part of a line that is longer."""
 
 
-def fitted(text: str, indent: int = 2) -> str:
+def fitted(text: str, indent: int = 2, longest: int = LONGEST) -> str:
     """A text with every line that is too long broken between words.
 
     Args:
         text: One or several lines.
         indent: Spaces before what follows the first part of a broken line.
+        longest: Characters of a line that stays as it is.
     """
-    return "\n".join(_broken(line, indent) for line in text.splitlines())
+    return "\n".join(_broken(line, indent, longest) for line in text.splitlines())
 
 
-def _broken(line: str, indent: int) -> str:
-    if len(line) <= LONGEST:
+def _broken(line: str, indent: int, longest: int) -> str:
+    if len(line) <= longest:
         return line
     own = len(line) - len(line.lstrip())
     parts = textwrap.wrap(

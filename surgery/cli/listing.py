@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from surgery.cli.options import PluginPathOption, RuleFileOption, TargetOption
-from surgery.cli.output import columns, print_json, print_text
+from surgery.cli.output import columns, print_json, print_text, shortened
 from surgery.errors import ConfigError
+from surgery.text import WIDTH
 
 if TYPE_CHECKING:
     from surgery.rules.engine.run import Rule
 
 
 NOUNS = "pipelines, targets, stages, plugins or rules."
+
+MOST_OPERATORS = 24
+"""Characters of the operators of a rule in the list, so that room is left for why it is there."""
 
 
 class Noun(str, Enum):
@@ -65,9 +69,18 @@ def list_(
         print_json(rows)
     elif model is not None and not rows:
         print_text("no plugin nodes")
+    elif noun is Noun.rules and rows:
+        print_text(_rule_table(rows))
     elif rows:
         header = [key.replace("_", " ") for key in rows[0]]
         print_text(columns([[_cell(v) for v in row.values()] for row in rows], header))
+
+
+def _rule_table(rows: list[dict[str, Any]]) -> str:
+    """What fits a terminal: `surgery show rules NAME` and --json have the rest."""
+    header = ["name", "applies", "operators", "why"]
+    cells = [[r["name"], r["applies"], shortened(r["operators"], MOST_OPERATORS), r["why"]] for r in rows]
+    return columns(cells, header, WIDTH)
 
 
 def _cell(value: Any) -> str:

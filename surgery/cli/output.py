@@ -117,8 +117,27 @@ def _to_stderr(lines: Sequence[str]) -> None:
         typer.echo(line, err=True, color=colour)
 
 
-def columns(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Rows as aligned text; the last column goes on in lines of its own where a row would be too long."""
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters: cut between words where that leaves any, and marked as cut."""
+    import textwrap
+
+    if len(text) <= most:
+        return text
+    return (
+        textwrap.shorten(text, most, placeholder=" ...").strip()
+        if " " in text[: most - 3]
+        else f"{text[: most - 3]}..."
+    )
+
+
+def columns(rows: Sequence[Sequence[str]], header: Sequence[str] = (), longest: int = LONGEST) -> str:
+    """Rows as aligned text; the last column goes on in lines of its own where a row would be too long.
+
+    Args:
+        rows: Texts of the cells.
+        header: Titles of the columns, if any.
+        longest: Characters of a row that stays on one line.
+    """
     table = [list(header), *map(list, rows)] if header else [list(r) for r in rows]
     if not table:
         return ""
@@ -127,8 +146,8 @@ def columns(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
     lines = []
     for row in table:
         head = "".join(f"{cell.ljust(width)}  " for cell, width in zip(row[:-1], widths, strict=True))
-        if indent > LONGEST - NARROW or "\n" in row[-1]:
+        if indent > longest - NARROW or "\n" in row[-1]:
             lines.append(f"{head}{row[-1]}".rstrip())
         else:
-            lines.append(fitted(f"{head}{row[-1]}".rstrip(), indent))
+            lines.append(fitted(f"{head}{row[-1]}".rstrip(), indent, longest))
     return "\n".join(lines)

@@ -124,6 +124,22 @@ def test_list_and_show(arguments: str, golden: Golden) -> None:
     golden(arguments.replace(" --", " ").replace(" ", "-"), plain(done.stdout))
 
 
+def test_the_list_of_rules_fits_a_terminal_and_json_has_it_whole() -> None:
+    shown, data = surgery("list", "rules"), surgery("list", "rules", "--json")
+    rules = json.loads(data.stdout)
+    assert max(map(len, shown.stdout.splitlines())) <= 120
+    assert [r["name"] for r in rules] == re.findall(
+        r"^([\w-]+) +(?:always|where|on)", shown.stdout, re.MULTILINE
+    )
+    words = shown.stdout.split()
+    assert all(set(r["why"].split()) <= set(words) for r in rules)
+    longest = max(rules, key=lambda r: len(r["operators"]))
+    assert longest["operators"] not in shown.stdout
+    named = longest["operators"].split(" and ")[0].split(", ")
+    detail = surgery("show", "rules", longest["name"]).stdout
+    assert all(name in detail for name in named)
+
+
 def plugin_model(path: Path, op: str = "LReLU_TRT", **attributes: object) -> Path:
     given = attributes or {"negSlope": 0.1}
     node = helper.make_node(op, ["x"], ["y"], name="node", plugin_version="1", **given)
@@ -267,7 +283,7 @@ def test_rules_of_a_file_are_listed_and_shown(tmp_path: Path) -> None:
     )
     done = surgery("list", "rules", "--rule-file", file)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].split() == ["mine", "pair", "always", "Exp,", "Relu", "Because"]
+    assert done.stdout.splitlines()[1].split() == ["mine", "always", "Exp,", "Relu", "Because"]
     done = surgery("show", "rules", "mine", "--rule-file", file)
     assert "before:\n  (x) => (y) {\n    r = Relu (x)\n    y = Exp (r)\n  }\n" in done.stdout
 
