@@ -377,11 +377,11 @@ def test_rules_reach_into_bodies() -> None:
 
 def test_a_cut_with_a_body_inside_is_left_alone() -> None:
     rule = PatternRule(
-        "branch",
-        Pattern(op("If", value("c"))),
-        WHY,
-        lambda site, b: site.name("c"),
-        (Sample(""),),
+        name="branch",
+        pattern=Pattern(op("If", value("c"))),
+        why=WHY,
+        build=lambda site, b: site.name("c"),
+        samples=(Sample(""),),
         when="always",
     )
     text = (

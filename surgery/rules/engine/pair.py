@@ -15,7 +15,7 @@ import onnx.parser
 
 from surgery.graph.pattern import Pattern, absent, op
 from surgery.graph.pattern_parts import Absent, Attr, Constant, Op, Out, Value
-from surgery.rules.engine.rule import NoMatch, Sample, When
+from surgery.rules.engine.rule import NoMatch, Sample, Stated, When
 
 if TYPE_CHECKING:
     from surgery.graph.body import Body
@@ -44,43 +44,21 @@ class RuleTextError(ValueError):
         self.part, self.message, self.line, self.column = part, message, line, column
 
 
-@dataclass(frozen=True)
-class PatternRule:
-    """A pattern over several nodes, and a function that writes what replaces the cut.
+@dataclass(frozen=True, kw_only=True)
+class Several(Stated):
+    """A rule for several nodes at once.
 
     Attributes:
-        name: In kebab-case, unique.
-        pattern: What it matches.
-        why: What the replacement is good for.
-        build: Gets a :class:`CutSite` and a :class:`Body`; returns one name per output of the pattern, or one
-            name alone. Raises NoMatch.
-        samples: Models on which CI proves the rule; each holds what the rule replaces.
-        near_misses: Models in which it must not apply.
-        when: ``refused``: where the target does not take a node of the cut. ``always``: everywhere.
-        since: First opset it is written for.
-        until: Last opset, or None.
-        targets: Prefixes of the names of targets it is for; empty for all.
-        rank: Rules of lower rank are asked first.
         optional: Only a change of form: applied where the user asks for it by name.
     """
 
-    name: str
-    pattern: Pattern
-    why: str
-    build: Callable[[CutSite, Body], Any]
-    samples: tuple[Sample, ...]
-    near_misses: tuple[Sample, ...] = ()
-    when: When = "refused"
-    since: int = 1
-    until: int | None = None
-    targets: tuple[str, ...] = ()
-    rank: int = 0
     optional: bool = False
 
-    @property
-    def form(self) -> str:
-        """Which of the three forms of rules it is."""
-        return "pattern"
+    if TYPE_CHECKING:
+
+        @property
+        def pattern(self) -> Pattern:
+            """What it matches."""
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -93,8 +71,27 @@ class PatternRule:
         return sorted(d for d, _ in self.pattern.heads)[0]
 
 
-@dataclass(frozen=True)
-class Pair:
+@dataclass(frozen=True, kw_only=True)
+class PatternRule(Several):
+    """A pattern over several nodes, and a function that writes what replaces the cut.
+
+    Attributes:
+        pattern: What it matches.
+        build: Gets a :class:`CutSite` and a :class:`Body`; returns one name per output of the pattern, or one
+            name alone. Raises NoMatch.
+    """
+
+    pattern: Pattern
+    build: Callable[[CutSite, Body], Any]
+
+    @property
+    def form(self) -> str:
+        """Which of the three forms of rules it is."""
+        return "pattern"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Several):
     """Two ONNX functions of one signature: the first is matched, the second put in its place.
 
     The inputs of `before` stand for any tensors, its attribute parameters capture attributes, or the values
@@ -102,47 +99,17 @@ class Pair:
     In `after`, ``CastLike`` of a constant to an input makes a constant of that input's dtype.
 
     Attributes:
-        name: In kebab-case, unique.
         before: The function to match: ``(x, w) => (y) { ... }``.
         after: The one to put in its place.
-        why: What the replacement is good for.
-        samples: Models on which CI proves the rule; each holds what the rule replaces.
-        near_misses: Models in which it must not apply.
-        when: ``refused``: where the target does not take a node of the cut. ``always``: everywhere.
-        since: First opset that both functions are right in.
-        until: Last opset, or None.
-        targets: Prefixes of the names of targets it is for; empty for all.
-        rank: Rules of lower rank are asked first.
-        optional: Only a change of form: applied where the user asks for it by name.
     """
 
-    name: str
     before: str
     after: str
-    why: str
-    samples: tuple[Sample, ...]
-    near_misses: tuple[Sample, ...] = ()
-    when: When = "refused"
-    since: int = 1
-    until: int | None = None
-    targets: tuple[str, ...] = ()
-    rank: int = 0
-    optional: bool = False
 
     @property
     def form(self) -> str:
         """Which of the three forms of rules it is."""
         return "pair"
-
-    @property
-    def ops(self) -> tuple[str, ...]:
-        """Operators that it matches."""
-        return self.pattern.ops
-
-    @property
-    def domain(self) -> str:
-        """Domain of the node that makes the first output."""
-        return sorted(d for d, _ in self.pattern.heads)[0]
 
     @cached_property
     def functions(self) -> tuple[onnx.FunctionProto, onnx.FunctionProto]:
@@ -206,8 +173,9 @@ def pair(
         RuleTextError: the functions do not fit each other, or the first cannot be matched.
     """
     made = Pair(
-        name, before, after, why, samples_of(samples), samples_of(near_misses), when, since, until, tuple(targets),
-        rank, optional,
+        name=name, before=before, after=after, why=why, samples=samples_of(samples),
+        near_misses=samples_of(near_misses), when=when, since=since, until=until, targets=tuple(targets),
+        rank=rank, optional=optional,
     )  # fmt: skip
     assert made.pattern is not None
     return made
@@ -232,8 +200,9 @@ def pattern_rule(
 
     def make(build: Callable[[CutSite, Body], Any]) -> PatternRule:
         return PatternRule(
-            name, whole, why, build, samples_of(samples), samples_of(near_misses), when, since, until,
-            tuple(targets), rank, optional,
+            name=name, pattern=whole, why=why, build=build, samples=samples_of(samples),
+            near_misses=samples_of(near_misses), when=when, since=since, until=until, targets=tuple(targets),
+            rank=rank, optional=optional,
         )  # fmt: skip
 
     return make

@@ -81,39 +81,49 @@ def samples_in(
 Build = Callable[["Site", "Body"], Any]
 
 
-@dataclass(frozen=True)
-class Lowering:
-    """One operator, and a function that writes what replaces it.
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a rule of any form says of itself.
 
     Attributes:
         name: In kebab-case, unique.
-        ops: Operators it applies to.
-        why: What TensorRT does not take, or computes wrongly, and the source of the algorithm.
-        build: Gets the site and a :class:`Body`, returns one name per output of the node (None for an
-            output that is not used), or one name alone. Raises NoMatch or NeedsConstant.
-        samples: Models on which CI proves the rule; each holds one node that the rule replaces.
+        why: What TensorRT does not take, or computes wrongly, and the source of the algorithm; or what the
+            replacement is good for.
+        samples: Models on which CI proves the rule; each holds what the rule replaces, of one operator one node.
         near_misses: Models in which it must not apply.
-        domain: Domain of the operators.
-        when: ``refused``: where the target does not take the node as it stands. ``always``: also where it does,
-            because it computes something else there.
+        when: ``refused``: where the target does not take what it replaces as it stands. ``always``: also where it
+            does, because it computes something else there.
         since: First opset it is written for.
         until: Last opset, or None.
         targets: Prefixes of the names of targets it is for; empty for all.
+        rank: Rules of lower rank are asked first: special forms before general ones.
     """
 
     name: str
-    ops: tuple[str, ...]
     why: str
-    build: Build
     samples: tuple[Sample, ...]
     near_misses: tuple[Sample, ...] = ()
-    domain: str = ""
     when: When = "refused"
     since: int = 1
     until: int | None = None
     targets: tuple[str, ...] = ()
     rank: int = 0
-    """Rules of lower rank are asked first: special forms before general ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowering(Stated):
+    """One operator, and a function that writes what replaces it.
+
+    Attributes:
+        ops: Operators it applies to.
+        build: Gets the site and a :class:`Body`, returns one name per output of the node (None for an
+            output that is not used), or one name alone. Raises NoMatch or NeedsConstant.
+        domain: Domain of the operators.
+    """
+
+    ops: tuple[str, ...]
+    build: Build
+    domain: str = ""
 
     @property
     def form(self) -> str:
@@ -142,8 +152,9 @@ def lowering(
 
     def make(build: Build) -> Lowering:
         return Lowering(
-            name, ops, why, build, samples_of(samples), samples_of(near_misses), domain, when, since, until,
-            tuple(targets), rank,
+            name=name, ops=ops, why=why, build=build, samples=samples_of(samples),
+            near_misses=samples_of(near_misses), domain=domain, when=when, since=since, until=until,
+            targets=tuple(targets), rank=rank,
         )  # fmt: skip
 
     return make

@@ -216,16 +216,16 @@ def _from_yaml(path: Path) -> list[tuple[Rule, str]]:
 
 def _rule(entry: RuleEntry) -> Pair:
     return Pair(
-        entry.name,
-        entry.before,
-        entry.after,
-        entry.why,
-        tuple(map(_sample, entry.samples)),
-        tuple(map(_sample, entry.near_misses)),
-        entry.when,
-        entry.since,
-        entry.until,
-        entry.targets,
+        name=entry.name,
+        before=entry.before,
+        after=entry.after,
+        why=entry.why,
+        samples=tuple(map(_sample, entry.samples)),
+        near_misses=tuple(map(_sample, entry.near_misses)),
+        when=entry.when,
+        since=entry.since,
+        until=entry.until,
+        targets=entry.targets,
     )
 
 
