@@ -52,6 +52,9 @@ ROUNDING = frozenset(
 OLDEST = 11
 """Oldest operator set with all the operators that are put in."""
 
+UNDRAWN = 22
+"""Operator set from which on ONNX Runtime 1.31 has no kernels for operators that draw numbers."""
+
 EXACT = 256.0
 """Results that are whole multiples of one over this are taken for exact: places, counts and sizes are."""
 
@@ -263,10 +266,7 @@ def round_otherwise(model: onnx.ModelProto, seed: int) -> None:
         model.graph.initializer.append(number)
         node.output[0] = raw
         made += [
-            helper.make_node(
-                "RandomUniformLike", [raw], [noise], dtype=TensorProto.FLOAT, low=1 - sizes[kind],
-                high=1 + sizes[kind], seed=float(seed + count),
-            ),
+            *_noise(model, raw, noise, seed + count, 1 - sizes[kind], 1 + sizes[kind]),
             helper.make_node("Cast", [noise], [wide], to=kind),
             helper.make_node("Mul", [raw, wide], [moved]),
             helper.make_node("Mul", [raw, number.name], [times]),
@@ -287,7 +287,7 @@ def write_otherwise(model: onnx.ModelProto, seed: int) -> None:
         model: The model.
         seed: Of the order.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     if _opset(model) < OLDEST or not any(map(_scatters, model.graph.node)):
         return
@@ -306,15 +306,54 @@ def write_otherwise(model: onnx.ModelProto, seed: int) -> None:
             helper.make_node("Shape", [node.input[1]], [shape]),
             helper.make_node("Gather", [shape, at.name], [size]),
             helper.make_node("ConstantOfShape", [size], [flat]),
-            helper.make_node(
-                "RandomUniformLike", [flat], [noise], dtype=TensorProto.FLOAT, seed=float(seed + len(made))
-            ),
+            *_noise(model, flat, noise, seed + len(made)),
             helper.make_node("TopK", [noise, size], [drawn, order]),
             *(helper.make_node("Gather", [node.input[k], order], [moved[k - 1]], axis=axis) for k in (1, 2)),
             node,
         ]
         node.input[1], node.input[2] = moved
     _put(model, made)
+
+
+def _noise(
+    model: onnx.ModelProto, like: str, name: str, seed: int, low: float = 0.0, high: float = 1.0
+) -> list[onnx.NodeProto]:
+    """Nodes that make float32 numbers between two bounds, of the shape of another tensor.
+
+    Where no operator draws numbers, they are the places of the entries, scattered: what is behind the point of a
+    large multiple of their sines. Constants become weights of the model.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    if _opset(model) < UNDRAWN:
+        kind = int(TensorProto.FLOAT)
+        return [
+            helper.make_node(
+                "RandomUniformLike", [like], [name], dtype=kind, low=low, high=high, seed=float(seed)
+            )
+        ]
+    made: list[onnx.NodeProto] = []
+
+    def step(op: str, out: str, *operands: str, **attributes: Any) -> str:
+        made.append(helper.make_node(op, operands, [f"{name}/{out}"], **attributes))
+        return f"{name}/{out}"
+
+    def number(value: Any) -> str:
+        tensor = numpy_helper.from_array(np.asarray(value), f"{name}/number/{len(made)}")
+        model.graph.initializer.append(tensor)
+        return str(tensor.name)
+
+    size = step("Size", "size", like)
+    zero, one = (step("Identity", f"from{v}", number(np.int64(v))) for v in range(2))
+    place = step("Cast", "place", step("Range", "places", zero, size, one), to=int(TensorProto.DOUBLE))
+    angle = step("Add", "angle", step("Mul", "apart", place, number(12.9898)), number(float(seed)))
+    large = step("Mul", "large", step("Sin", "sine", angle), number(43758.5453))
+    part = step("Sub", "part", large, step("Floor", "whole", large))
+    part = step("Cast", "drawn", part, to=int(TensorProto.FLOAT))
+    part = step("Mul", "spread", part, number(np.float32(high - low)))
+    part = step("Add", "flat", part, number(np.float32(low)))
+    shape = step("Shape", "shape", like)
+    return [*made, helper.make_node("Reshape", [part, shape], [name])]
 
 
 def _scatters(node: onnx.NodeProto) -> bool:

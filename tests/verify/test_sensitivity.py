@@ -167,10 +167,11 @@ def test_numbers_in_bodies_and_constants_move_too() -> None:
     assert all((r["y"] == 1).all() for r in still)
 
 
+@pytest.mark.parametrize("opset", [17, 23])
 @pytest.mark.parametrize("kind", ["float", "float16"])
-def test_results_are_rounded_each_on_its_own_and_exact_ones_stay(kind: str) -> None:
+def test_results_are_rounded_each_on_its_own_and_exact_ones_stay(kind: str, opset: int) -> None:
     model = onnx.parser.parse_model(
-        f"""<ir_version: 8, opset_import: ["" : 17]> g ({kind}[n] x, {kind}[n] two)
+        f"""<ir_version: 8, opset_import: ["" : {opset}]> g ({kind}[n] x, {kind}[n] two)
         => ({kind}[n] y, {kind}[n] whole, int64[n] at) {{
             y = Mul(x, x)  whole = Add(two, two)  at = Cast<to = 7>(whole)
         }}"""
@@ -219,10 +220,11 @@ SCATTERS = {
 }
 
 
+@pytest.mark.parametrize("opset", [17, 23])
 @pytest.mark.parametrize("op", SCATTERS)
-def test_updates_of_one_place_may_stay_in_any_order(op: str) -> None:
+def test_updates_of_one_place_may_stay_in_any_order(op: str, opset: int) -> None:
     inputs, call, (wide, _) = SCATTERS[op]
-    text = f"""<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[8, 2] y) <float[8, 2] zero = {{
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => (float[8, 2] y) <float[8, 2] zero = {{
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}> {{ y = {call} }}"""
     model = onnx.parser.parse_model(text)
     places = np.array([0, 1, 1, 1, 1, 1, 1, 2])
