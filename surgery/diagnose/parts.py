@@ -285,9 +285,9 @@ def with_random_weights(model: onnx.ModelProto, base: Any, seed: int = 0) -> tup
     """
     import numpy as np
     import onnx
-    from onnx.external_data_helper import load_external_data_for_tensor
 
     from surgery.graph.load import tensors_of
+    from surgery.graph.outside import take_in
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -299,10 +299,7 @@ def with_random_weights(model: onnx.ModelProto, base: Any, seed: int = 0) -> tup
         bytes_ = tensor.data_type in (2, 3)
         if not (floats and size > 16) and not (bytes_ and size > 64):
             continue
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            load_external_data_for_tensor(tensor, str(base))
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
+        take_in(tensor, base)
         old = onnx.numpy_helper.to_array(tensor)
         name = tensor.name
         if bytes_:

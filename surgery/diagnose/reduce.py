@@ -516,11 +516,11 @@ class _Work:
 
     def _write(self, left: Set, count: int, started: float) -> Reduction:
         import onnx
-        from onnx.external_data_helper import load_external_data_for_tensor
 
         from surgery.diagnose.facts import label
         from surgery.diagnose.report_folder import write_folder
         from surgery.graph.load import tensors_of
+        from surgery.graph.outside import take_in
 
         model = self.parts.model_of(left)
         outside = [t for t in tensors_of(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
@@ -531,9 +531,8 @@ class _Work:
                 fix="reduce it with --random-weights after making the layers smaller",
             )  # fmt: skip
         for tensor in outside:
-            load_external_data_for_tensor(tensor, str(self.source.base_dir))
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
+            assert self.source.base_dir is not None  # the model was loaded from a file
+            take_in(tensor, self.source.base_dir)
         answer = self._about(left)
         result = Reduction(
             self.folder, count, count_nodes(model.graph),
