@@ -229,7 +229,7 @@ def repeated_cases(
             seed=report.seed,
             given=kept,
             constants=constants,
-            search=Search(source.proto, whole),
+            search=Search(source.proto, whole, kept),
         )
     if inputs is not None:
         values = check_given({**(constants or {}), **inputs}, specs_of(source.proto))

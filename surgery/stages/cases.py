@@ -35,5 +35,5 @@ def cases_for(
             seed=state.options.seed,
             given=state.options.inputs,
             constants=state.options.constants,
-            search=Search(state.source.proto, original),
+            search=Search(state.source.proto, original, state.options.inputs),
         )

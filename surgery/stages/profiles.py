@@ -340,7 +340,7 @@ def _judge(
     from surgery.verify.search import Search
 
     with on_disk(state.source.proto, state.source) as original:
-        search = Search(state.source.proto, original)
+        search = Search(state.source.proto, original, state.options.inputs)
         bare = skeleton(state.source.proto if asked else model)
 
         def draw(sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Search:
     Args:
         proto: The model.
         model: The same, or its path if it has external weights.
+        given: The user's own values, by input: what draws fall back to at the same shapes.
 
     Attributes:
         attempts: Draws per case; 1 if no input is open to more than one reading.
@@ -66,9 +67,12 @@ class Search:
         error: Why the model did not run when it was last judged, in ONNX Runtime's words; None if it did.
     """
 
-    def __init__(self, proto: onnx.ModelProto, model: onnx.ModelProto | Path) -> None:
+    def __init__(
+        self, proto: onnx.ModelProto, model: onnx.ModelProto | Path, given: Mapping[str, Any] | None = None
+    ) -> None:
         import onnx
 
+        self._given = given or {}
         kinds = onnx.TensorProto
         self.used = ranges_from_use(proto)
         self.wide = {n: w for n, w in wide_from_use(proto).items() if n not in self.used}
@@ -95,6 +99,8 @@ class Search:
         self.enough = 2
         if self.attempts == 1 and any(n.op_type in EMPTYING for n in proto.graph.node):
             self.attempts, self.enough = ATTEMPTS, 1
+        if self.attempts == 1 and given:
+            self.attempts, self.enough = len(self._given_parts()) + 1, 1
         self.declared = {v.name: dims_of(v) for v in proto.graph.output}
         sizes = {d for dims in self.declared.values() for d in dims or () if isinstance(d, int)}
         # A number that decides how long an output becomes is one of the declared sizes.
@@ -190,11 +196,26 @@ class Search:
             sizes = self._sizes_of(len(shapes[name]) == 1 and shapes[name][0])
             if name not in found and attempt <= len(sizes):
                 found[name] = np.asarray(sizes[attempt - 1], self._dtypes[name])
+        found.update(self._from_given(shapes, attempt))
         if attempt < WIDE_ATTEMPTS:
             for name, wide in self.wide.items():
                 if name not in found:
                     found[name] = draw_wide(wide, np.dtype(self._dtypes[name]), shapes[name], rng)
         return found
+
+    def _from_given(self, shapes: Mapping[str, Sequence[int]], attempt: int) -> Arrays:
+        """The user's own whole numbers in the second draw, and all of their values in the third, if they fit."""
+        parts = self._given_parts()
+        if not 1 <= attempt <= len(parts) or any(
+            np.shape(self._given[n]) != tuple(dims) for n, dims in shapes.items() if n in self._given
+        ):
+            return {}
+        return parts[attempt - 1]
+
+    def _given_parts(self) -> list[Arrays]:
+        values = {n: np.asarray(v) for n, v in self._given.items()}
+        whole = {n: v for n, v in values.items() if v.dtype.kind in "iub"}
+        return [p for p in (whole, values) if p]
 
     def _sizes_of(self, length: int) -> list[tuple[int, ...]]:
         """Declared sizes of outputs that a vector of that length may ask for: all of them, or those of some axes."""
