@@ -18,6 +18,7 @@ from surgery.errors import ConversionError
 from surgery.graph.walk import all_nodes
 from surgery.plugins.attach import attach_bodies, base_name, definition_of, plugin_nodes
 from surgery.plugins.definition import PLUGIN_DOMAIN, RESERVED, TensorType, node_attributes
+from surgery.plugins.wrong import told_together
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -62,14 +63,16 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
         The model itself if it has no plugin nodes, else a copy.
 
     Raises:
-        ConversionError: a node is of a plugin that has no definition; has a version or namespace that the plugin does
-            not have, a wrong or missing attribute, or inputs of a wrong number, dtype or rank; or its body does not
-            cover its configuration.
+        ConversionError: nodes are of a plugin that has no definition; have a version or namespace that the plugin
+            does not have, a wrong or missing attribute, or inputs of a wrong number, dtype or rank; or a body does
+            not cover a configuration. All are told at once, but for what is only seen once others are right.
         ConfigError: a definition is wrong.
     """
     functions = _functions(model)
-    for unknown in unknown_plugins(model, registry):
-        raise _unknown(unknown, registry)
+    wrong = [_unknown(n, registry) for n in unknown_plugins(model, registry)]
+    wrong += _of_no_version(model, registry, functions)
+    if wrong:
+        raise told_together(wrong)
     if not any(_definition(n, registry, functions) for n in all_nodes(model.graph.node)):
         return model, []
     result = onnx.ModelProto()
@@ -93,15 +96,32 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
         found.append(Adopted(node.name or node.output[0], op, domain, definition, note))
         problems = [*_namespace_problems(node, definition), *definition.check(node_attributes(node))]
         if problems:
-            raise ConversionError(
-                f"{definition.name} {(node.name or node.output[0])!r}: {'; '.join(problems)}",
-                code="plugin-configuration",
-                node=node.name or node.output[0],
-                fix=f"surgery show plugins {definition.name} lists its attributes",
+            wrong.append(
+                ConversionError(
+                    f"{definition.name} {(node.name or node.output[0])!r}: {'; '.join(problems)}",
+                    code="plugin-configuration",
+                    node=node.name or node.output[0],
+                    fix=f"surgery show plugins {definition.name} lists its attributes",
+                )
             )
+    if wrong:
+        raise told_together(wrong)
     notes = _declare_operands(result, registry)
     found = [replace(a, note=" ".join(filter(None, (a.note, notes.get(a.node))))) for a in found]
     return attach_bodies(result, registry), found
+
+
+def _of_no_version(
+    model: onnx.ModelProto, registry: Registry, functions: set[tuple[str, str]]
+) -> list[ConversionError]:
+    """What is wrong with nodes that want a version that their plugin does not have."""
+    found = []
+    for node in all_nodes(model.graph.node):
+        try:
+            _definition(node, registry, functions)
+        except ConversionError as error:
+            found.append(error)
+    return found
 
 
 def _functions(model: onnx.ModelProto) -> set[tuple[str, str]]:
@@ -180,6 +200,9 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> dict[str, s
 
     Returns:
         What was put right, by node.
+
+    Raises:
+        ConversionError: nodes do not take their inputs; what comes behind those is not looked at.
     """
     from surgery.graph.convert import import_graph
     from surgery.graph.fold import fold_constants
@@ -195,6 +218,7 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> dict[str, s
     opset = next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     front: dict[str, list[onnx.NodeProto]] = {}
     notes: dict[str, str] = {}
+    wrong: list[ConversionError] = []
     while pending:
         fold_constants(graph)
         infer_types(graph)
@@ -206,18 +230,26 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> dict[str, s
         types = [_type(t) if t.name else None for t in node.inputs]
         proto = protos[node.outputs[0].name]
         definition = definition_of(proto, registry)
-        fitting = fit_inputs(proto, definition, types, opset)
-        if fitting is not None:
-            types, front[proto.output[0]] = fitting.types, fitting.nodes
-            notes[proto.name or proto.output[0]] = fitting.note
-            put_into(graph, node, fitting, proto.input)
-        if any(name and t is None for name, t in zip(proto.input, types, strict=True)):
+        try:
+            fitting = fit_inputs(proto, definition, types, opset)
+            if fitting is not None:
+                types, front[proto.output[0]] = fitting.types, fitting.nodes
+                notes[proto.name or proto.output[0]] = fitting.note
+                put_into(graph, node, fitting, proto.input)
+            if any(name and t is None for name, t in zip(proto.input, types, strict=True)):
+                continue
+            outputs = definition.output_types(proto, types)
+        except ConversionError as error:
+            wrong.append(error)
+            behind = _behind(graph, node)
+            pending = [p for p in pending if not any(p is n for n in behind)]
             continue
         known.update({name: t for name, t in zip(proto.input, types, strict=True) if t is not None})
-        outputs = definition.output_types(proto, types)
         for tensor, made in zip(node.outputs, outputs, strict=False):
             tensor.dtype = np.dtype(made.dtype)
             tensor.shape = None if made.shape is None else list(made.shape)
+    if wrong:
+        raise told_together(wrong)
     declared = {v.name for v in (*model.graph.input, *model.graph.output)}
     kept = [v for v in model.graph.value_info if v.name not in known]
     kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in kept]
@@ -229,6 +261,15 @@ def _declare_operands(model: onnx.ModelProto, registry: Registry) -> dict[str, s
     model.graph.value_info.extend(kept)
     put_in_front(model, front)
     return notes
+
+
+def _behind(graph: gs.Graph, node: gs.Node) -> list[gs.Node]:
+    """Nodes that depend on one."""
+    from surgery.graph.view import View
+
+    view = View(graph)
+    start = next(k for k, n in enumerate(view.nodes) if n is node)
+    return [view.nodes[k] for k in view.descendants({start})]
 
 
 def _forget_behind(graph: gs.Graph) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from surgery.errors import ConversionError
 from surgery.plugins.adopt import adopt_plugins, near_plugins, plugin_of, unknown_plugins
 from surgery.plugins.attach import ships
 from surgery.plugins.migrate import fates, plain_fate, why_lacking
+from surgery.plugins.wrong import each_of
 
 if TYPE_CHECKING:
     import onnx
@@ -98,7 +99,7 @@ class Advice:
 def advise(model: onnx.ModelProto, registry: Registry, target: TargetVersion) -> list[Advice]:
     """What would become of each plugin node of a model, in its order.
 
-    Where one node is wrong or unknown, nothing is known of what comes behind it, so successors are not looked for.
+    Where a node is wrong or unknown, nothing is known of what comes behind it, so successors are not looked for.
 
     Args:
         model: As it was loaded.
@@ -106,7 +107,7 @@ def advise(model: onnx.ModelProto, registry: Registry, target: TargetVersion) ->
         target: Flavour and version of TensorRT.
     """
     unknown = {_place(n) for n in unknown_plugins(model, registry)}
-    problem: ConversionError | None = None
+    problems: Sequence[ConversionError] = ()
     if not unknown:
         try:
             adopted, found = adopt_plugins(model, registry)
@@ -119,8 +120,8 @@ def advise(model: onnx.ModelProto, registry: Registry, target: TargetVersion) ->
                 for f in fates(adopted, registry, target)
             ]  # fmt: skip
         except ConversionError as error:
-            problem = error
-    return list(_plain(model, registry, target, unknown, problem))
+            problems = each_of(error)
+    return list(_plain(model, registry, target, unknown, problems))
 
 
 NODE_CODES = frozenset({"plugin-configuration", "plugin-version", "unknown-plugin"})
@@ -128,7 +129,7 @@ NODE_CODES = frozenset({"plugin-configuration", "plugin-version", "unknown-plugi
 
 
 def wrong_node(model: onnx.ModelProto, registry: Registry) -> ConversionError | None:
-    """What is wrong with the first plugin node that is wrong or unknown; None if there is none.
+    """What is wrong with plugin nodes that are wrong or unknown; None if there is none.
 
     The same is checked as by a run, without the data of large weights.
 
@@ -155,7 +156,7 @@ def _plain(
     registry: Registry,
     target: TargetVersion,
     unknown: set[str],
-    problem: ConversionError | None,
+    problems: Sequence[ConversionError],
 ) -> Iterator[Advice]:
     from surgery.graph.walk import all_nodes
 
@@ -173,7 +174,8 @@ def _plain(
             continue
         if definition is None:
             continue
-        if problem is not None and problem.node == name:
+        problem = next((p for p in problems if p.node == name), None)
+        if problem is not None:
             yield Advice(name, node.op_type, definition.version, "wrong", problem.message)
             continue
         fate = plain_fate(node, definition, target)

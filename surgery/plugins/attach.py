@@ -13,6 +13,7 @@ from surgery.plugins.definition import PLUGIN_DOMAIN, PluginDefinition, TensorTy
 from surgery.plugins.inline import inline_call
 from surgery.plugins.schema import PER_SAMPLE_INTERFACES
 from surgery.plugins.types import tensor_types
+from surgery.plugins.wrong import told_together
 
 if TYPE_CHECKING:
     from surgery.plugins.registry import Registry
@@ -77,11 +78,16 @@ def attach_bodies(model: onnx.ModelProto, registry: Registry) -> onnx.ModelProto
     types = tensor_types(result, registry)
     bodies: dict[tuple[str, bytes], str] = {}
     counts: dict[str, int] = {}
+    wrong: list[ConversionError] = []
     for node in nodes:
         definition = definition_of(node, registry)
         given = [_type_of(name, types, node) for name in node.input]
         shapes = [t.shape if t else None for t in given]
-        function = definition.body(node, shapes, [t.dtype if t else "" for t in given], opset)
+        try:
+            function = definition.body(node, shapes, [t.dtype if t else "" for t in given], opset)
+        except ConversionError as error:
+            wrong.append(error)
+            continue
         key = (definition.name, function.SerializeToString(deterministic=True))
         if key not in bodies:
             counts[definition.name] = counts.get(definition.name, 0) + 1
@@ -90,6 +96,8 @@ def attach_bodies(model: onnx.ModelProto, registry: Registry) -> onnx.ModelProto
             result.functions.append(function)
             bodies[key] = function.name
         node.op_type = bodies[key]
+    if wrong:
+        raise told_together(wrong)
     return result
 
 

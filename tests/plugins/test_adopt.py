@@ -14,9 +14,11 @@ from runtime import run
 from surgery.errors import ConversionError
 from surgery.graph.load import load_model
 from surgery.plugins.adopt import adopt_plugins, near_plugins, unknown_plugins
+from surgery.plugins.advise import advise
 from surgery.plugins.definition import PLUGIN_DOMAIN
 from surgery.plugins.migrate import write_out
 from surgery.plugins.registry import Registry
+from surgery.targets import resolve_target
 from tests.hash_seeds import printed_under_two_seeds
 
 REGISTRY = Registry.load()
@@ -145,6 +147,73 @@ def test_a_missing_attribute() -> None:
     del model.graph.node[0].attribute[:]
     with pytest.raises(ConversionError, match=r"required attribute 'score_threshold' \(float\) is missing"):
         adopt_plugins(model, REGISTRY)
+
+
+def several(**changes: dict[str, Any]) -> onnx.ModelProto:
+    """A suppression for each name, beside each other, with other attributes or scores."""
+    nodes, inputs, outputs = [], [value("b", [1, 20, 4])], []
+    for name, change in changes.items():
+        given = dict(change)
+        inputs.append(
+            value(f"s_{name}", given.pop("scores", [1, 20, 3]), given.pop("kind", TensorProto.FLOAT))
+        )
+        op, made = given.pop("op", "EfficientNMS_TRT"), [f"{name}_{k}" for k in "nxyz"]
+        nodes.append(helper.make_node(op, ["b", f"s_{name}"], made, name=name, **{**EFFICIENT, **given}))
+        outputs.append(value(made[1], [1, 6, 4]))
+    return model_of(nodes, inputs, outputs)
+
+
+def test_all_wrong_nodes_are_told_and_those_alike_together() -> None:
+    model = several(
+        one={"iou_threshold": 1.5}, good={}, two={"iou_threshold": 1.5}, three={"class_agnostc": 1},
+        four={"iou_threshold": 1.5},
+    )  # fmt: skip
+    with pytest.raises(ConversionError) as caught:
+        adopt_plugins(model, REGISTRY)
+    assert caught.value.message == (
+        "4 plugin nodes are wrong: EfficientNMS_TRT 'one': attribute 'iou_threshold' is 1.5; the maximum is 1; so "
+        "with 'two', 'four'; and EfficientNMS_TRT 'three': unknown attribute 'class_agnostc'; did you mean "
+        "'class_agnostic'?"
+    )
+    assert (caught.value.code, caught.value.node) == ("plugin-configuration", "one")
+    assert caught.value.fix == "surgery show plugins EfficientNMS_TRT lists its attributes"
+
+
+def test_unknown_plugins_and_versions_are_told_together() -> None:
+    model = several(
+        one={"op": "EfficentNMS_TRT", "plugin_version": "1"},
+        two={"op": "Nothing", "plugin_version": "1"},
+        three={"plugin_version": "7"},
+    )
+    with pytest.raises(ConversionError) as caught:
+        adopt_plugins(model, REGISTRY)
+    for text in ("'EfficentNMS_TRT', which node 'one'", "'Nothing', which node 'two'", "no version '7'"):
+        assert text in caught.value.message
+    for name in ("new plugin EfficentNMS_TRT ", "new plugin Nothing ", "attribute plugin_version"):
+        assert name in str(caught.value.fix)
+
+
+def test_all_wrong_inputs_are_told_but_nothing_of_what_lies_behind() -> None:
+    model = several(one={"kind": TensorProto.INT32}, two={"scores": [1, 3, 20]}, good={})
+    behind = helper.make_node(
+        "EfficientNMS_TRT", ["one_x", "s_good"], [f"behind_{k}" for k in "nxyz"], name="behind", **EFFICIENT
+    )
+    model.graph.node.append(behind)
+    model.graph.output.append(value("behind_x", [1, 6, 4]))
+    with pytest.raises(ConversionError) as caught:
+        adopt_plugins(model, REGISTRY)
+    assert "'one': input 's" in caught.value.message
+    assert "EfficientNMS_TRT 'two'" in caught.value.message
+    assert caught.value.message.startswith("2 plugin nodes are wrong")
+
+
+def test_the_advice_is_about_each_wrong_node() -> None:
+    model = several(one={"iou_threshold": 1.5}, good={}, two={"class_agnostc": 1})
+    found = {a.node: a for a in advise(model, REGISTRY, resolve_target("tensorrt-10.16"))}
+    assert (found["one"].fate, found["good"].fate, found["two"].fate) == ("wrong", "deprecated", "wrong")
+    assert "iou_threshold" in found["one"].why
+    assert "class_agnostc" not in found["one"].why
+    assert "class_agnostc" in found["two"].why
 
 
 def test_attributes_that_tensorrt_does_not_read_are_dropped() -> None:
