@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 NEWER = 13
 """Operator set that models of older ones are converted to where ONNX Runtime has no kernels for those."""
 
+WIDER = 20
+"""Operator set that has kernels for wider floats."""
+
 FOREIGN = {
     "tensor(bfloat16)": "BFLOAT16",
     "tensor(float8e4m3fn)": "FLOAT8E4M3FN",
@@ -52,7 +55,8 @@ def open_session(payload: str | bytes, options: Any) -> Any:
     Without any optimization, ONNX Runtime 1.30 leaves casts that it inserted around float16 nodes in a state that
     it then refuses itself; with the basic ones the same model loads. bfloat16, for which it has no kernels, is
     computed in float32 and rounded (:mod:`surgery.graph.bfloat`). Where it has no kernel for an operator in the
-    version of an old operator set, the model is converted to a newer one; :func:`note_on` then says so. Functions
+    version of an old operator set, the model is converted to a newer one; :func:`note_on` then says so. Operators on
+    floats of two kinds compute in the wider one (:mod:`surgery.graph.mixed`). Functions
     that it cannot inline, as those of another operator set than the model's, are inlined before. In an operator set
     newer than it knows (24 in 1.31), it does not even expand operators that it has no kernels for, so the oldest one
     with the same operators is tried.
@@ -75,6 +79,9 @@ def open_session(payload: str | bytes, options: Any) -> Any:
             widened = _without_bfloat16(payload)
             if widened is not None:
                 return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
+            mixed = _in_widest_float(payload, options)
+            if mixed is not None:
+                return mixed
             converted = _in_newer_opset(payload)
             if converted is not None:
                 with contextlib.suppress(Exception):  # what ONNX Runtime said of the original is what matters
@@ -154,6 +161,36 @@ def _without_bfloat16(payload: str | bytes) -> bytes | None:
 
     model = _read(payload)
     return in_float32(model).SerializeToString() if model is not None and has_bfloat16(model) else None
+
+
+def _in_widest_float(payload: str | bytes, options: Any) -> Any:
+    """A session of the model with operators on floats of two kinds in the wider one; None if that is no help.
+
+    Kernels for the wider kind may be those of a newer operator set alone (GridSample in 1.31), which is tried too.
+    """
+    import onnxruntime as ort
+
+    from surgery.graph.mixed import in_widest_float
+    from surgery.graph.upgrade import upgrade
+
+    model = _read(payload)
+    if model is None or _has_weights_outside(model):
+        return None
+    found, operators = in_widest_float(model)
+    for opset in (0, WIDER) if operators else ():
+        with contextlib.suppress(
+            Exception
+        ):  # as in what calls this; the converter raises many undocumented types
+            one = upgrade(found, opset) if opset else found
+            session = ort.InferenceSession(
+                one.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            session.note = (
+                f"ONNX Runtime has no kernels for floats of two kinds ({', '.join(operators)}): it ran with these "
+                "operators in the wider kind, results rounded as in the model"
+            )
+            return session
+    return None
 
 
 def _in_newer_opset(payload: str | bytes) -> bytes | None:

@@ -53,3 +53,29 @@ def test_operators_without_kernels_in_operator_sets_that_onnx_runtime_does_not_k
     )
     x = np.array([-1.0, 0.0, 2.0], np.float32)
     np.testing.assert_allclose(Evaluator(given).run({"x": x})["y"], -x / (1 + np.exp(-x)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_operators_on_floats_of_two_kinds_run_in_the_wider_one(inner: bool) -> None:
+    """Exporters write GridSample of float32 images at float64 places, which ONNX Runtime 1.31 has no kernel for."""
+    call = 'y = GridSample <mode = "bilinear"> (x, at)'
+    if inner:
+        call = (
+            f"y = If (c) <then_branch = t () => (float[1, 2, 3, 3] y) {{ {call} }}, else_branch = e () => "
+            "(float[1, 2, 3, 3] z) { z = Slice (x, one, four, axes) }>"
+        )
+    given = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[1, 2, 5, 5] x, double[1, 3, 3, 2] at, bool c)
+        => (float[1, 2, 3, 3] y)
+        <int64[2] one = {{1, 1}}, int64[2] four = {{4, 4}}, int64[2] axes = {{2, 3}}> {{ {call} }}"""
+    )
+    x = np.arange(50, dtype=np.float32).reshape(1, 2, 5, 5)
+    places = np.linspace(-0.8, 0.8, 3) + 1e-9
+    at = np.stack(np.meshgrid(places, places), axis=-1)[None]
+    feeds = {"x": x, "at": at, "c": np.array(True)}
+    found = run_onnx(given, [feeds])[0]["y"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, x[:, :, ::2, ::2], rtol=1e-6, atol=1e-6)
+    notes: list[str] = []
+    run_onnx(given, [feeds], notes=notes)
+    assert "GridSample" in notes[0]
