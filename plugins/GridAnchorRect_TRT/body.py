@@ -9,9 +9,11 @@ from surgery.graph.body import Body
 from surgery.plugins import grid_anchor
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.fitting import Fitted
+from surgery.plugins.from_numbers import FromNumbers
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 
 def check(attributes: Mapping[str, Any], types: Sequence[TensorType | None]) -> list[str]:
@@ -28,6 +30,11 @@ def body(node: ConfiguredNode) -> onnx.FunctionProto:
     """The function of a configured node."""
     b = Body(node.opset)
     return node.function(b, grid_anchor.emit(b, node, rectangular=True))
+
+
+def from_numbers(arrays: Sequence[NDArray[Any]], shapes: Sequence[tuple[int, ...]]) -> list[FromNumbers]:
+    """Constants of a graph that look like the outputs of one node."""
+    return grid_anchor.from_numbers(arrays, rectangular=True)
 
 
 def fit(

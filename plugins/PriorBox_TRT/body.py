@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.body import Body
+from surgery.plugins import prior_boxes
 from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.from_numbers import FromNumbers
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 SAME = 1e-6
 """Aspect ratios closer than this are one."""
@@ -58,6 +61,11 @@ def output_types(node: ConfiguredNode) -> list[TensorType]:
     known = isinstance(height, int) and isinstance(width, int)
     number = height * width * len(sides(a)) * 4 if known else None  # type: ignore[operator]
     return [TensorType("float32", (2, number, 1))]
+
+
+def from_numbers(arrays: Sequence[NDArray[Any]], shapes: Sequence[tuple[int, ...]]) -> list[FromNumbers]:
+    """Constants of a graph that look like its output."""
+    return prior_boxes.from_numbers(arrays, shapes)
 
 
 def body(node: ConfiguredNode) -> onnx.FunctionProto:

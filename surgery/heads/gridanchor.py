@@ -5,6 +5,7 @@ Arithmetic of GridAnchor_TRT and GridAnchorRect_TRT: NVIDIA/TensorRT release/10.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +103,11 @@ def find_layers(anchors: NDArray[Any]) -> list[Layer] | str:
 def recover(anchors: NDArray[Any]) -> GridAnchors | str:
     """The plugin's attributes for anchors [N, 4] (ymin, xmin, ymax, xmax), or why it cannot make them."""
     layers = find_layers(anchors)
-    if isinstance(layers, str):
-        return layers
+    return layers if isinstance(layers, str) else recover_layers(anchors, layers)
+
+
+def recover_layers(anchors: NDArray[Any], layers: Sequence[Layer]) -> GridAnchors | str:
+    """The same where it is known which anchors belong to which feature map."""
     if len(layers) < 2:
         return "there is one layer; the plugin's scale formula needs two"
     if len(layers[0].sizes) != 3:
@@ -111,11 +115,11 @@ def recover(anchors: NDArray[Any]) -> GridAnchors | str:
     counts = {len(layer.sizes) for layer in layers[1:]}
     if len(counts) != 1:
         return f"layers have different numbers of priors: {sorted(counts)}"
-    ratios = tuple(_tidy(w / h) for h, w in layers[1].sizes[:-1])
+    ratios = tuple(shortest(w / h) for h, w in layers[1].sizes[:-1])
     if len(ratios) < 3:
         return f"layers have {len(ratios)} aspect ratios; the plugin needs 3"
     scale = [float(np.sqrt(h * w)) for h, w in (layers[0].sizes[1], *(n.sizes[0] for n in layers[1:]))]
-    low, high = _tidy(scale[0]), _tidy(scale[-1])
+    low, high = shortest(scale[0]), shortest(scale[-1])
     square = all(n.rows == n.columns for n in layers)
     made = generate(tuple(layers), low, high, ratios)
     error = float(np.max(np.abs(made - np.asarray(anchors, np.float64))))
@@ -148,7 +152,7 @@ def generate(
     return np.concatenate(blocks)
 
 
-def _tidy(value: float) -> float:
+def shortest(value: float) -> float:
     """The shortest number within float32 noise of `value`: 0.2 for 0.19999998, 0.333333 kept as measured."""
     for digits in range(1, 8):
         candidate = float(f"{value:.{digits}g}")

@@ -15,10 +15,12 @@ from surgery.plugins.schema import ANY_DIMS, Available, Input, PluginFile, Sampl
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
     from surgery.graph.body import Body
     from surgery.plugins.attach import TargetVersion
     from surgery.plugins.fitting import Fitted
+    from surgery.plugins.from_numbers import FromNumbers
     from surgery.plugins.successor import Successor
 
 PLUGIN_DOMAIN = "trt.plugins"
@@ -128,6 +130,8 @@ class PluginDefinition:
             the wild write otherwise, with the value they mean, and what to say about it.
         fit: Function `fit(body, names, attributes, types) -> Fitted | None` of body.py, if it has one: inputs that
             models in the wild give otherwise, brought by standard nodes to what the plugin takes.
+        from_numbers: Function `from_numbers(arrays, shapes) -> list[FromNumbers]` of body.py, if it has one, for a
+            plugin whose body is numbers alone: which constants of a graph look like its outputs.
         samples: Configurations the tests run.
     """
 
@@ -142,6 +146,7 @@ class PluginDefinition:
         successor: Callable[[ConfiguredNode, TargetVersion], Sequence[Successor | str]] | None = None,
         repair: Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]] | None = None,
         fit: Callable[..., Fitted | None] | None = None,
+        from_numbers: Callable[..., Sequence[FromNumbers]] | None = None,
         samples: tuple[Sample, ...] = (),
     ) -> None:
         self.file = file
@@ -153,6 +158,7 @@ class PluginDefinition:
         self._successor = successor
         self._repair = repair
         self._fit = fit
+        self._from_numbers = from_numbers
         if file.outputs[-1].repeated and output_types is None:
             raise ConfigError(
                 "an output is repeated, but body.py does not define output_types(node)",
@@ -193,6 +199,11 @@ class PluginDefinition:
         """Whether its body.py may put the inputs of nodes right."""
         return self._fit is not None
 
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether its body.py finds its outputs among constants."""
+        return self._from_numbers is not None
+
     def versions(self) -> list[PluginDefinition]:
         """This definition and the same one under each of its `also_versions`."""
         others = []
@@ -210,6 +221,7 @@ class PluginDefinition:
                     successor=self._successor,
                     repair=self._repair,
                     fit=self._fit,
+                    from_numbers=self._from_numbers,
                     samples=self.samples,
                 )
             )
@@ -383,6 +395,25 @@ class PluginDefinition:
         wanted = f"names of values that there are; there is no {', '.join(map(repr, unknown))}"
         return cast("Fitted | None", self._expected(self._fit, found, not unknown, wanted))
 
+    def in_numbers(
+        self, arrays: Sequence[NDArray[Any]], shapes: Sequence[tuple[int, ...]]
+    ) -> Sequence[FromNumbers]:
+        """Which constants of a graph look like this plugin's outputs; none where its body is not numbers alone.
+
+        Args:
+            arrays: The graph's constants of floats.
+            shapes: Shapes of the graph's inputs that are fixed, largest first.
+        """
+        if self._from_numbers is None:
+            return ()
+        from surgery.plugins.from_numbers import FromNumbers
+
+        found = self._called(self._from_numbers, arrays, shapes)
+        good = isinstance(found, (list, tuple)) and all(isinstance(f, FromNumbers) for f in found)
+        return cast(
+            "Sequence[FromNumbers]", self._expected(self._from_numbers, found, good, "a list of FromNumbers")
+        )
+
     def _called(self, function: Callable[..., Any], *arguments: Any, node: str = "") -> Any:
         """Call a function of the folder, which may be the user's."""
         from surgery.user_code import call_theirs
@@ -460,6 +491,14 @@ class PluginDefinition:
         node = onnx.helper.make_node(self.name, list(inputs), list(outputs), name=name, domain=PLUGIN_DOMAIN)
         for key, attribute in self.file.attributes.items():
             value = attributes.get(key)
+            if isinstance(value, (list, tuple)) and not value and not attribute.required:
+                if not attribute.default:
+                    continue  # graphsurgeon writes no empty list; left out it means the same
+                raise ConversionError(
+                    f"{self.name}: {key} is empty, which no node can say: left out it is {attribute.default}",
+                    code="plugin-attributes",
+                    node=name,
+                )
             if value is not None:
                 # The declared type decides: TensorRT reads a float field only from a FLOAT attribute.
                 floats = {"float": float, "floats": lambda v: [float(x) for x in v], "tensor": _tensor}

@@ -6,15 +6,18 @@ Source: plugin/gridAnchorPlugin and plugin/common/kernels/gridAnchorLayer.cu of 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from surgery.graph.body import Body
+from surgery.heads.gridanchor import GridAnchors, find_layers, recover_layers, shortest
 from surgery.plugins.definition import ConfiguredNode, TensorType
 from surgery.plugins.fitting import Fitted
+from surgery.plugins.from_numbers import FromNumbers
 
 
 def grids(a: Mapping[str, Any], *, rectangular: bool) -> list[tuple[int, int]]:
@@ -79,6 +82,70 @@ def output_types(node: ConfiguredNode, *, rectangular: bool) -> list[TensorType]
         TensorType("float32", (2, h * w * len(prior_shapes(a, i)) * 4, 1))
         for i, (h, w) in enumerate(grids(a, rectangular=rectangular))
     ]
+
+
+def from_numbers(arrays: Sequence[NDArray[Any]], *, rectangular: bool) -> list[FromNumbers]:
+    """Constants that are the outputs of one node: prior boxes of regular grids with the same variances.
+
+    Args:
+        arrays: Constants of a graph.
+        rectangular: Whether feature maps may have any shape.
+    """
+    alike: dict[bytes, list[int]] = {}
+    for i, array in enumerate(arrays):
+        variance = _variance(array)
+        if variance is not None:
+            alike.setdefault(variance.tobytes(), []).append(i)
+    found: list[FromNumbers] = []
+    for key, members in alike.items():
+        by_scale = sorted(members, key=lambda i: _largest(arrays[i]))
+        for order in (by_scale, members) if by_scale != members else (members,):
+            found += _nodes(arrays, order, np.frombuffer(key, np.float32), rectangular=rectangular)
+    return found
+
+
+def _nodes(
+    arrays: Sequence[NDArray[Any]], order: Sequence[int], variance: NDArray[np.float32], *, rectangular: bool
+) -> Iterator[FromNumbers]:
+    """Constants in some order, as many together as fit: a graph may hold the anchors of several nodes."""
+    start = 0
+    numbers = tuple(shortest(float(v)) for v in variance)
+    while start < len(order) - 1:
+        for end in range(len(order), start + 1, -1):
+            grid = _grid([arrays[i] for i in order[start:end]])
+            if grid is not None and (rectangular or grid.square):
+                made = replace(grid, square=not rectangular)
+                yield FromNumbers(made.attributes(numbers), tuple(order[start:end]))
+                start = end - 1
+                break
+        start += 1
+
+
+def _largest(array: NDArray[Any]) -> float:
+    """Area of the largest box: the scale grows from one feature map to the next."""
+    boxes = array[0, :, 0].reshape(-1, 4)
+    return float(np.max((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
+
+
+def _variance(array: NDArray[Any]) -> NDArray[np.float32] | None:
+    """The four variances that row 1 of an output repeats."""
+    shape = array.shape
+    if array.dtype != np.float32 or len(shape) != 3 or shape[::2] != (2, 1) or not shape[1] or shape[1] % 4:
+        return None
+    rows: NDArray[np.float32] = array[1, :, 0].reshape(-1, 4)
+    return rows[0] if np.array_equal(rows, np.broadcast_to(rows[0], rows.shape)) else None
+
+
+def _grid(arrays: Sequence[NDArray[Any]]) -> GridAnchors | None:
+    boxes = [a[0, :, 0].reshape(-1, 4)[:, [1, 0, 3, 2]] for a in arrays]
+    layers = []
+    for one in boxes:
+        grids_of_one = find_layers(one)
+        if isinstance(grids_of_one, str) or len(grids_of_one) != 1:
+            return None
+        layers += grids_of_one
+    made = recover_layers(np.concatenate(boxes), layers)
+    return None if isinstance(made, str) else made
 
 
 def without_inputs(name: str, types: Sequence[TensorType | None]) -> Fitted | None:

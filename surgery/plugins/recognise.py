@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +31,17 @@ from surgery.plugins.recognise_solve import (
     Pattern,
     Reading,
     Solver,
-    Types,
     alternatives,
     frozen,
-    repaired,
 )
 from surgery.plugins.recognise_terms import Array, Op, Terms, Value, below, terms_of
+from surgery.plugins.recognise_unread import Given, Types, ways
 from surgery.plugins.schema import version_key
 
 if TYPE_CHECKING:
     from surgery.plugins.definition import PluginDefinition
+    from surgery.plugins.from_numbers import FromNumbers
+    from surgery.plugins.recognise_unread import Zeros
     from surgery.plugins.registry import Registry
     from surgery.plugins.schema import Attribute, Sample
 
@@ -94,6 +95,7 @@ class Match:
         replacement: Nodes to put in its place, where that is not the plugin's node alone.
         taps: Values inside that these read.
         error: Largest difference of the proof by numbers.
+        zeros: Zeros that stand in for inputs that nothing reads, by their name in `inputs`.
     """
 
     plugin: PluginDefinition
@@ -110,6 +112,7 @@ class Match:
     replacement: tuple[onnx.NodeProto, ...] = ()
     taps: tuple[str, ...] = ()
     error: float = 0.0
+    zeros: Mapping[str, Zeros] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ def recognise(
     types = tensor_types(model, registry)
     finder = _Finder(model, graph, types, bool(plugins))
     found: list[Match] = []
+    if plugins:  # a constant is best left as it is, unless its plugin is asked for
+        found = [m for d in definitions for m in finder.in_numbers(d)]
     for breadth, form in SEARCHES:
         for definition in definitions if folded or form == "written" else ():
             own = [m for m in found if m.plugin is definition]
@@ -252,6 +257,8 @@ class _Finder:
         self.plain: dict[Path, Bodies] = {}
         self.known: dict[tuple[Path, Form], dict[Any, _Template]] = {}
         self.always: dict[tuple[Path, Form], set[str]] = {}  # operators that all bodies have so far
+        self.unread = _unread_inputs(model, types)
+        self.constants = _floats(graph)
         self.producer = {o: p for p, n in enumerate(model.graph.node) for o in n.output if o}
 
     def matches(
@@ -325,19 +332,92 @@ class _Finder:
 
     def _solved(self, template: _Template, laid: Laid) -> list[Match]:
         definition = template.bodies.definition
-        names = template.pattern.inputs
-        inputs = [self._name(laid.inputs.get(n)) for n in names]
-        while inputs and not inputs[-1]:
-            inputs.pop()
-        if "" in inputs or len(inputs) < sum(not i.optional for i in definition.file.inputs):
-            unread = next((n for n in names if self._name(laid.inputs.get(n)) == ""), "?")
+        names = [self._name(laid.inputs.get(n)) for n in template.pattern.inputs]
+        types = tuple(self.types.get(n) if n else None for n in names)
+        if any(n and t is None for n, t in zip(names, types, strict=True)):
+            return []
+        tried = False
+        for given in ways(definition, names, types, template.types, self.unread):
+            tried = True
+            found = self._with_inputs(template, laid, given)
+            if found:
+                return found
+        if not tried:
+            unread = template.pattern.inputs[names.index("")]
             self.miss(definition, 1e9, f"its body does not read input {unread!r}, which so cannot be found")
-            return []
-        types = tuple(self.types.get(n) for n in inputs)
-        if any(t is None for t in types):
-            return []
-        solver = Solver(template.bodies, types, laid.inputs, laid.outputs)
-        starts = list(solver.best(self._begin(template, types, laid)))
+        return []
+
+    def in_numbers(self, definition: PluginDefinition) -> Iterator[Match]:
+        """The constants that a plugin would make whose body is numbers alone."""
+        if not definition.reads_numbers:
+            return
+        shapes = [t.shape for i in self.model.graph.input if (t := self.types.get(i.name)) is not None]
+        fixed = [tuple(int(d) for d in s if isinstance(d, int)) for s in shapes if s is not None]
+        whole = [
+            f for f, s in zip(fixed, [s for s in shapes if s is not None], strict=True) if len(f) == len(s)
+        ]
+        largest = sorted(whole, key=lambda s: -int(np.prod(s, dtype=np.int64)))
+        names = list(self.constants)
+        arrays = [self.constants[n].array for n in names]
+        bodies = self.plain.setdefault(definition.folder, Bodies(definition, self.graph.opset, "written"))
+        known: set[str] = set()
+        for found in (*definition.in_numbers(arrays, largest), *self._like_samples(definition)):
+            outputs = [names[i] for i in found.outputs]
+            if known.isdisjoint(outputs):
+                match = self._from_numbers(bodies, found, outputs)
+                if match is not None:
+                    known.update(outputs)
+                    yield match
+
+    def _like_samples(self, definition: PluginDefinition) -> Iterator[FromNumbers]:
+        """Constants of the shapes that a sample's outputs have, to look for attributes from the sample's on."""
+        from surgery.plugins.from_numbers import FromNumbers
+
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, value in enumerate(self.constants.values()):
+            by_shape.setdefault(value.array.shape, []).append(i)
+        bodies = self.plain[definition.folder]
+        for sample in definition.samples:
+            attributes = {
+                n: sample.attributes.get(n, a.default) for n, a in definition.file.attributes.items()
+            }
+            types = tuple(TensorType(i.dtype, i.shape) for i in sample.inputs)
+            body = bodies.build(attributes, types, sample.outputs or len(definition.file.outputs))
+            shapes = [v.array.shape for v in body.results if v.kind == "constant"] if body is not None else []
+            sizes = _sizes(definition, types)
+            for first in by_shape.get(shapes[0], ()) if shapes else ():
+                outputs = [next((i for i in by_shape.get(s, ()) if i >= first), None) for s in shapes]
+                if None not in outputs:
+                    yield FromNumbers(attributes, tuple(i for i in outputs if i is not None), sizes)
+
+    def _from_numbers(self, bodies: Bodies, found: FromNumbers, outputs: Sequence[str]) -> Match | None:
+        definition = bodies.definition
+        file = definition.file.attributes
+        attributes = {n: found.attributes.get(n, a.default) for n, a in file.items()}
+        missing = ("",) * len(definition.file.inputs)
+        none: Types = (None,) * len(missing)
+        values = [self.constants[n] for n in outputs]
+        for given in ways(definition, missing, none, none, self.unread):
+            solver = Solver(bodies, given, {}, values)
+            sizes = {n: found.sizes.get(symbol, 1) for n, symbol in given.symbols.items()}
+            solved = solver.solve({**attributes, **sizes})
+            if solved is None:
+                continue
+            places = tuple(sorted({self.producer[n] for n in outputs if n in self.producer}))
+            return replace(
+                self._match(definition, given, solved[0], solver),
+                outputs=tuple(outputs),
+                nodes=tuple(self.model.graph.node[p].name or outputs[0] for p in places),
+                places=places,
+                values=tuple(outputs),
+                proof=f"the body built from these attributes is these {len(outputs)} constants, number by number",
+            )
+        return None
+
+    def _with_inputs(self, template: _Template, laid: Laid, given: Given) -> list[Match]:
+        definition = template.bodies.definition
+        solver = Solver(template.bodies, given, laid.inputs, laid.outputs)
+        starts = list(solver.best(self._begin(template, given, laid, solver)))
         for start in starts:
             solved = solver.solve(start)
             if solved is not None:
@@ -346,18 +426,30 @@ class _Finder:
             self._explain(definition, solver, starts, laid)
             return []
         attributes, reading = solved
-        match = Match(
+        match = self._match(definition, given, attributes, solver)
+        return [self._at(match, reading, copy) for copy in range(_copies(reading))]
+
+    def _match(
+        self, definition: PluginDefinition, given: Given, attributes: Mapping[str, Any], solver: Solver
+    ) -> Match:
+        """A match without its place."""
+        names = list(given.names)
+        zeros = {}
+        for place, tensor in given.written(attributes).items():
+            names[place] = f"zeros for {definition.declared_inputs(len(names))[place].name}"
+            zeros[names[place]] = tensor
+        return Match(
             definition,
-            {k: v for k, v in attributes.items() if v is not None},
+            {k: v for k, v in given.own(attributes).items() if v is not None},
             tuple(solver.undetermined(attributes)),
-            tuple(inputs),
+            tuple(names),
             (),
             (),
             (),
             (),
             "",
+            zeros=zeros,
         )
-        return [self._at(match, reading, copy) for copy in range(_copies(reading))]
 
     def _explain(
         self, definition: PluginDefinition, solver: Solver, starts: Sequence[Mapping[str, Any]], laid: Laid
@@ -437,18 +529,20 @@ class _Finder:
         return found
 
     @staticmethod
-    def _begin(template: _Template, types: Types, laid: Laid) -> Iterator[Mapping[str, Any]]:
+    def _begin(template: _Template, given: Given, laid: Laid, solver: Solver) -> Iterator[Mapping[str, Any]]:
         """Attributes to begin with: those of the template, what the graph's numbers look like, and both."""
-        rough = Solver(template.bodies, template.types, laid.inputs, laid.outputs)
+        sample = Given(("",) * len(template.types), template.types)
+        rough = Solver(template.bodies, sample, laid.inputs, laid.outputs)
         for setting in template.settings.values():
             guesses = rough.estimates(setting)
-            whole = dict(setting)
+            start = {**setting, **given.start}
+            whole = dict(start)
             for name, guess in guesses:
                 whole = {**whole, name: guess}
-            yield from (setting, whole)
-            yield from ({**setting, n: g} for n, g in guesses)
-            for start in (setting, whole):
-                yield from repaired(template.bodies.definition, start, types)
+            yield from (start, whole)
+            yield from ({**start, n: g} for n, g in guesses)
+            for begin in (start, whole):
+                yield from solver.repaired(begin)
 
     def _name(self, value: Value | None) -> str:
         if value is None:
@@ -456,6 +550,41 @@ class _Finder:
         if value.op is not None:
             return value.op.outputs[value.index] if value.op.nodes else ""
         return value.name
+
+
+def _unread_inputs(model: onnx.ModelProto, types: Mapping[str, TensorType]) -> dict[str, TensorType]:
+    """Inputs of a model that nothing reads, and that are no results."""
+    read = {name for node in model.graph.node for name in reads(node)}
+    known = {*read, *(o.name for o in model.graph.output), *(t.name for t in model.graph.initializer)}
+    return {i.name: types[i.name] for i in model.graph.input if i.name not in known and i.name in types}
+
+
+def _sizes(definition: PluginDefinition, types: Types) -> dict[str, int]:
+    """The values of the symbols in declared shapes for some types."""
+    found: dict[str, int] = {}
+    for entry, known in zip(definition.declared_inputs(len(types)), types, strict=True):
+        shape = () if known is None or known.shape is None else known.shape
+        for symbol, dim in zip(
+            next((s for s in entry.shapes if len(s) == len(shape)), ()), shape, strict=False
+        ):
+            if isinstance(symbol, str) and isinstance(dim, int):
+                found.setdefault(symbol, dim)
+    return found
+
+
+def _floats(graph: Terms) -> dict[str, Value]:
+    """The constants of float32 that stand in a graph itself, each once, by the first name that it has there."""
+    found: dict[int, str] = {}
+    for name, value in graph.values.items():
+        tensor = value.tensor
+        if (
+            tensor is not None
+            and tensor.data_type == onnx.TensorProto.FLOAT
+            and tensor.data_location != onnx.TensorProto.EXTERNAL
+            and np.prod(tensor.dims, dtype=np.float64) <= TOO_MUCH
+        ):
+            found.setdefault(id(value), name)
+    return {name: graph.values[name] for name in found.values()}
 
 
 def configurations(definition: PluginDefinition, breadth: int) -> Iterator[tuple[dict[str, Any], Types, int]]:

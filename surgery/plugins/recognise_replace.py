@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from surgery.errors import ConfigError, ConversionError
+from surgery.graph.body import Body
 from surgery.graph.cut import Cut, make_cut
 from surgery.graph.editor import Editor
 from surgery.graph.view import View, body_nodes
@@ -64,6 +65,8 @@ def _place(editor: Editor, match: Match, number: int, root: gs.Graph) -> Placed:
     inside = {view.producer[v] for v in match.values if v in view.producer}
     kept = _needed_outside(view, inside, set(match.outputs), match.taps)
     names = tuple(view.nodes[k].name for k in sorted(kept))
+    if not inside:
+        return _place_constants(editor, match, view, root)
     try:
         cut = make_cut(view, f"{match.plugin.name}_{number}", inside - kept, "structure")
         if not cut.outputs:
@@ -77,6 +80,25 @@ def _place(editor: Editor, match: Match, number: int, root: gs.Graph) -> Placed:
     except (ConfigError, ConversionError) as error:
         return Placed(match, kept=names, refused=str(error))
     return Placed(match, tuple(n.name for n in cut.nodes(view)), tuple(made), names)
+
+
+def _place_constants(editor: Editor, match: Match, view: View, root: gs.Graph) -> Placed:
+    """Let a plugin node make what were constants."""
+    used = {*view.consumers, *view.outputs}
+    outputs = tuple(o for o in match.outputs if o in used)
+    if not outputs:
+        return Placed(match, refused="nothing reads these constants")
+    cut = Cut(match.plugin.name, (), (), outputs, "structure")
+    try:
+        made = editor.replace(
+            cut,
+            _node_model(editor.graph, match, cut),
+            rule="recognised-plugin",
+            prefix=f"surgery/{_free_name(root, match)}",
+        )
+    except (ConfigError, ConversionError) as error:
+        return Placed(match, refused=str(error))
+    return Placed(match, outputs, tuple(made))
 
 
 def _needed_outside(view: View, inside: set[int], outputs: set[str], taps: Sequence[str] = ()) -> set[int]:
@@ -101,10 +123,13 @@ def _node_model(graph: gs.Graph, match: Match, cut: Cut) -> onnx.ModelProto:
     if match.replacement:
         return _form_model(graph, match, cut, tensors)
     outputs = [n if n in cut.outputs else f"unused_{i}" for i, n in enumerate(match.outputs)]
-    node = match.plugin.make_node(match.plugin.name, match.inputs, outputs, match.attributes)
-    given = [_declared(tensors, n) for n in dict.fromkeys(n for n in match.inputs if n)]
+    body = Body(int(graph.opset))
+    zeros = {name: tensor.write(body) for name, tensor in match.zeros.items()}
+    inputs = [zeros.get(n, n) for n in match.inputs]
+    node = match.plugin.make_node(match.plugin.name, inputs, outputs, match.attributes)
+    given = [_declared(tensors, n) for n in dict.fromkeys(n for n in match.inputs if n and n not in zeros)]
     made = [_declared(tensors, n) for n in cut.outputs]
-    graph_proto = onnx.helper.make_graph([node], "recognised", given, made)
+    graph_proto = onnx.helper.make_graph([*body.nodes, node], "recognised", given, made)
     opsets = [onnx.helper.make_opsetid("", int(graph.opset)), onnx.helper.make_opsetid(PLUGIN_DOMAIN, 1)]
     return onnx.helper.make_model(graph_proto, opset_imports=opsets, ir_version=8)
 

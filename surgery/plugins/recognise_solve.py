@@ -18,16 +18,16 @@ import numpy as np
 import onnx
 
 from surgery.errors import ConversionError
-from surgery.plugins.definition import ConfiguredNode, TensorType
+from surgery.plugins.definition import ConfiguredNode
 from surgery.plugins.recognise_match import Match, again, content, equal, leaves
 from surgery.plugins.recognise_terms import Array, Terms, Value
+from surgery.plugins.recognise_unread import Given, Types
 
 if TYPE_CHECKING:
     from surgery.plugins.definition import PluginDefinition
     from surgery.plugins.schema import Attribute
 
 Form = Literal["written", "folded"]
-Types = tuple["TensorType | None", ...]
 Leaves = list[tuple[Array, Any]]
 
 SHOWN = 512
@@ -248,7 +248,7 @@ class Solver:
 
     Args:
         bodies: Builds the bodies.
-        types: Types of the inputs, as the graph has them.
+        given: The plugin's inputs and their types, as the graph has them.
         inputs: The graph's value of each input by name.
         outputs: The graph's value of each output, None where it has none.
 
@@ -258,20 +258,21 @@ class Solver:
     """
 
     def __init__(
-        self, bodies: Bodies, types: Types, inputs: Mapping[str, Value], outputs: Sequence[Value | None]
+        self, bodies: Bodies, given: Given, inputs: Mapping[str, Value], outputs: Sequence[Value | None]
     ) -> None:
         self.bodies = bodies
-        self.types = types
+        self.given = given
         self.inputs = dict(inputs)
         self.outputs = list(outputs)
-        self.declared = bodies.definition.file.attributes
+        self.declared: Mapping[str, Attribute] = {**bodies.definition.file.attributes, **given.unknown}
         self.nearest: Reading | None = None
         self.refused: list[str] = []
         self._escapes = 0
 
     def read(self, attributes: Mapping[str, Any]) -> Reading | None:
         """The body of some attributes laid over the graph; None if the graph is made differently."""
-        pattern = self.bodies.build(attributes, self.types, len(self.outputs))
+        own, types = self._apart(attributes)
+        pattern = self.bodies.build(own, types, len(self.outputs))
         if pattern is None:
             return None
         match = again(pattern.results, self.outputs, self.inputs)
@@ -279,6 +280,21 @@ class Solver:
             return None
         found = leaves(pattern.results, match)
         return Reading(pattern, match, found, tuple(i for i, (w, g) in enumerate(found) if not equal(w, g)))
+
+    def _apart(self, attributes: Mapping[str, Any]) -> tuple[dict[str, Any], Types]:
+        """The plugin's own attributes, and the types of its inputs with the sizes that are among them."""
+        return self.given.own(attributes), self.given.types_with(attributes)
+
+    def _problems(self, attributes: Mapping[str, Any]) -> list[str]:
+        own, types = self._apart(attributes)
+        return self.bodies.definition.check(_given(own), types)
+
+    def repaired(self, attributes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Attributes with one whole number changed to a dim of an input, where that takes away a problem."""
+        own, types = self._apart(attributes)
+        sizes = {n: attributes[n] for n in self.given.start if n in attributes}
+        for found in repaired(self.bodies.definition, own, types):
+            yield {**found, **sizes}
 
     def estimates(self, start: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """What the attributes look like, each by itself, for types that need not be the graph's."""
@@ -330,9 +346,9 @@ class Solver:
             self.nearest = reading
         if reading.wrong:
             return None
-        self.refused = self.bodies.definition.check(_given(current), self.types)
+        self.refused = self._problems(current)
         if self.refused:
-            allowed = [a for a in repaired(self.bodies.definition, current, self.types) if self._is_right(a)]
+            allowed = [a for a in self.repaired(current) if self._is_right(a)]
             if not allowed:
                 return None
             current = allowed[0]
@@ -477,19 +493,20 @@ class Solver:
         reading = self.read(attributes)
         if reading is None or reading.wrong:
             return False
-        return not self.bodies.definition.check(_given(attributes), self.types)
+        return not self._problems(attributes)
 
     def undetermined(self, attributes: Mapping[str, Any]) -> list[str]:
         """Attributes of which nothing in the body depends: any value is as good."""
         count = len(self.outputs)
-        own = self.bodies.function(attributes, self.types, count)
+        attributes, types = self._apart(attributes)
+        own = self.bodies.function(attributes, types, count)
         if own is None:
             return []
         own_bytes = own.SerializeToString(deterministic=True)
         found = []
-        for name, declared in self.declared.items():
+        for name, declared in self.bodies.definition.file.attributes.items():
             changed = list(self._changes(name, declared, attributes))
-            bodies = [self.bodies.function(a, self.types, count) for a in changed]
+            bodies = [self.bodies.function(a, types, count) for a in changed]
             texts = [b.SerializeToString(deterministic=True) for b in bodies if b is not None]
             if all(t == own_bytes for t in texts):
                 found.append(name)

@@ -169,6 +169,7 @@ def load_plugin(folder: Path) -> PluginDefinition:
         successor=getattr(module, "successor", None),
         repair=getattr(module, "repair", None),
         fit=getattr(module, "fit", None),
+        from_numbers=getattr(module, "from_numbers", None),
         samples=tuple(_with_weights(file, sample) for sample in samples.samples),
     )
     for sample in definition.samples:

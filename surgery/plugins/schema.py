@@ -124,6 +124,10 @@ class Input(_Model):
     `repeated` (the last one only) stands for one or more inputs `name_0`, `name_1`, ...; a symbol that ends
     in ``*`` is then a different one for each of them. One dim of a shape may be ``...`` or ``...name``: any
     number of dims, the same ones wherever it occurs.
+
+    `stand_in` is the shape of zeros that may be given where a graph computes the plugin without reading this input:
+    its values are not read, or its size alone counts. Symbols there are sizes of other inputs, or are found from
+    the graph's numbers.
     """
 
     name: str
@@ -131,7 +135,15 @@ class Input(_Model):
     shapes: tuple[tuple[Dim, ...], ...]
     optional: bool = False
     repeated: bool = False
+    stand_in: tuple[Dim, ...] | None = None
     meaning: str = ""
+
+    @field_validator("stand_in")
+    @classmethod
+    def _sizes_only(cls, value: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
+        if any(str(d).startswith(ANY_DIMS) for d in value or ()):
+            raise ValueError(f"{ANY_DIMS} is no size: zeros that stand in have a fixed number of dims")
+        return value
 
     def numbered(self, number: int) -> Input:
         """One of the inputs that a repeated one stands for."""

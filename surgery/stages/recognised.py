@@ -124,7 +124,8 @@ def _report(state: State, placed: Placed) -> str | None:
     """An entry in the report about one place, or a warning why it was left alone."""
     match = placed.match
     if placed.refused:
-        state.warn(f"{match.plugin.name} is computed by {match.nodes[0]!r} and others: {placed.refused}")
+        first = (*match.nodes, *match.outputs)[0]
+        state.warn(f"{match.plugin.name} is computed by {first!r} and others: {placed.refused}")
         return None
     details = {
         "plugin": match.plugin.name,
@@ -139,6 +140,7 @@ def _report(state: State, placed: Placed) -> str | None:
         "proof": match.proof,
         "why": match.why,
         **({"form": match.form} if match.form else {}),
+        **({"zeros": sorted(match.zeros)} if match.zeros else {}),
     }
     assumed = tuple(" ".join(text.split()) for text in match.plugin.file.unconfirmed)
     state.report.edits.append(
@@ -153,4 +155,5 @@ def _report(state: State, placed: Placed) -> str | None:
             details,
         )
     )
-    return f"{len(placed.removed)} nodes -> {match.plugin.name}"
+    what = "nodes" if match.nodes else "constants"
+    return f"{len(placed.removed)} {what} -> {match.plugin.name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ from onnx import TensorProto, helper
 from runtime import run
 
 import surgery
+from surgery.graph.convert import export_graph, import_graph
+from surgery.graph.fold import fold_constants
+from surgery.plugins.attach import attach_bodies
 from surgery.plugins.definition import PLUGIN_DOMAIN, PluginDefinition
 from surgery.plugins.migrate import write_out
 from surgery.plugins.recognise import Match, recognise
+from surgery.plugins.recognise_replace import Placed, put_back
 from surgery.plugins.registry import Registry
-from surgery.plugins.samples import sample_model
+from surgery.plugins.samples import sample_inputs, sample_model
 from surgery.plugins.schema import Sample
 from tests.hash_seeds import printed_under_two_seeds
 
@@ -54,9 +58,6 @@ def written(definition: PluginDefinition, sample: Sample, **options: Any) -> onn
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    from surgery.graph.convert import export_graph, import_graph
-    from surgery.graph.fold import fold_constants
-
     graph, header = import_graph(model)
     fold_constants(graph)
     return export_graph(graph, header)
@@ -104,41 +105,8 @@ def assert_is(match: Match, definition: PluginDefinition, sample: Sample) -> Non
         assert same or body_of(definition, sample, {**match.attributes, name: value}) == own, name
 
 
-NOT_FOUND = {
-    "BatchTilePlugin_TRT": "of `like` only the batch counts, and nothing reads it once that is a number",
-    "CustomEmbLayerNormPluginDynamic_v4": "`max_seqlen` is a size for the kernel; no result depends on it",
-    "CustomEmbLayerNormPluginDynamic_v5": "`max_seqlen` is a size for the kernel; no result depends on it",
-    "CustomQKVToContextPluginDynamic_v5": "with sequences one after the other, mask and `max_seqlen` are not read",
-    "GridAnchorRect_TRT": "it has no inputs: its body is a constant, and a constant by itself is no plugin",
-    "GridAnchor_TRT": "it has no inputs: its body is a constant, and a constant by itself is no plugin",
-    "GridPriorsTRT": "of two inputs only the sizes count, and nothing reads them once these are numbers",
-    "PriorBox_TRT": "of both inputs only the sizes count, and nothing reads them once these are numbers",
-}
-"""Plugins (by folder) of which some samples cannot be found again: an input of theirs is nowhere in the graph."""
-
-
-def cannot_be_found(sample: Sample, model: onnx.ModelProto) -> bool:
-    return bool(unread(model)) or not sample.inputs
-
-
-def test_every_exception_has_a_reason_and_is_needed() -> None:
-    needed = set()
-    for definition in DEFINITIONS:
-        for sample in definition.samples:
-            model = written(definition, sample)
-            forms = [model, *([folded(model)] if definition.folder.name in NOT_FOUND else [])]
-            if any(cannot_be_found(sample, m) for m in forms):
-                needed.add(definition.folder.name)
-    assert needed == set(NOT_FOUND)
-
-
 def check_round_trip(definition: PluginDefinition, sample: Sample, model: onnx.ModelProto) -> None:
-    found = recognise(model, Registry([definition]), plugins=[definition.name])
-    if cannot_be_found(sample, model):
-        assert definition.folder.name in NOT_FOUND
-        assert found == []
-        return
-    (match,) = found
+    (match,) = recognise(model, Registry([definition]), plugins=[definition.name])
     assert_is(match, definition, sample)
     names = [i.name for i in model.graph.input]
     assert list(match.inputs) == names
@@ -168,6 +136,130 @@ def test_round_trip_of_folded_bodies(definition: PluginDefinition, sample: Sampl
 @pytest.mark.parametrize(("definition", "sample"), CASES)
 def test_round_trip_with_an_open_batch(definition: PluginDefinition, sample: Sample) -> None:
     check_round_trip(definition, sample, written(definition, sample, open_batch=True, opset=18))
+
+
+# -- inputs that nothing reads, and bodies that are numbers alone -------------------------------------
+
+
+def without_unread_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as a converter leaves it that drops inputs without readers."""
+    result = onnx.ModelProto.FromString(model.SerializeToString())
+    gone = set(unread(result))
+    kept = [i for i in result.graph.input if i.name not in gone]
+    del result.graph.input[:]
+    result.graph.input.extend(kept)
+    return result
+
+
+UNREAD = [p for p in CASES if unread(folded(written(*p.values)))]
+
+
+def test_the_plugins_that_do_not_read_all_they_are_given() -> None:
+    """If this list changes, look whether the definition needs a `stand_in`."""
+    assert {p.values[0].folder.name for p in UNREAD} == {
+        "BatchTilePlugin_TRT",
+        "CustomEmbLayerNormPluginDynamic_v4",
+        "CustomEmbLayerNormPluginDynamic_v5",
+        "CustomQKVToContextPluginDynamic_v5",
+        "GridPriorsTRT",
+        "PriorBox_TRT",
+    }
+
+
+def replaced(model: onnx.ModelProto, match: Match) -> tuple[onnx.ModelProto, Placed]:
+    graph, header = import_graph(model)
+    (placed,) = put_back(graph, [match], {})
+    return export_graph(graph, header), placed
+
+
+@pytest.mark.parametrize(("definition", "sample"), UNREAD)
+def test_zeros_stand_in_for_what_nothing_reads(definition: PluginDefinition, sample: Sample) -> None:
+    model = without_unread_inputs(folded(written(definition, sample)))
+    (match,) = recognise(model, Registry([definition]), plugins=[definition.name])
+    assert match.zeros
+    assert set(match.inputs) - set(match.zeros) == {i.name for i in model.graph.input}
+    after, placed = replaced(model, match)
+    assert placed.refused == ""
+    kinds = [n.op_type for n in after.graph.node if n.op_type not in ("Identity", "Constant")]
+    assert [k for k in kinds if k != "ConstantOfShape"] == [definition.name]
+    attached = attach_bodies(after, Registry([definition]))
+    values = [
+        v
+        for i, v in zip(definition.declared_inputs(len(sample.inputs)), sample_inputs(sample), strict=True)
+        if i.name in {i.name for i in model.graph.input}
+    ]
+    for got, want in zip(run(attached, values), run(model, values), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+ANCHORS = {
+    "aspectRatios": [1.0, 2.0, 0.5, 3.0],
+    "variance": [0.1, 0.1, 0.2, 0.2],
+    "minSize": 0.15,
+    "maxSize": 0.9,
+}
+
+
+def anchors(
+    name: str, attributes: Mapping[str, Any], outputs: int, shapes: Sequence[Any] = ()
+) -> onnx.ModelProto:
+    definition = REGISTRY.get(name)
+    inputs = [{"shape": s} for s in shapes]
+    fields = {"name": "a", "attributes": attributes, "inputs": inputs, "outputs": outputs}
+    return without_unread_inputs(folded(written(definition, Sample.model_validate(fields))))
+
+
+@pytest.mark.parametrize("sides", [[38, 19, 10, 5], [12, 6, 3, 2, 1], [9, 4]])
+def test_anchors_of_other_feature_maps_are_found(sides: list[int]) -> None:
+    attributes = {**ANCHORS, "featureMapShapes": sides, "numLayers": len(sides)}
+    model = anchors("GridAnchor_TRT", attributes, len(sides))
+    weights = np.random.default_rng(0).normal(size=(2, 8, 1)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "weights"))
+    (match,) = recognise(model, REGISTRY, plugins=["GridAnchor_TRT"])
+    assert match.attributes == {**attributes, "minSize": 0.15, "maxSize": 0.9}
+    assert recognise(model, REGISTRY, plugins=["PriorBox_TRT"]) == []
+    assert recognise(model, REGISTRY) == []  # a constant is best left as it is
+
+
+def test_an_anchor_that_is_moved_is_no_plugin() -> None:
+    model = anchors("GridAnchor_TRT", {**ANCHORS, "featureMapShapes": [4, 2], "numLayers": 2}, 2)
+    assert recognise(model, REGISTRY, plugins=["GridAnchor_TRT"])
+    tensor = model.graph.initializer[0]
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array[0, 5, 0] += 1e-3
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    assert recognise(model, REGISTRY, plugins=["GridAnchor_TRT"]) == []
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+def test_prior_boxes_of_another_image_are_found(clip: int) -> None:
+    attributes = {
+        "minSize": [36.0, 83.0], "maxSize": [77.0, 125.0], "aspectRatios": [2.0, 3.0], "flip": 1, "clip": clip,
+        "variance": [0.1, 0.1, 0.2, 0.2], "imgH": 300, "imgW": 301, "stepH": 16.0, "stepW": 16.0, "offset": 0.5,
+    }  # fmt: skip
+    model = anchors("PriorBox_TRT", attributes, 1, [(1, 8, 18, 19), (1, 3, 300, 301)])
+    (match,) = recognise(model, REGISTRY, plugins=["PriorBox_TRT"])
+    assert {**match.attributes, "clip": clip} == attributes
+    assert [z.dims for z in match.zeros.values()] == [(1, 1, 18, 19), (1, 1, 300, 301)]
+
+
+def test_constants_are_put_back_once_and_compute_the_same(tmp_path: Path) -> None:
+    attributes = {**ANCHORS, "featureMapShapes": [7, 4, 2], "numLayers": 3}
+    before = anchors("GridAnchor_TRT", attributes, 3)
+    path = tmp_path / "back.yaml"
+    path.write_text(PIPELINE.replace("EfficientNMS_TRT", "GridAnchor_TRT"))
+    report = surgery.run(path, before, target="tensorrt-10.11")
+    assert report.model is not None
+    assert any(
+        "GridAnchor_TRT is not put back" in w for w in report.warnings
+    )  # it declares shapes per sample
+    (match,) = recognise(before, REGISTRY, plugins=["GridAnchor_TRT"])
+    after, placed = replaced(before, match)
+    assert (placed.refused, len(placed.removed)) == ("", 3)
+    assert [n.op_type for n in after.graph.node if n.op_type != "Identity"] == ["GridAnchor_TRT"]
+    for got, want in zip(run(attach_bodies(after, REGISTRY), []), run(before, []), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert recognise(after, REGISTRY, plugins=["GridAnchor_TRT"]) == []
 
 
 # -- other attributes and shapes than any sample has ------------------------------------------------
