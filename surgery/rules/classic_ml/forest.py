@@ -202,9 +202,13 @@ def old_forest(site: Site, dtype: Any, targets: int, prefix: str) -> Forest:
     where = zip(site.attr(f"{prefix}_treeids", []), site.attr(f"{prefix}_nodeids", []), strict=True)
     for tree, target, value in zip(where, site.attr(f"{prefix}_ids", []), values, strict=True):
         k = place[tree]
-        if given[k, target]:
-            raise NoMatch("a leaf names a target twice")
-        weights[k, target], given[k, target] = value, True
+        if given[k, target] and prefix == "class":
+            raise NoMatch("a leaf names a class twice")
+        # ONNX does not say what a leaf means that names a target twice. ONNX Runtime keeps the first weight where there
+        # is one target, on which exporters of decision paths rely, and adds them up where there are more.
+        if not given[k, target] or targets > 1:
+            weights[k, target] += value
+        given[k, target] = True
     missing = np.asarray(site.attr("nodes_missing_value_tracks_true", []) or [0] * count) == 1
     return Forest(
         np.where(leaf, 0, np.asarray(site.attr("nodes_featureids"))), numbers(site, "nodes_values", dtype),

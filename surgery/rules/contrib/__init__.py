@@ -9,6 +9,7 @@ PARTS = (
     "embeddings",
     "quantized",
     "quantized_products",
+    "quantized_recurrent",
     "quantize",
     "packed_weights",
     "others",

@@ -47,13 +47,30 @@ class Form:
     input_forget: bool
 
 
+Product = Callable[[Body, str], str]
+"""A function that writes the product of a state with weights."""
+
+
 @dataclass(frozen=True)
 class Weights:
-    """Names of the values of one direction that its cell reads inside the scan."""
+    """What the cell of one direction reads inside the scan.
 
-    recurrent: tuple[str, ...]
-    bias: str
-    peepholes: tuple[str, ...]
+    Attributes:
+        recurrent: Products of a state with the recurrent weights, all gates at once, or those of a GRU that are
+            needed apart.
+        bias: Name of a bias that can only be added inside: for LSTM behind both products, for GRU behind that of
+            its last gate; or "".
+        peepholes: Names of an LSTM's peepholes; none if it has none.
+    """
+
+    recurrent: tuple[Product, ...]
+    bias: str = ""
+    peepholes: tuple[str, ...] = ()
+
+
+def times(matrix: str) -> Product:
+    """The product with a matrix of floats."""
+    return lambda b, state: b.op("MatMul", state, matrix)
 
 
 def _activation(name: str, alpha: float, beta: float, dtype: Any) -> Activation:
@@ -84,13 +101,13 @@ def _activation(name: str, alpha: float, beta: float, dtype: Any) -> Activation:
     return apply
 
 
-def _functions(site: Site, directions: int, dtype: Any) -> tuple[tuple[Activation, ...], ...]:
+def _functions(site: Site, op: str, directions: int, dtype: Any) -> tuple[tuple[Activation, ...], ...]:
     """Activations of each direction; alphas and betas go in order to the functions that take one."""
-    defaults = ACTIVATIONS[site.op]
+    defaults = ACTIVATIONS[op]
     given = site.attributes.get("activations") or ()  # the schema's default is for two directions
     names = [str(n) for n in given] or list(defaults) * directions
     if len(names) != len(defaults) * directions:
-        raise NoMatch(f"{len(names)} activations for {directions} directions of {site.op}")
+        raise NoMatch(f"{len(names)} activations for {directions} directions of {op}")
     alphas, betas = list(site.attr("activation_alpha", [])), list(site.attr("activation_beta", []))
     made: list[Activation] = []
     for name in names:
@@ -120,8 +137,14 @@ def hidden_of(site: Site) -> int:
     return hidden
 
 
-def form_of(site: Site) -> Form:
-    """What a node says about its cells; NoMatch where something of it is not known."""
+def form_of(site: Site, op: str = "") -> Form:
+    """What a node says about its cells; NoMatch where something of it is not known.
+
+    Args:
+        site: The node.
+        op: RNN, GRU or LSTM; the node's own operator where it is left out.
+    """
+    op = op or site.op
     direction = str(site.attr("direction", "forward")).lower()
     reverse = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}.get(direction)
     if reverse is None:
@@ -130,7 +153,7 @@ def form_of(site: Site) -> Form:
         raise NoMatch(f"{site.op} of {site.dtype(0)}")
     dtype = np.dtype(np.float64 if site.dtype(0) == np.float64 else np.float32)
     return Form(
-        site.op, hidden_of(site), dtype, _functions(site, len(reverse), dtype), reverse,
+        op, hidden_of(site), dtype, _functions(site, op, len(reverse), dtype), reverse,
         float(site.attr("clip", 0.0)), bool(site.attr("linear_before_reset", 0)), bool(site.attr("input_forget", 0)),
     )  # fmt: skip
 
@@ -147,21 +170,21 @@ def _clipped(b: Body, x: str, form: Form) -> str:
 
 
 def _rnn_cell(b: Body, form: Form, d: int, x: str, states: Sequence[str], weights: Weights) -> list[str]:
-    total = b.add(x, b.op("MatMul", states[0], weights.recurrent[0]))
+    total = b.add(x, weights.recurrent[0](b, states[0]))
     return [form.functions[d][0](b, _clipped(b, total, form))]
 
 
 def _gru_cell(b: Body, form: Form, d: int, x: str, states: Sequence[str], weights: Weights) -> list[str]:
     (h,), n = states, form.hidden
     f, g = form.functions[d]
-    gates = b.add(block_columns(b, x, n, 0, 2), b.op("MatMul", h, weights.recurrent[0]))
+    gates = b.add(block_columns(b, x, n, 0, 2), weights.recurrent[0](b, h))
     update = f(b, _clipped(b, block_columns(b, gates, n, 0, 1), form))
     reset = f(b, _clipped(b, block_columns(b, gates, n, 1, 2), form))
     if form.linear_before_reset:
-        linear = b.op("MatMul", h, weights.recurrent[1])
+        linear = weights.recurrent[1](b, h)
         inner = b.mul(reset, b.add(linear, weights.bias) if weights.bias else linear)
     else:
-        inner = b.op("MatMul", b.mul(reset, h), weights.recurrent[1])
+        inner = weights.recurrent[1](b, b.mul(reset, h))
     new = g(b, _clipped(b, b.add(block_columns(b, x, n, 2, 3), inner), form))
     one = b.const(1, form.dtype)
     return [b.add(b.mul(b.sub(one, update), new), b.mul(update, h))]
@@ -170,7 +193,9 @@ def _gru_cell(b: Body, form: Form, d: int, x: str, states: Sequence[str], weight
 def _lstm_cell(b: Body, form: Form, d: int, x: str, states: Sequence[str], weights: Weights) -> list[str]:
     (h, c), n = states, form.hidden
     f, g, out = form.functions[d]
-    gates = b.add(x, b.op("MatMul", h, weights.recurrent[0]))
+    gates = b.add(x, weights.recurrent[0](b, h))
+    if weights.bias:
+        gates = b.add(gates, weights.bias)
     i, o, forget, cell = (block_columns(b, gates, n, k, k + 1) for k in range(4))
 
     def peep(gate: str, k: int, state: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch
 from surgery.rules.engine.site import Site
-from surgery.rules.recurrent.cells import CELLS, GATES, Form, Weights, block_columns, form_of
+from surgery.rules.recurrent.cells import CELLS, GATES, Form, Product, Weights, block_columns, form_of, times
 
 
 def widened(site: Site, b: Body, i: int, form: Form) -> str:
@@ -20,7 +22,11 @@ def of_direction(b: Body, x: str, d: int, directions: int) -> str:
     return b.squeeze(x if directions == 1 else b.slice(x, 0, d, d + 1), 0)
 
 
-def _inside(site: Site, b: Body, form: Form, d: int) -> tuple[str, Weights]:
+Inside = Callable[[Site, Body, Form, int], tuple[str, Weights]]
+"""A function that gives W times X, and what the cell reads, of one direction."""
+
+
+def in_floats(site: Site, b: Body, form: Form, d: int) -> tuple[str, Weights]:
     """W times X plus what biases can be added at once, and what the cell of direction `d` reads."""
     n, count, gates = form.hidden, len(form.reverse), GATES[form.op]
     w, r = (b.transpose(of_direction(b, widened(site, b, i, form), d, count), 1, 0) for i in (1, 2))
@@ -33,14 +39,18 @@ def _inside(site: Site, b: Body, form: Form, d: int) -> tuple[str, Weights]:
             late = b.slice(of_r, 0, 2 * n, 3 * n)
             of_r = b.concat([b.slice(of_r, 0, 0, 2 * n), b.const(np.zeros(n), form.dtype)], 0)
         product = b.add(product, b.add(of_w, of_r))
-    recurrent: tuple[str, ...] = (r,)
+    recurrent: tuple[Product, ...] = (times(r),)
     if form.op == "GRU":
-        recurrent = (block_columns(b, r, n, 0, 2), block_columns(b, r, n, 2, 3))
-    peepholes: tuple[str, ...] = ()
-    if form.op == "LSTM" and site.has(7):
-        p = of_direction(b, widened(site, b, 7, form), d, count)
-        peepholes = tuple(b.slice(p, 0, k * n, (k + 1) * n) for k in range(3))
-    return product, Weights(recurrent, late, peepholes)
+        recurrent = (times(block_columns(b, r, n, 0, 2)), times(block_columns(b, r, n, 2, 3)))
+    return product, Weights(recurrent, late, peepholes_of(site, b, form, d))
+
+
+def peepholes_of(site: Site, b: Body, form: Form, d: int) -> tuple[str, ...]:
+    """Peepholes of an LSTM's direction `d`, one for each gate that has one; none if the node has none."""
+    if form.op != "LSTM" or not site.has(7):
+        return ()
+    p = of_direction(b, widened(site, b, 7, form), d, len(form.reverse))
+    return tuple(b.slice(p, 0, k * form.hidden, (k + 1) * form.hidden) for k in range(3))
 
 
 def _initial(site: Site, b: Body, form: Form, i: int, d: int) -> str:
@@ -64,9 +74,9 @@ def _real(site: Site, b: Body) -> str:
     return b.less(b.unsqueeze(steps, 1, 2), limits)
 
 
-def _scan(site: Site, b: Body, form: Form, d: int, real: str) -> tuple[str, ...]:
+def _scan(site: Site, b: Body, form: Form, d: int, real: str, inside: Inside) -> tuple[str, ...]:
     """States after the last step, and the hidden state of every step, of one direction."""
-    product, weights = _inside(site, b, form, d)
+    product, weights = inside(site, b, form, d)
     starts = [_initial(site, b, form, 5, d)]
     if form.op == "LSTM":
         starts.append(_initial(site, b, form, 6, d))
@@ -107,13 +117,20 @@ def _where_any(site: Site, b: Body, form: Form, state: str) -> str:
     return b.where(any_step, state, b.const(0, form.dtype))
 
 
-def scan_outputs(site: Site, b: Body) -> list[str]:
-    """The outputs of a node whose layout is 0."""
+def scan_outputs(site: Site, b: Body, op: str = "", inside: Inside = in_floats) -> list[str]:
+    """The outputs of a node whose layout is 0.
+
+    Args:
+        site: The node.
+        b: What is written to.
+        op: RNN, GRU or LSTM; the node's own operator where it is left out.
+        inside: How the products with W and R are computed.
+    """
     if site.attr("layout", 0):
         raise NoMatch("batches come first: another rule writes that as layout 0")
-    form = form_of(site)
+    form = form_of(site, op)
     real = _real(site, b)
-    directions = [_scan(site, b, form, d, real) for d in range(len(form.reverse))]
+    directions = [_scan(site, b, form, d, real, inside) for d in range(len(form.reverse))]
 
     def narrow(x: str) -> str:
         return x if site.dtype(0) == form.dtype else b.cast(x, site.dtype(0))
