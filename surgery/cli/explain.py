@@ -14,7 +14,7 @@ from surgery.diagnose.grouping import LONGEST, STATES, groups, said
 from surgery.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from surgery.diagnose.explain import Explanation, Problem
+    from surgery.diagnose.explanation import Explanation, Problem
     from surgery.diagnose.logs import LogProblem
     from surgery.diagnose.trial import Trial
 

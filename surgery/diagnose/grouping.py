@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.diagnose.explain import Problem
+    from surgery.diagnose.explanation import Problem
 
 STATES = {"done": "resolved", "taken": "goes through", "left": "not resolved", "not reached": "not told"}
 """What becomes of a problem in a run, in a word or two."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
     from surgery.diagnose.classify import Finding
-    from surgery.diagnose.explain import Explanation
+    from surgery.diagnose.explanation import Explanation
     from surgery.diagnose.remedy import Remedy
     from surgery.diagnose.static import Refusal
     from surgery.diagnose.trial import Fate, Trial
@@ -413,7 +413,7 @@ def _class_of(refusal: Refusal, facts: Facts) -> Finding | None:
         return finding_of(catalogue()[refusal.failure])
     if refusal.kind != "operator" or refusal.place is None:
         return None
-    from surgery.diagnose.explain import as_message
+    from surgery.diagnose.telling import as_message
 
     message = as_message(refusal.reason, refusal.place.node.name, refusal.place.node.op_type)
     found = classify([message], op=refusal.op, node=refusal.place.node.name, model=facts)
