@@ -34,6 +34,10 @@ MIN_EVIDENCE = MIN_CASES
 THREADS = 2
 """Threads of ONNX Runtime: a fixed number, so that the same run gives the same numbers everywhere."""
 
+SPLIT_BY_THREADS = b"DynamicQuantizeLSTM"
+"""The operator whose kernel shares the sequences of a batch out among threads, and quantises each share by itself:
+what it computes depends on their number, so it gets one."""
+
 
 class RunError(Exception):
     """A model did not load or run; the text says which and why."""
@@ -292,7 +296,6 @@ def _session(model: onnx.ModelProto | bytes | Path) -> Any:
     options.log_severity_level = 4
     # As written: optimizations differ from model to model, and so do roundings (5e-7 on an SSD).
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = THREADS
     options.inter_op_num_threads = 1
     options.enable_mem_reuse = False  # see open_session
     payload: str | bytes
@@ -300,7 +303,13 @@ def _session(model: onnx.ModelProto | bytes | Path) -> Any:
         payload = payload_of(model, options)
     else:
         payload = model if isinstance(model, bytes) else model.SerializeToString()
+    options.intra_op_num_threads = _threads(payload)
     return open_session(payload, options)
+
+
+def _threads(payload: str | bytes) -> int:
+    content = payload if isinstance(payload, bytes) else Path(payload).read_bytes()
+    return 1 if SPLIT_BY_THREADS in content else THREADS
 
 
 def _compare(
