@@ -17,8 +17,8 @@ STEPS = ("QuantizeLinear", "DequantizeLinear")
 
 WHOLE = frozenset(
     {
-        "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat",
-        "QAttention", "QGemm",
+        "ConvInteger", "DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger",
+        "MatMulIntegerToFloat", "QAttention", "QGemm",
     }
 )  # fmt: skip
 """Operators on quantised numbers that no TensorRT has, beside those whose names begin with QLinear."""
@@ -71,8 +71,8 @@ def _name(dtype: Any) -> str:
     import onnx
 
     if isinstance(dtype, int):
-        return onnx.TensorProto.DataType.Name(dtype).lower()
-    return np.dtype(dtype).name
+        return str(onnx.TensorProto.DataType.Name(dtype)).lower()
+    return str(np.dtype(dtype).name)
 
 
 def _value(tensor: Any, producers: dict[str, gs.Node]) -> Any:
