@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from surgery.graph.typed import infer_shapes
+
 if TYPE_CHECKING:
     import onnx
 
@@ -295,12 +297,10 @@ def kind_of(value: onnx.ValueInfoProto) -> Kind:
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with what shape inference finds; large weights are declared, not copied."""
-    import onnx
-
     from surgery.graph.skeleton import skeleton
 
     copy = skeleton(model, KNOWN)
     try:
-        return onnx.shape_inference.infer_shapes(copy, data_prop=True)
+        return infer_shapes(copy, data_prop=True)
     except Exception:  # onnx raises many types, none documented; types are a help, never a condition
         return copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from surgery.graph.infer import is_static
+from surgery.graph.typed import infer_shapes
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -79,8 +80,6 @@ def bind_declared(graph: gs.Graph) -> int:
     Returns:
         How many dims were bound.
     """
-    import onnx
-
     from surgery.graph.infer import _skeleton, dims_of
 
     sources = [
@@ -107,7 +106,7 @@ def bind_declared(graph: gs.Graph) -> int:
                 else:
                     entry.dim_param = str(dim)
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer_shapes(model, data_prop=True)
     except Exception:  # a help; onnx raises many undocumented types
         return 0
     bound: dict[str, int] = {}

@@ -10,6 +10,7 @@ import numpy as np
 
 from surgery.graph.convert import value_of
 from surgery.graph.infer import dims_of, is_static
+from surgery.graph.typed import infer_shapes
 from surgery.graph.view import captured_names
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def body_types(body: gs.Graph, scope: Scope, bound: Mapping[str, Any] | None = N
     imports = [onnx.helper.make_opsetid("", int(scope.graph.opset))]
     model = onnx.helper.make_model(proto, opset_imports=imports, ir_version=8)
     with contextlib.suppress(Exception):  # inference is a help; onnx raises many undocumented types
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = infer_shapes(model, data_prop=True)
     known = {v.name: v for v in (*model.graph.input, *model.graph.output)}
     return [_type_of(known[t.name], t) for t in body.outputs]
 

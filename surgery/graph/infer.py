@@ -8,6 +8,7 @@ from surgery.graph.collection import no_collection
 from surgery.graph.convert import declare, write_attributes
 from surgery.graph.load import _MAX_IR_VERSION
 from surgery.graph.newer import write_newer
+from surgery.graph.typed import infer_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -53,15 +54,13 @@ def infer_types(graph: gs.Graph) -> int:
     Returns:
         The number of tensors whose dtype or shape became better known.
     """
-    import onnx
-
     unknown = _unknown(graph)
     if not unknown and not any(_unknown(body) for node in graph.nodes for body in _inside(node)):
         return 0
     model = _skeleton(graph)
     write_newer(model)
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer_shapes(model, data_prop=True)
     except Exception:  # onnx raises many types, none documented
         return 0
     types: dict[bytes, tuple[Any, list[int | str | None] | None]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from surgery.graph.skeleton import skeleton
+from surgery.graph.typed import infer_shapes
 from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
@@ -109,12 +110,10 @@ def _suspects(graph: onnx.GraphProto) -> bool:
 
 def _without_batch(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Nodes that pool along all dims of their operand but one."""
-    import onnx
-
     bare = skeleton(model)
     del bare.graph.value_info[:]
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+        inferred = infer_shapes(bare, data_prop=True).graph
     except Exception:  # a help; onnx raises many undocumented types
         return []
     ranks = {

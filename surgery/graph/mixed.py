@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from surgery.graph.typed import infer_shapes
 from surgery.graph.walk import all_graphs
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _float_kinds(model: onnx.ModelProto) -> dict[str, int]:
     import onnx
 
     try:
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = infer_shapes(model)
     except Exception:  # a help; onnx raises many undocumented types
         inferred = model
     kinds: dict[str, int] = {}

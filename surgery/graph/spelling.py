@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from surgery.graph.typed import infer_shapes
 from surgery.graph.walk import all_graphs, all_nodes
 
 if TYPE_CHECKING:
@@ -75,13 +76,12 @@ def _input_type(node: onnx.NodeProto) -> int:
 
 
 def _type_outputs(model: onnx.ModelProto) -> None:
-    import onnx
 
     bare = [v for v in model.graph.output if v.type.WhichOneof("value") is None]
     if not bare:
         return
     try:
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = infer_shapes(model)
     except (
         Exception
     ):  # a help; onnx raises many undocumented types, and the check that follows names the output

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from surgery.graph.spelling import drop_untyped
+from surgery.graph.typed import infer_shapes
 from surgery.graph.walk import all_graphs
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _broadcast_as_numpy(model: onnx.ModelProto) -> onnx.ModelProto:
 
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    shaped = onnx.shape_inference.infer_shapes(model).graph
+    shaped = infer_shapes(model).graph
     ranks = {
         v.name: len(v.type.tensor_type.shape.dim)
         for v in (*shaped.input, *shaped.value_info, *shaped.output)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from surgery.errors import ConversionError
 from surgery.graph.infer import dims_of
 from surgery.graph.skeleton import skeleton
+from surgery.graph.typed import infer_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -24,10 +25,8 @@ def check_volumes(source: LoadedModel) -> None:
     Raises:
         ConversionError: one is.
     """
-    import onnx
-
     try:
-        typed = onnx.shape_inference.infer_shapes(skeleton(source.proto), data_prop=True)
+        typed = infer_shapes(skeleton(source.proto), data_prop=True)
     except Exception:  # onnx raises many types, none documented; what cannot be inferred is not refused
         return
     graph = typed.graph
@@ -66,7 +65,7 @@ def largest(skeletal: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> i
     for value in copy.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
-        typed = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+        typed = infer_shapes(copy, data_prop=True)
     except Exception:  # onnx raises many types, none documented
         return 0
     found = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from surgery.graph.skeleton import skeleton
+from surgery.graph.typed import infer_shapes
 from surgery.plugins.definition import PLUGIN_DOMAIN, TensorType
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def tensor_types(model: onnx.ModelProto, registry: Registry) -> dict[str, Tensor
 
 def _infer(model: onnx.ModelProto) -> dict[str, TensorType]:
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer_shapes(model, data_prop=True)
     except Exception:  # it raises many types, none documented; what is declared still counts
         inferred = model
     types: dict[str, TensorType] = {}

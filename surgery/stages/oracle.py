@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from surgery.graph.typed import infer_shapes
 from surgery.rules.engine.rule import NoMatch
 from surgery.rules.engine.template import value_info
 
@@ -264,7 +265,7 @@ def _runs(model: onnx.ModelProto) -> bool:
     from surgery.graph.evaluate import EvaluationError, Evaluator
 
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        inferred = infer_shapes(model, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError:
         return False
     for value in (*inferred.graph.input, *inferred.graph.output):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from surgery.graph.infer import dims_of
+from surgery.graph.typed import infer_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +60,7 @@ def ranges_from_use(model: onnx.ModelProto) -> dict[str, Span]:
     import onnx
 
     try:
-        shaped = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        shaped = infer_shapes(model, data_prop=True)
     except Exception:  # a help, never a condition; onnx raises many undocumented types
         shaped = model
     graph = shaped.graph

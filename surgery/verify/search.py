@@ -13,6 +13,7 @@ from surgery.graph.deadline import EndlessError
 from surgery.graph.evaluate import EvaluationError, Evaluator
 from surgery.graph.infer import dims_of
 from surgery.graph.operands import Call, draw_operands
+from surgery.graph.typed import infer_shapes
 from surgery.verify.ranges import draw_wide, ranges_from_use, wide_from_use
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Search:
         if not open_ones:
             return
         try:
-            shaped = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+            shaped = infer_shapes(proto, data_prop=True)
         except Exception:  # a help, never a condition; onnx raises many undocumented types
             shaped = proto
         graph = shaped.graph

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.outside import load_whole
+from surgery.graph.typed import infer_shapes
 from surgery.graph.walk import all_nodes, bodies
 from surgery.verify.compare import Arrays, CaseResult, compare_case
 from surgery.verify.tensors import MANTISSA_BITS, OutputResult, Tolerance, is_float
@@ -369,10 +370,8 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
     """The outermost graph with the types and shapes that onnx infers, or as it is."""
-    import onnx
-
     try:
-        return onnx.shape_inference.infer_shapes(model).graph
+        return infer_shapes(model).graph
     except Exception:  # a help; onnx raises many undocumented types
         return model.graph
 

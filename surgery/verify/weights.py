@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgery.graph.infer import dims_of
+from surgery.graph.typed import infer_shapes
 from surgery.verify.sizes import dim_key
 
 if TYPE_CHECKING:
@@ -56,8 +57,6 @@ def sizes_from_weights(model: onnx.ModelProto) -> dict[str, Fixed]:
     Args:
         model: The model; functions and bodies are not looked into. Not changed.
     """
-    import onnx
-
     from surgery.graph.skeleton import skeleton
 
     named = skeleton(model)
@@ -73,7 +72,7 @@ def sizes_from_weights(model: onnx.ModelProto) -> dict[str, Fixed]:
     for value in named.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
-        typed = onnx.shape_inference.infer_shapes(named, data_prop=True).graph
+        typed = infer_shapes(named, data_prop=True).graph
     except Exception:  # a help, never a condition; onnx raises many undocumented types
         return {}
     shapes = {v.name: dims_of(v) or [] for v in (*typed.input, *typed.value_info, *typed.output)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from surgery.graph.convert import constant, is_external, value_of
 from surgery.graph.infer import dims_of
+from surgery.graph.typed import infer_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -129,7 +130,7 @@ class Writer:
             graph, opset_imports=[onnx.helper.make_opsetid("", self.opset)], ir_version=8
         )
         try:
-            found = onnx.shape_inference.infer_shapes(model, data_prop=True)
+            found = infer_shapes(model, data_prop=True)
         except Exception:  # a help; onnx raises many undocumented types
             return
         by_name = {v.name: v for v in found.graph.output}

@@ -12,6 +12,7 @@ import onnx
 from surgery.graph.body import MAX_OPSET, MIN_OPSET, Body
 from surgery.graph.evaluate import EvaluationError, evaluate_somehow
 from surgery.graph.infer import dims_of
+from surgery.graph.typed import infer_shapes
 from surgery.rules.engine.rule import Bounded, NoMatch
 from surgery.rules.engine.samples import sample_feeds
 
@@ -262,7 +263,7 @@ def template(
     model = _model(nodes, site, [(n, None) for n in dict.fromkeys(flat)], domains)
     types: dict[str, tuple[np.dtype[Any] | None, list[Any] | None]] = {}
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer_shapes(model, data_prop=True)
     except Exception:  # inference is a help, never a condition; onnx raises many undocumented types
         inferred = model
     for value in (*inferred.graph.value_info, *inferred.graph.output):
