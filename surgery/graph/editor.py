@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.errors import ConversionError
 from surgery.graph.convert import import_graph
 from surgery.graph.cut import Cut
-from surgery.graph.fold import drop_dead, replace_uses
+from surgery.graph.tidy import drop_dead, replace_uses
 from surgery.graph.view import View, body_nodes
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.convert import is_external, value_of
-from surgery.graph.fold import RANDOM, drop_dead, replace_uses
+from surgery.graph.fold import RANDOM
+from surgery.graph.tidy import drop_dead, replace_uses
 from surgery.graph.view import View
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from surgery.graph.body import Body
 from surgery.graph.convert import export_graph, extract, is_external, value_of
 from surgery.graph.editor import Editor
 from surgery.graph.evaluate import EvaluationError, Evaluator
-from surgery.graph.fold import replace_uses
+from surgery.graph.tidy import replace_uses
 from surgery.graph.view import View
 from surgery.heads.decode import Decoding, read_decoding
 from surgery.heads.gridanchor import GridAnchors, recover

@@ -17,8 +17,8 @@ from surgery.errors import ConversionError
 from surgery.graph.convert import constant, extract
 from surgery.graph.cut import Cut
 from surgery.graph.evaluate import EvaluationError, Evaluator
-from surgery.graph.fold import drop_dead, replace_uses
 from surgery.graph.taint import tainted_by
+from surgery.graph.tidy import drop_dead, replace_uses
 from surgery.graph.view import View
 from surgery.heads.image_loops import LoopForm, ResolvedLoop, resolve
 

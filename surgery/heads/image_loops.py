@@ -99,7 +99,7 @@ def resolve(graph: gs.Graph, node: gs.Node, form: LoopForm, needed: Sequence[int
         else:
             last = gs.Node("Identity", f"{node.name}/stack_{i}", {}, [end], [fresh])
         new.append(last)
-        from surgery.graph.fold import replace_uses
+        from surgery.graph.tidy import replace_uses
 
         replace_uses(View(graph), outer.name, fresh)
         for k, tensor in enumerate(graph.outputs):

@@ -8,7 +8,7 @@ import numpy as np
 
 from surgery.errors import ConfigError
 from surgery.graph.convert import constant
-from surgery.graph.fold import replace_uses
+from surgery.graph.tidy import replace_uses
 from surgery.graph.view import View
 from surgery.pipeline import State
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from surgery.errors import ConversionError
 from surgery.graph.backwards import bind_declared, infer_backwards
-from surgery.graph.fold import drop_dead, drop_unused_outputs, fold_constants
+from surgery.graph.fold import fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
+from surgery.graph.tidy import drop_dead, drop_unused_outputs
 from surgery.graph.unresolved import Unresolved
 from surgery.report import Edit, IoChange
 from surgery.stages.because import because

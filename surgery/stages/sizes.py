@@ -13,10 +13,11 @@ from surgery.graph.bounded.values import limited
 from surgery.graph.bounded.wanted import same_number, shape_from_data
 from surgery.graph.bounded.work import Bounds, Unbounded
 from surgery.graph.by_mask import RULE, assign_by_mask
-from surgery.graph.fold import drop_unused_outputs, fold_constants
+from surgery.graph.fold import fold_constants
 from surgery.graph.infer import infer_foreign_types, infer_types
 from surgery.graph.measure import measure
 from surgery.graph.merge import merge_equal
+from surgery.graph.tidy import drop_unused_outputs
 from surgery.report import Edit, IoChange
 from surgery.stages.because import because
 

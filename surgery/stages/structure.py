@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surgery.graph.control_flow import resolve_control_flow
-from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.fold import fold_constants
 from surgery.graph.scope import SEQUENCE_OPS
+from surgery.graph.tidy import drop_dead
 from surgery.graph.unresolved import Unresolved
 from surgery.graph.unroll import SCANNED
 from surgery.graph.view import body_nodes

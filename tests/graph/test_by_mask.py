@@ -10,7 +10,8 @@ from onnx import parser
 from surgery.graph.by_mask import assign_by_mask
 from surgery.graph.convert import export_graph, import_graph
 from surgery.graph.evaluate import Evaluator
-from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.fold import fold_constants
+from surgery.graph.tidy import drop_dead
 
 CHOSEN = "p = NonZero(m) i = Transpose<perm = [1, 0]>(p)"
 COUNT = "c = Cast<to = 7>(m) all = Constant<value_ints = [-1]>() f = Reshape(c, all) k = ReduceSum(f)"

@@ -9,8 +9,9 @@ from onnx import parser
 
 from surgery.graph.convert import export_graph, import_graph
 from surgery.graph.evaluate import Evaluator
-from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.fold import fold_constants
 from surgery.graph.repeats import resolve_repeats
+from surgery.graph.tidy import drop_dead
 
 LOOP = """
 (float[n, 3] x, int64[n] r) => (float[k, 3] y) {

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from surgery.graph.control_flow import resolve_control_flow
 from surgery.graph.convert import export_graph, import_graph
 from surgery.graph.evaluate import Evaluator
-from surgery.graph.fold import drop_dead, fold_constants
+from surgery.graph.fold import fold_constants
 from surgery.graph.scope import SEQUENCE_OPS
 from surgery.graph.sequences import MOST_ITEMS, resolve_sequences
+from surgery.graph.tidy import drop_dead
 from surgery.graph.unresolved import Unresolved
 
 

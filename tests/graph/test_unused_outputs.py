@@ -6,7 +6,7 @@ import onnx.parser
 import pytest
 
 from surgery.graph.convert import export_graph, import_graph
-from surgery.graph.fold import drop_unused_outputs
+from surgery.graph.tidy import drop_unused_outputs
 
 NORM = "float[3] s, float[3] c, float[3] m, float[3] v"
 

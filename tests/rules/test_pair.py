@@ -11,8 +11,8 @@ import pytest
 
 from surgery.graph.convert import export_graph, import_graph
 from surgery.graph.evaluate import Evaluator
-from surgery.graph.fold import drop_dead
 from surgery.graph.pattern import Pattern, constant, op, rest, value
+from surgery.graph.tidy import drop_dead
 from surgery.rules.engine.pair import Pair, PatternRule, RuleTextError, pair, pattern_rule
 from surgery.rules.engine.rule import Lowering, NoMatch, Sample, lowering
 from surgery.rules.engine.run import Engine, Outcome
