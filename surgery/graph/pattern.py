@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from surgery.graph.matching import Match, Mismatch, Scope, find
+from surgery.graph.finding import find
+from surgery.graph.matching import Match, Mismatch, Scope
 from surgery.graph.pattern_parts import (
     Absent,
     Attr,
