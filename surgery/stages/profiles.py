@@ -171,16 +171,8 @@ def _fitted(
     known: Mapping[str, Range],
 ) -> Fit:
     """Sizes for the free dims; for what was asked for, they are looked for once in a run."""
-    from surgery.verify.sizes import (
-        Hints,
-        NoFitError,
-        baked_sizes,
-        batch_multiples,
-        cache_sums,
-        fit,
-        new_tokens,
-        signal_lengths,
-    )
+    from surgery.verify.size_hints import hints_of
+    from surgery.verify.sizes import NoFitError, fit
 
     key = (
         tuple((name, tuple(dims)) for name, dims in shapes.items()),
@@ -191,10 +183,7 @@ def _fitted(
     if found is not None:
         return found  # type: ignore[no-any-return]
     inputs = [v for v in model.graph.input if v.name in shapes]
-    baked = baked_sizes(state.source.proto)
-    hints = Hints(
-        new_tokens(inputs), baked, cache_sums(inputs), signal_lengths(inputs), batch_multiples(inputs)
-    )
+    hints = hints_of(state.source.proto, inputs)
     fixed = {k: f for k, f in _from_weights(state).items() if k not in known and k in {d.key for d in free}}
     with _judge(state, model, shapes, free, asked=bool(given)) as judge:
         try:

@@ -6,19 +6,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from surgery.verify.sizes import (
-    Hints,
-    NoFitError,
-    Relation,
-    baked_sizes,
-    batch_multiples,
-    best_first,
-    cache_sums,
-    fit,
-    free_dims,
-    new_tokens,
-    signal_lengths,
-)
+from surgery.verify.size_hints import baked_sizes, batch_multiples, cache_sums, new_tokens, signal_lengths
+from surgery.verify.sizes import Hints, NoFitError, Relation, best_first, fit, free_dims
 
 
 def value(name: str, *dims: int | str | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
