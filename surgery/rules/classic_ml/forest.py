@@ -204,8 +204,8 @@ def old_forest(site: Site, dtype: Any, targets: int, prefix: str) -> Forest:
         k = place[tree]
         if given[k, target] and prefix == "class":
             raise NoMatch("a leaf names a class twice")
-        # ONNX does not say what a leaf means that names a target twice. ONNX Runtime keeps the first weight where there
-        # is one target, on which exporters of decision paths rely, and adds them up where there are more.
+        # ONNX does not say what a leaf means that names a target twice. ONNX Runtime keeps the first weight where
+        # there is one target, on which exporters of decision paths rely, and adds them up where there are more.
         if not given[k, target] or targets > 1:
             weights[k, target] += value
         given[k, target] = True

@@ -63,6 +63,13 @@ TWO_TARGETS = ONE_TARGET.replace("target_ids = [0, 0, 0, 0, 0]", "target_ids = [
 )
 
 
+TWICE = (
+    "target_treeids = [0, 0, 0, 1, 1, 1], target_nodeids = [1, 1, 2, 2, 3, 4],"
+    " target_weights = [0.5, 2.0, -1.5, 2.5, 3.5, -4.5]"
+)
+"""A leaf that names its target twice, as paths to leaves are exported."""
+
+
 @lowering(
     "treeensembleregressor-as-walk",
     "TreeEnsembleRegressor",
@@ -81,6 +88,8 @@ TWO_TARGETS = ONE_TARGET.replace("target_ids = [0, 0, 0, 0, 0]", "target_ids = [
                       " aggregate_function = 'AVERAGE'")),
         ml(_regressor("float[4, 3]", "float[4, 2]", TWO_TARGETS + ", base_values = [0.5, 0.1],"
                       " aggregate_function = 'MAX'")),
+        ml(_regressor("float[4, 3]", "float[4, 1]", TWICE + ", target_ids = [0, 0, 0, 0, 0, 0], n_targets = 1")),
+        ml(_regressor("float[4, 3]", "float[4, 2]", TWICE + ", target_ids = [0, 0, 1, 0, 1, 1], n_targets = 2")),
     ],
     near_misses=[
         ml(_regressor("float[3, 3]", "float[3, 1]", ONE_TARGET).replace("2, 4, 0", "2, 9, 0")),
