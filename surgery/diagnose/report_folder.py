@@ -103,7 +103,7 @@ def _arrays(feeds: Mapping[str, Any]) -> bytes:
 
 
 def _versions(target: Target | None) -> dict[str, str]:
-    from surgery.api import versions
+    from surgery.begin import versions
     from surgery.targets import resolve_target
 
     found = versions(target or resolve_target(None))

@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from surgery.api import _begin
+from surgery.begin import begin
 from surgery.config import load_pipeline
 from surgery.graph.infer import infer_types
 from surgery.pipeline import RunOptions, State
@@ -28,7 +28,7 @@ installed = pytest.mark.skipif(not resolve_target(None).installed, reason="no Te
 def state_of(text: str, target: str | None = None, opset: int = 18, imports: str = "") -> Iterator[State]:
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}{imports}]> g {text}')
     config = load_pipeline(find_pipeline("generic"))
-    state = _begin(config, model, target, RunOptions(), Report(), lambda event: None, lambda begun: None)
+    state = begin(config, model, target, RunOptions(), Report(), lambda event: None, lambda begun: None)
     infer_types(state.graph)
     try:
         yield state
