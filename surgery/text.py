@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import textwrap
+from collections.abc import Iterable
 
 LONGEST = 160
 """Characters of a line that stays as it is."""
@@ -34,3 +36,9 @@ def _broken(line: str, indent: int, longest: int) -> str:
         break_on_hyphens=False,
     )
     return "\n".join(" " * own + part for part in parts)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question for who has mistyped a name; empty if no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
