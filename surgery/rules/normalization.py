@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from surgery.graph.body import Body
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
-from surgery.rules.precision import HALVES, to
-
-
-def mean(b: Body, x: str, axes: Sequence[int]) -> str:
-    """Mean over axes, which stay with size 1 (ReduceMean takes them as an input from opset 18)."""
-    if b.opset >= 18:
-        return b.op("ReduceMean", x, b.ints(*axes), keepdims=1)
-    return b.op("ReduceMean", x, axes=list(axes), keepdims=1)
+from surgery.rules.precision import HALVES, reduce_mean, to
 
 
 @lowering(
@@ -31,9 +22,9 @@ def mean(b: Body, x: str, axes: Sequence[int]) -> str:
         "(float[n, 3, w] x, float[3] s, float[3] c, float[3] m, float[3] v) => "
         "(float[n, 3, w] y, float[3] rm, float[3] rv) "
         "{ y, rm, rv = BatchNormalization <training_mode = 1, momentum = 0.3, epsilon = 0.01> (x, s, c, m, v) }",
-        Sample(
-            "(double[4, 2] x, double[2] s, double[2] c, double[2] m, double[2] v) => "
-            "(double[4, 2] y, double[2] rm, double[2] rv) "
+        *samples_in(
+            "double float",
+            "(double[4, 2] x, double[2] s, double[2] c, T[2] m, T[2] v) => (double[4, 2] y, T[2] rm, T[2] rv) "
             "{ y, rm, rv = BatchNormalization <training_mode = 1> (x, s, c, m, v) }",
             opset=14,
         ),
@@ -82,9 +73,9 @@ def batchnorm_in_training(site: Site, b: Body) -> list[str | None]:
     work = np.dtype(np.float32) if dtype.name in HALVES else dtype
     axes = [axis for axis in range(rank) if axis != 1]
     x = to(b, site.x(0), dtype, work)
-    middle = mean(b, x, axes)
+    middle = reduce_mean(b, x, axes)
     centred = b.sub(x, middle)
-    variance = mean(b, b.mul(centred, centred), axes)
+    variance = reduce_mean(b, b.mul(centred, centred), axes)
     root = b.op("Sqrt", b.add(variance, b.const(site.attr("epsilon", 1e-5), work)))
     made: list[str | None] = [None] * 5
     if site.used(0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ def to(b: Body, x: str, have: np.dtype[Any], want: np.dtype[Any]) -> str:
     return x if have == want else b.cast(x, want)
 
 
-def reduce_mean(b: Body, x: str, axes: range) -> str:
+def reduce_mean(b: Body, x: str, axes: Sequence[int]) -> str:
     """Mean over axes, which stay with size 1 (ReduceMean takes them as an input from opset 18)."""
     if b.opset >= 18:
         return b.op("ReduceMean", x, b.ints(*axes), keepdims=1)
