@@ -23,7 +23,7 @@ from surgery.rules.precision import HALVES, reduce_mean, to
         "(float[n, 3, w] y, float[3] rm, float[3] rv) "
         "{ y, rm, rv = BatchNormalization <training_mode = 1, momentum = 0.3, epsilon = 0.01> (x, s, c, m, v) }",
         *samples_in(
-            "double float",
+            "double float float16",
             "(double[4, 2] x, double[2] s, double[2] c, T[2] m, T[2] v) => (double[4, 2] y, T[2] rm, T[2] rv) "
             "{ y, rm, rv = BatchNormalization <training_mode = 1> (x, s, c, m, v) }",
             opset=14,
