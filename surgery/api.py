@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from surgery.graph.collection import no_collection
 from surgery.pipeline import Event, Listener, Require, RunOptions, Stage, State, run_stages
 from surgery.report import Failure, Report
 from surgery.shape_text import as_range
+from surgery.text import did_you_mean
 
 if TYPE_CHECKING:
     import onnx
@@ -306,12 +306,11 @@ def _select(stages: list[Stage], wanted: str) -> list[Stage]:
         last = (last or order[-1]) if dots else first
         for name in (first, last):
             if name not in order:
-                near = difflib.get_close_matches(name, order, n=1)
                 raise ConfigError(
                     f"unknown stage {name!r} in --stages",
                     code="unknown-stage",
                     where=f"--stages {wanted}",
-                    fix=(f"did you mean {near[0]!r}? " if near else "") + f"stages: {', '.join(STAGES)}",
+                    fix=f"{did_you_mean(name, order)} stages: {', '.join(STAGES)}".lstrip(),
                 )
         if order.index(first) > order.index(last):
             raise ConfigError(

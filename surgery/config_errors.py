@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from surgery.text import did_you_mean
 from surgery.yaml_source import Loc, Problem, YamlSource
 
 T = TypeVar("T")
@@ -97,10 +97,7 @@ def key_path(loc: Loc) -> str:
 
 def suggest(name: str, known: list[str]) -> str:
     """The near name, or all names if none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"known keys: {', '.join(known)}" if known else "there are none"
+    return did_you_mean(name, known) or (f"known keys: {', '.join(known)}" if known else "there are none")
 
 
 def allowed_keys(schema: Mapping[str, Any], loc: Loc) -> list[str]:
@@ -170,8 +167,8 @@ def _near_choice(item: Any) -> str:
     value = item["input"]
     if item["type"] == "literal_error" and isinstance(value, str):
         choices = item["ctx"]["expected"].replace(" or ", ", ").split(", ")
-        found = difflib.get_close_matches(value, [c.strip("'") for c in choices], n=1)
-        return f"; did you mean {found[0]!r}?" if found else ""
+        asked = did_you_mean(value, [c.strip("'") for c in choices])
+        return f"; {asked}" if asked else ""
     if item["type"] == "bool_type" and str(value).lower() in ("yes", "no", "on", "off"):
         return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
     return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from surgery._data_dirs import shipped_dir
 from surgery.errors import ConfigError
+from surgery.text import did_you_mean
 
 _ENDINGS = (".yaml", ".yml")
 
@@ -67,13 +68,11 @@ def find_pipeline(name_or_path: str | Path) -> Path:
             fix=f"pipeline files in it: {', '.join(there)}" if there else "see `surgery list pipelines`",
         )
     if is_word:
-        near = difflib.get_close_matches(text, shipped, n=1)
         raise ConfigError(
             f"no pipeline named {text!r}",
             code="pipeline-not-found",
-            fix=f"did you mean {near[0]!r}?"
-            if near
-            else f"shipped pipelines: {', '.join(shipped) or 'none'}; or give the path of a YAML file",
+            fix=did_you_mean(text, shipped)
+            or f"shipped pipelines: {', '.join(shipped) or 'none'}; or give the path of a YAML file",
         )
     beside = [p.name for p in _yaml_files(path.parent)] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)

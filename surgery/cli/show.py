@@ -13,6 +13,7 @@ from surgery.cli.listing import NOUNS, Noun, find_rules
 from surgery.cli.options import PluginPathOption, RuleFileOption
 from surgery.cli.output import columns, print_json, print_text, wrapped
 from surgery.errors import ConfigError
+from surgery.text import did_you_mean
 
 if TYPE_CHECKING:
     from surgery.plugins.definition import PluginDefinition
@@ -83,11 +84,10 @@ def _stage(name: str) -> None:
     from surgery.stages import STAGES
 
     if name not in STAGES:
-        near = difflib.get_close_matches(name, STAGES, n=1)
         raise ConfigError(
             f"no stage named {name!r}",
             code="unknown-stage",
-            fix=f"did you mean {near[0]!r}?" if near else f"stages: {', '.join(STAGES)}",
+            fix=did_you_mean(name, STAGES) or f"stages: {', '.join(STAGES)}",
         )
     schema = stage_schema(name)
     print_text(f"{name}: {schema.get('description', '')}")

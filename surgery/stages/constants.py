@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 
 from surgery.errors import ConfigError
@@ -11,6 +9,7 @@ from surgery.graph.convert import constant
 from surgery.graph.tidy import replace_uses
 from surgery.graph.view import View
 from surgery.pipeline import State
+from surgery.text import did_you_mean
 
 
 def bind_constants(state: State) -> None:
@@ -25,12 +24,11 @@ def bind_constants(state: State) -> None:
     for name, value in state.options.constants.items():
         where = f"--constant {name}"
         if name not in inputs:
-            near = difflib.get_close_matches(name, inputs, n=1)
             raise ConfigError(
                 f"the model has no input {name!r}",
                 code="unknown-input",
                 where=where,
-                fix=f"did you mean {near[0]!r}?" if near else f"inputs: {', '.join(inputs)}",
+                fix=did_you_mean(name, inputs) or f"inputs: {', '.join(inputs)}",
             )
         tensor = inputs[name]
         try:

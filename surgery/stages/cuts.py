@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 from surgery.errors import ConfigError
 from surgery.graph.cut import Cut, cut_by_boundary, cut_by_scope
 from surgery.graph.view import View
 from surgery.pipeline import State
+from surgery.text import did_you_mean
 
 
 def find_cut(state: State, name: str, *, required: bool | None = None) -> tuple[View, Cut] | None:
@@ -26,12 +25,11 @@ def find_cut(state: State, name: str, *, required: bool | None = None) -> tuple[
     """
     known = state.config.cuts
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
             f"the pipeline has no cut {name!r}",
             code="unknown-cut",
             where=f"cuts.{name}",
-            fix=f"did you mean {near[0]!r}?" if near else f"cuts: {', '.join(known) or 'none'}",
+            fix=did_you_mean(name, known) or f"cuts: {', '.join(known) or 'none'}",
         )
     spec = known[name]
     view = View(state.graph)

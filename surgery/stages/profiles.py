@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from surgery.errors import ConfigError, ConversionError
 from surgery.graph.infer import dims_of
 from surgery.graph.open_end import has_open_loop
 from surgery.pipeline import State
+from surgery.text import did_you_mean
 from surgery.verify.refusal import in_words
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _given(
                 f"there is no input {name!r}",
                 code="unknown-input",
                 where=where,
-                fix=f"{_near(name, inputs)}inputs of the network: {', '.join(inputs)}",
+                fix=f"{did_you_mean(name, inputs)} inputs of the network: {', '.join(inputs)}".lstrip(),
             )
         dims = dims_of(inputs[name])
         _check(name, dims, shapes, where)
@@ -304,11 +304,6 @@ def _given(
                     fix="give the inputs that share a dim the same range for it",
                 )
     return given, known
-
-
-def _near(name: str, inputs: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, inputs, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 @contextlib.contextmanager

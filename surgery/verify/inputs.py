@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from surgery.errors import ConfigError
+from surgery.text import did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,12 +132,11 @@ def check_given(
     where = "--inputs"
     for name in given:
         if name not in wanted:
-            near = difflib.get_close_matches(name, wanted, n=1)
             raise ConfigError(
                 f"the model has no input {name!r}",
                 code="unknown-input",
                 where=where,
-                fix=(f"did you mean {near[0]!r}? " if near else "") + f"inputs: {', '.join(wanted)}",
+                fix=f"{did_you_mean(name, wanted)} inputs: {', '.join(wanted)}".lstrip(),
             )
     missing = [name for name in wanted if name not in given]
     if missing:
