@@ -13,7 +13,7 @@ from surgery.diagnose.grouping import LONGEST, said
 from surgery.errors import ConfigError
 
 if TYPE_CHECKING:
-    from surgery.diagnose.reduce import Reduction
+    from surgery.diagnose.reduction import Reduction
 
 
 def reduce(
@@ -72,8 +72,9 @@ def reduce(
     from surgery.cli.execute import _quiet_stdout
     from surgery.cli.values import load_inputs, parse_shapes
     from surgery.diagnose import reduce as module
+    from surgery.diagnose.reduction import WHILE, Options
 
-    known = {w: w for w in module.WHILE}
+    known = {w: w for w in WHILE}
     if while_ is not None and while_ not in known:
         raise ConfigError(
             f"unknown: {while_!r}",
@@ -81,7 +82,7 @@ def reduce(
             where="--while",
             fix=" or ".join(f"--while {w!r}" for w in known),
         )
-    options = module.Options(
+    options = Options(
         while_=known[while_] if while_ is not None else None,
         command=check,
         match=match,

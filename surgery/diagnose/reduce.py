@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from surgery.diagnose.bodies import BodyParts, bodies_of, count_nodes, lifted
 from surgery.diagnose.checks import Answer, Check, CommandCheck, EngineCheck, TensorRtCheck, broken, need_gpu
 from surgery.diagnose.grouping import LONGEST, said
+from surgery.diagnose.journal import Journal
 from surgery.diagnose.parts import Parts
+from surgery.diagnose.reduction import Options, Reduction
 from surgery.diagnose.shrink import Set, shrink
 from surgery.errors import ConfigError, MissingEnvironmentError, ModelError
 from surgery.graph.walk import all_nodes
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from surgery.graph.load import LoadedModel
     from surgery.targets import Target
 
-While = Literal["parse fails", "build fails", "engine differs"]
-WHILE: tuple[While, ...] = ("parse fails", "build fails", "engine differs")
-
-JOURNAL = "checks.jsonl"
 MOST_STAGES = 16
 """Times that bodies are made smaller, and after them what is around them."""
 
@@ -43,93 +39,6 @@ JOBS = 4
 
 INLINE_BYTES = 1 << 30
 """Weights up to which the reduced model holds them itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user chose.
-
-    Attributes:
-        while_: What TensorRT has to go on doing, or None with a command.
-        command: The user's command, or None.
-        match: Pattern that the output of a failing command has to have.
-        fail_code: Exit code of a failing model where it has another meaning otherwise.
-        target: TensorRT flavour and version; None takes what is installed.
-        shapes: Shapes of inputs for builds.
-        inputs: Values of the model's inputs, or None for made-up ones.
-        random_weights: Replace weights by random numbers.
-        seconds: Time of one check.
-        memory_mib: Memory of one check of TensorRT, or None.
-        tolerance: From which difference on an engine differs.
-        most_checks: Checks after which the smallest model found so far is taken.
-        jobs: Checks side by side; 0 takes one a core, at most :data:`JOBS`.
-        canary: Whether a command is tried on a model with nothing in it, which has to pass.
-        seed: Of random numbers.
-    """
-
-    while_: While | None = None
-    command: str | None = None
-    match: str | None = None
-    fail_code: int | None = None
-    target: str | None = None
-    shapes: Mapping[str, Any] | None = None
-    inputs: Mapping[str, Any] | None = None
-    random_weights: bool = False
-    seconds: float = 120.0
-    memory_mib: int | None = None
-    tolerance: float = 1e-2
-    most_checks: int = 500
-    jobs: int = 0
-    canary: bool = True
-    seed: int = 0
-
-    def identity(self) -> dict[str, Any]:
-        """What answers depend on; a journal of other options is not gone on with."""
-        told = asdict(self)
-        for key in ("jobs", "inputs", "canary", "most_checks"):
-            told.pop(key)
-        told["shapes"] = {k: [list(s) for s in v] for k, v in sorted((self.shapes or {}).items())}
-        told["inputs"] = sorted(self.inputs or ())
-        return told
-
-
-@dataclass(slots=True)
-class Reduction:
-    """What came of it.
-
-    Attributes:
-        folder: The report folder.
-        nodes_before: Nodes of the model and its bodies, functions expanded and without Constant nodes.
-        nodes_after: Nodes that are left, those of bodies too.
-        nodes: Their labels and operators.
-        failure: How the model fails.
-        checks: How many models were asked about, by kind of answer; ``known`` were in the journal.
-        seconds: Wall time.
-        notes: What is good to know.
-    """
-
-    folder: Path
-    nodes_before: int
-    nodes_after: int
-    nodes: list[tuple[str, str]]
-    failure: Answer
-    checks: dict[str, int]
-    seconds: float
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "schema": 1,
-            "folder": str(self.folder),
-            "nodes_before": self.nodes_before,
-            "nodes_after": self.nodes_after,
-            "nodes": [{"name": n, "op": o} for n, o in self.nodes],
-            "failure": {"kind": self.failure.kind, "mark": self.failure.mark, "text": self.failure.text},
-            "checks": self.checks,
-            "seconds": round(self.seconds, 1),
-            "notes": self.notes,
-        }
 
 
 Say = Callable[[str], None]
@@ -185,11 +94,9 @@ class _Work:
         self.counts: Counter[str] = Counter()
         self._checks: list[Check] = []
         self._idle: SimpleQueue[Check] = SimpleQueue()
-        self._answers: dict[str, Answer] = {}
         self._lock = threading.Lock()
         self._wanted: Answer | None = None
         self._stage = ""
-        self._file: Any = None
         proto = source.proto
         if options.random_weights:
             proto, count = with_random_weights(proto, source.base_dir, options.seed)
@@ -201,7 +108,8 @@ class _Work:
             self.notes.append(
                 f"types that cannot be inferred were taken from the node's first operand: {named}"
             )
-        self._header = {"model": source.sha256, "options": options.identity(), "target": self._version()}
+        header = {"model": source.sha256, "options": options.identity(), "target": self._version()}
+        self._journal = Journal(folder, header)
 
     def _target(self) -> Target | None:
         if self.options.while_ is None:
@@ -223,8 +131,7 @@ class _Work:
         """End all checks."""
         for check in self._checks:
             check.close()
-        if self._file is not None:
-            self._file.close()
+        self._journal.close()
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -331,7 +238,7 @@ class _Work:
     def _answer(self, what: str, nodes: int, make: Callable[[], onnx.ModelProto | None]) -> Answer:
         """The answer about a model that has a name in the journal."""
         key = hashlib.sha256(what.encode()).hexdigest()[:24]
-        known = self._answers.get(key)
+        known = self._journal.get(key)
         if known is not None:
             with self._lock:
                 self.counts["known"] += 1
@@ -341,11 +248,7 @@ class _Work:
         with self._lock:
             other = self._wanted is not None and answer.kind == "fails" and not answer.like(self._wanted)
             self.counts["fails otherwise" if other else answer.kind] += 1
-            self._answers[key] = answer
-            if self._file is not None:
-                line = {"key": key, "nodes": nodes, **asdict(answer)}
-                self._file.write(json.dumps(line) + "\n")
-                self._file.flush()
+            self._journal.add(key, nodes, answer)
         return answer
 
     # -- the course of it -------------------------------------------------------------------------------------------
@@ -353,14 +256,15 @@ class _Work:
     def run(self, started: float) -> Reduction:
         """Ask about the whole, shrink, write."""
         everything = frozenset(range(len(self.parts.units)))
-        self._read_journal()
+        if known := self._journal.read():
+            self.say(f"{known} answers of an earlier run are known")
         wanted = self._about(everything)
         if wanted.kind in ("passes", "unclear"):
             raise self._does_not_fail(wanted)
         self._wanted = wanted
         if self.target is None and self.options.canary:
             self._canary(wanted)
-        self._open_journal()
+        self._journal.open()
         count = count_nodes(self.parts.model.graph)
         self.say(f"{count} {'node' if count == 1 else 'nodes'}: {wanted.kind} ({wanted.mark})")
         left, minimal = self._shrunk(self.parts, self._about, len(everything))
@@ -480,37 +384,6 @@ class _Work:
             self.notes.append(
                 f"of a model with nothing in it, the check says: {answer.kind} {answer.mark}".rstrip()
             )
-
-    def _read_journal(self) -> None:
-        path = self.folder / JOURNAL
-        if not path.is_file():
-            return
-        lines = path.read_text("utf-8").splitlines()
-        try:
-            if json.loads(lines[0]) != self._header:
-                return
-        except (IndexError, ValueError):
-            return
-        for line in lines[1:]:
-            try:
-                entry = json.loads(line)
-                key = entry.pop("key")
-                entry.pop("nodes")
-                self._answers[key] = Answer(**entry)
-            except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
-                continue
-        if self._answers:
-            self.say(f"{len(self._answers)} answers of an earlier run are known")
-
-    def _open_journal(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / JOURNAL
-        known = dict(self._answers)
-        self._file = path.open("w", encoding="utf-8")
-        self._file.write(json.dumps(self._header) + "\n")
-        for key, answer in known.items():
-            self._file.write(json.dumps({"key": key, "nodes": 0, **asdict(answer)}) + "\n")
-        self._file.flush()
 
     # -- the folder -------------------------------------------------------------------------------------------------
 

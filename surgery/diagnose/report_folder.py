@@ -14,7 +14,7 @@ from surgery.report.write import write_whole
 if TYPE_CHECKING:
     import onnx
 
-    from surgery.diagnose.reduce import Options, Reduction
+    from surgery.diagnose.reduction import Options, Reduction
     from surgery.graph.load import LoadedModel
     from surgery.targets import Target
 

@@ -19,8 +19,10 @@ from onnx import TensorProto, helper
 
 from surgery.cli import main
 from surgery.diagnose.checks import masked
+from surgery.diagnose.journal import JOURNAL
 from surgery.diagnose.parts import Parts, with_random_weights
-from surgery.diagnose.reduce import JOURNAL, Options, reduce
+from surgery.diagnose.reduce import reduce
+from surgery.diagnose.reduction import Options
 from surgery.diagnose.shrink import Set, shrink
 from surgery.errors import ConfigError, ModelError
 from surgery.graph.evaluate import Evaluator

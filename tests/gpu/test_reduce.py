@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from surgery.diagnose.reduce import Options, reduce
+from surgery.diagnose.reduce import reduce
+from surgery.diagnose.reduction import Options
 from surgery.errors import ConfigError
 from tests.diagnose.models import parsed
 
