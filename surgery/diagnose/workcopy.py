@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgery.diagnose.facts import Facts, Kind, Place, kind_of, label, used
+from surgery.graph.functions import bind_references
 
 if TYPE_CHECKING:
     import onnx
@@ -158,7 +159,7 @@ class WorkCopy:
                 given = {a.name: a for a in function.attribute_proto}
                 given.update({a.name: a for a in node.attribute})
                 for inner in bound.node:
-                    _bind(inner, given)
+                    bind_references(inner, given)
                 path = (*origin.path, f"function {function.name!r} called by {origin.name!r}")
                 for inner in inline_call(node, bound):
                     self._name_node(inner, path, origin.call or node.name, f"{node.name}/")
@@ -386,20 +387,3 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     for value in graph.output:
         if value.name == old:
             value.name = new
-
-
-def _bind(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> None:
-    """Put the call's attributes in the place of references; one that is not given is left out."""
-    for i in reversed(range(len(node.attribute))):
-        attribute = node.attribute[i]
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                _bind(inner, given)
-        if not attribute.ref_attr_name:
-            continue
-        value, name = given.get(attribute.ref_attr_name), attribute.name
-        del node.attribute[i]
-        if value is not None:
-            bound = node.attribute.add()
-            bound.CopyFrom(value)
-            bound.name = name

@@ -7,7 +7,7 @@ overloads are easily mixed up. So calls are completed and told apart first, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from surgery.errors import ModelError
@@ -131,6 +131,28 @@ def _complete(node: onnx.NodeProto, function: onnx.FunctionProto) -> None:
                 code="function-operands",
                 node=node.name,
             )
+
+
+def bind_references(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> None:
+    """Put a call's attributes in the place of references to them, in place, in bodies too.
+
+    Args:
+        node: A node of a function's body, or of a copy of it.
+        given: Attributes of the call by name; what refers to one that is not given is left out.
+    """
+    for i in reversed(range(len(node.attribute))):
+        attribute = node.attribute[i]
+        if attribute.HasField("g"):
+            for inner in attribute.g.node:
+                bind_references(inner, given)
+        if not attribute.ref_attr_name:
+            continue
+        value, name = given.get(attribute.ref_attr_name), attribute.name
+        del node.attribute[i]
+        if value is not None:
+            bound = node.attribute.add()
+            bound.CopyFrom(value)
+            bound.name = name
 
 
 def _plain_constant(node: onnx.NodeProto) -> None:

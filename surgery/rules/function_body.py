@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from surgery.graph.body import Body
+from surgery.graph.functions import bind_references
 from surgery.rules.engine.rule import NoMatch, Sample, lowering, samples_in
 from surgery.rules.engine.site import Site
 
@@ -85,7 +86,7 @@ def function_body(site: Site, b: Body) -> list[str | None]:
     for node in function.node:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        _bind(copy, attributes)
+        bind_references(copy, attributes)
         for place in (copy.output, copy.input):
             for i, old in enumerate(place):
                 if old and place is copy.output:
@@ -151,24 +152,6 @@ def _newest(versions: list[int], opset: int) -> int:
     if not fitting:
         raise NoMatch(f"the function body is for opset {min(versions, default=0)} and later")
     return max(fitting)
-
-
-def _bind(node: onnx.NodeProto, attributes: Mapping[str, onnx.AttributeProto]) -> None:
-    """Put values in the place of attribute references; one that is not given is left out."""
-    for i in reversed(range(len(node.attribute))):
-        attribute = node.attribute[i]
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                _bind(inner, attributes)
-        if not attribute.ref_attr_name:
-            continue
-        value = attributes.get(attribute.ref_attr_name)
-        name = attribute.name
-        del node.attribute[i]
-        if value is not None:
-            bound = node.attribute.add()
-            bound.CopyFrom(value)
-            bound.name = name
 
 
 def _rename_bodies(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
