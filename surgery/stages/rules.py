@@ -232,26 +232,20 @@ def _retype(state: State, engine: Engine) -> bool:
     )  # fmt: skip
     for name, (old, new) in done.inputs.items():
         rounds = ", rounded" if old == "float64" else "; a value that does not fit is an error"
-        state.report.io_changes.append(
-            IoChange(
-                name,
-                f"the input is {new} instead of {old}{rounds}",
-                {"name": name, "dtype": old},
-                {"name": name, "dtype": new},
-                {"op": "cast_input", "name": name, "to": new},
-            )
-        )
+        said = f"the input is {new} instead of {old}{rounds}"
+        inverse = {"op": "cast_input", "name": name, "to": new}
+        state.report.io_changes.append(_retyped(name, old, new, said, inverse))
     for name, (old, new) in done.outputs.items():
+        said = f"the output is {new} instead of {old}"
         state.report.io_changes.append(
-            IoChange(
-                name,
-                f"the output is {new} instead of {old}",
-                {"name": name, "dtype": old},
-                {"name": name, "dtype": new},
-                {"op": "cast", "name": name, "to": old},
-            )
+            _retyped(name, old, new, said, {"op": "cast", "name": name, "to": old})
         )
     return True
+
+
+def _retyped(name: str, old: str, new: str, said: str, inverse: dict[str, Any]) -> IoChange:
+    """An input or output of another dtype, with what brings the original's back."""
+    return IoChange(name, said, {"name": name, "dtype": old}, {"name": name, "dtype": new}, inverse)
 
 
 def _report_misses(state: State, outcome: Outcome) -> None:
