@@ -67,7 +67,28 @@ def import_graph(model: onnx.ModelProto) -> tuple[gs.Graph, Header]:
         private.opset_import.add(domain="", version=DEFAULT_OPSET)
     with contextlib.redirect_stdout(io.StringIO()):
         graph = gs.import_onnx(private)
+    _give_types(graph)
     return graph, header
+
+
+def _give_types(graph: gs.Graph) -> None:
+    # graphsurgeon leaves ONNX's number where numpy alone has no type, though it writes those of ml_dtypes.
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    kinds = onnx.TensorProto
+    known = {
+        int(kind): onnx.helper.tensor_dtype_to_np_dtype(kind)
+        for kind in (kinds.BFLOAT16, kinds.FLOAT8E4M3FN, kinds.FLOAT8E5M2)
+    }
+    for tensor in graph.tensors().values():
+        holder = tensor._values if isinstance(tensor, gs.Constant) else tensor
+        if isinstance(getattr(holder, "dtype", None), int) and holder.dtype in known:
+            holder.dtype = known[holder.dtype]
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                _give_types(value)
 
 
 def _densify(graph: onnx.GraphProto) -> None:

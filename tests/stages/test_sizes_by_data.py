@@ -225,3 +225,23 @@ def test_as_many_patches_as_the_tokens_that_stand_for_them(cut: bool) -> None:
     report = run(text, inputs=feeds(3), shapes=shapes)
     for patches in (3, 4, 20) if cut else (3,):
         compare(text, report, feeds(patches))
+
+
+@pytest.mark.parametrize("kind", [1, 10, 16])  # float32, float16, bfloat16
+def test_what_is_made_of_rows_that_data_chooses_though_there_may_be_none(kind: int) -> None:
+    text = (
+        "(float[n, 3] x, float[3, 2] w) => (float[p, 2] y, float[2] most, float[2] least, float[2] mean)"
+        " <float zero = {0}, int64 first = {0},"
+        " int64[1] rows = {0}> { c = Gather <axis = 1> (x, first) k = Greater (c, zero) i = NonZero (k)"
+        f" at = Squeeze (i, rows) h = Cast <to = {kind}> (x) v = Cast <to = {kind}> (w) z = Gather <axis = 0> (h, at)"
+        " t = MatMul (z, v) a = ReduceMax <keepdims = 0> (t, rows) b = ReduceMin <keepdims = 0> (t, rows)"
+        " m = ReduceMean <keepdims = 0> (t, rows) y = Cast <to = 1> (t) most = Cast <to = 1> (a)"
+        " least = Cast <to = 1> (b) mean = Cast <to = 1> (m) }"
+    )
+    report = run(text, shapes={"x": ((2, 3), (5, 3), (9, 3)), "w": ((3, 2),) * 3})
+    rng = np.random.default_rng(4)
+    for n in (2, 5, 9):
+        feeds = {"x": rng.integers(-3, 4, (n, 3)), "w": rng.integers(-3, 4, (3, 2))}
+        feeds["x"][:, 0] = -1 if n == 5 else 1
+        feeds["x"][1, 0] = -1
+        compare(text, report, {k: v.astype(np.float32) for k, v in feeds.items()})

@@ -33,14 +33,32 @@ def on(*ops: str) -> Callable[[Handler], Handler]:
 
 def lowest(tensor: Any) -> Any:
     """The least finite number of the tensor's dtype."""
-    dtype = np.dtype(tensor.dtype)
-    return np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min
+    return _ends(tensor).min
 
 
 def highest(tensor: Any) -> Any:
     """The greatest finite number of the tensor's dtype."""
+    return _ends(tensor).max
+
+
+def least(tensor: Any) -> Any:
+    """What the maximum of nothing is: minus infinity, the least whole number, or false."""
+    kind = np.dtype(tensor.dtype).kind
+    return lowest(tensor) if kind in "iu" else False if kind == "b" else -np.inf
+
+
+def greatest(tensor: Any) -> Any:
+    """What the minimum of nothing is."""
+    kind = np.dtype(tensor.dtype).kind
+    return highest(tensor) if kind in "iu" else True if kind == "b" else np.inf
+
+
+def _ends(tensor: Any) -> Any:
+    """What numpy knows of a dtype, or of bfloat16 and the like, ml_dtypes."""
+    import ml_dtypes
+
     dtype = np.dtype(tensor.dtype)
-    return np.iinfo(dtype).max if dtype.kind in "iu" else np.finfo(dtype).max
+    return np.iinfo(dtype) if dtype.kind in "iu" else ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
 
 
 def whole_numbers(bounds: Bounds, node: gs.Node, place: int, attribute: str = "") -> list[int] | None:

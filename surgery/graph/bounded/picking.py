@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from surgery.graph.bounded.dims import ONE, Dim
-from surgery.graph.bounded.handlers import highest, lowest, on
+from surgery.graph.bounded.handlers import greatest, least, on
 from surgery.graph.bounded.work import No
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 NEUTRAL: dict[str, Callable[[Any], Any]] = {
     "add": lambda t: 0,
     "mul": lambda t: 1,
-    "max": lambda t: -np.inf if np.dtype(t.dtype).kind == "f" else lowest(t),
-    "min": lambda t: np.inf if np.dtype(t.dtype).kind == "f" else highest(t),
+    "max": least,
+    "min": greatest,
 }
 """What changes nothing where it is scattered."""
 

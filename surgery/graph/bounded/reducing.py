@@ -9,7 +9,16 @@ import numpy as np
 
 from surgery.graph.bounded.dims import ONE, Dim, product
 from surgery.graph.bounded.entrywise import per_entry
-from surgery.graph.bounded.handlers import equation_of, highest, lowest, on, only_first, whole_numbers
+from surgery.graph.bounded.handlers import (
+    equation_of,
+    greatest,
+    highest,
+    least,
+    lowest,
+    on,
+    only_first,
+    whole_numbers,
+)
 from surgery.graph.bounded.work import No
 
 if TYPE_CHECKING:
@@ -24,9 +33,9 @@ REDUCTIONS: dict[str, Callable[[Any], Any]] = {
     "ReduceSumSquare": lambda t: 0,
     "ReduceLogSum": lambda t: 0,
     "ReduceProd": lambda t: 1,
-    "ReduceMax": lowest,
+    "ReduceMax": least,
     "ReduceLogSumExp": lowest,
-    "ReduceMin": highest,
+    "ReduceMin": greatest,
     "ReduceMean": lambda t: 0,
 }
 """What padding becomes so that it does not count."""
@@ -54,6 +63,9 @@ def _reduce(bounds: Bounds, node: gs.Node) -> bool:
         import onnx
 
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(source.dtype))
+        # The mean of nothing is open; ONNX Runtime makes 0 of it.
+        none = bounds.emit("Less", count, np.asarray(1, np.int64), dtype=np.bool_)
+        count = bounds.emit("Where", none, np.asarray(1, np.int64), count, dtype=np.int64)
         divisor = bounds.emit("Cast", count, dtype=source.dtype, to=kind)
         bounds.pad(bounds.then(node, "Div", divisor), left)
         return True

@@ -12,6 +12,7 @@ import numpy as np
 
 from surgery.graph.bounded import sums
 from surgery.graph.bounded.dims import Dim
+from surgery.graph.bounded.handlers import lowest
 from surgery.graph.bounded.spans import known_sum, note, terms_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def windows(bounds: Bounds, node: gs.Node) -> bool:
     found = {0: own[0]} if 0 in own else {}
     for axis in inner:
         found[axis] = geometry.size(axis)
-    fill = np.finfo(np.dtype(source.dtype)).min if node.op == "MaxPool" else 0
+    fill = lowest(source) if node.op == "MaxPool" else 0
     node.inputs[0] = bounds.masked(source, fill, inner)
     bounds.pad(node.outputs[0], found)
     return False
