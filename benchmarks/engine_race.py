@@ -2,8 +2,8 @@
 
 Engines are run in turns on one stream, inputs already on the device, each run between two CUDA events; a median of
 what fits into a second. Turns are balanced: what goes first in a round, or just after another engine, is slower by up
-to some percent whatever it computes. Nothing but Polygraphy's device memory and the CUDA driver is needed. Import this
-only in a process that may die: TensorRT is loaded into it.
+to some percent whatever it computes. Nothing but Polygraphy's device memory and the CUDA driver is needed. Import
+this only in a process that may die: TensorRT is loaded into it.
 """
 
 from __future__ import annotations
