@@ -185,6 +185,7 @@ class EngineCheck:
 
     def ask(self, model: onnx.ModelProto) -> Answer:
         """As :class:`Check` says."""
+        from surgery.graph.deadline import EndlessError
         from surgery.graph.evaluate import EvaluationError, Evaluator
         from surgery.stages.trt_model import on_disk
         from surgery.trt.types import BuildOptions, Limits, ShapeProfile
@@ -199,11 +200,11 @@ class EngineCheck:
         try:
             with on_disk(model, self._source) as placed:
                 data = placed if isinstance(placed, Path) else placed.SerializeToString()
-                expected = Evaluator(data).run(feeds)
+                expected = Evaluator(data).run(feeds, seconds=self._seconds)
                 outcome = self._worker.build(
                     data, [profile] if profile else [], BuildOptions(tf32=False), limits=Limits(self._seconds)
                 )
-        except EvaluationError as error:
+        except (EvaluationError, EndlessError) as error:  # a loop may lack what has ended it
             return Answer("unclear", "onnxruntime", str(error)[:TEXT], time.monotonic() - started)
         if not outcome.ok or outcome.engine is None:
             return Answer("unclear", "build", "it does not build", time.monotonic() - started)

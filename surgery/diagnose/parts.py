@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SMALL = 4096
 """Elements up to which a constant that is computed is stored, so that it stays one when its nodes go."""
 
+CONSTANT_SECONDS = 60.0
+"""Time that small constants may take to compute; a loop in them may not end."""
+
 ROUNDS = 12
 """Guesses of types that are made one after the other."""
 
@@ -105,6 +108,7 @@ class Parts:
         """Small constants that nodes compute, as values, for candidates that lack those nodes."""
         import onnx
 
+        from surgery.graph.deadline import EndlessError, at_most
         from surgery.graph.evaluate import EvaluationError, evaluate_somehow
 
         flow = Flow(self._facts)
@@ -131,8 +135,12 @@ class Parts:
             made, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
         )
         try:
-            found = evaluate_somehow(model, {})
-        except EvaluationError:  # they become inputs then, which may make another failure, and that is seen
+            with at_most(CONSTANT_SECONDS):
+                found = evaluate_somehow(model, {})
+        except (
+            EvaluationError,
+            EndlessError,
+        ):  # they become inputs then, which may make another failure, and that is seen
             return
         self._computed = {n: onnx.numpy_helper.from_array(v, n) for n, v in found.items()}
 

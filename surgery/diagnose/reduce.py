@@ -164,6 +164,7 @@ class _Work:
         import onnx
 
         from surgery.diagnose.facts import Facts
+        from surgery.graph.deadline import EndlessError
         from surgery.graph.evaluate import EvaluationError, Evaluator
         from surgery.stages.trt_model import on_disk
 
@@ -180,10 +181,11 @@ class _Work:
         whole.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in have)
         try:
             with on_disk(whole, self.source) as placed:
-                found = Evaluator(placed).run(feeds, wanted)
-        except EvaluationError as error:
+                found = Evaluator(placed).run(feeds, wanted, self.options.seconds)
+        except (EvaluationError, EndlessError) as error:
+            why = error.message if isinstance(error, EndlessError) else error
             self.notes.append(
-                f"ONNX Runtime does not run the model ({error}); shapes are those that can be inferred"
+                f"ONNX Runtime does not run the model ({why}); shapes are those that can be inferred"
             )
             return feeds
         import numpy as np

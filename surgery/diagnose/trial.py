@@ -322,13 +322,15 @@ def attempt(
         pipeline: The pipeline of the model's family; where it fails at a part of its own, rules alone follow.
         name: What the model is called in commands.
         last: The last stage that runs.
-        seconds: Time that it may take; looked at between steps, and given to the builder as its limit.
+        seconds: Time that it may take; looked at between steps, and given to the builder and to runs in ONNX Runtime
+            as their limit.
         shapes: Per input (minimum, optimum, maximum) shape; None derives them.
         workspace_mib: Workspace limit of the build in MiB.
         plugin_paths: Folders with the user's plugins.
     """
     from surgery import api
     from surgery.config import load_pipeline
+    from surgery.graph.deadline import at_most
     from surgery.report import Failure, Report
 
     started = time.monotonic()
@@ -347,10 +349,11 @@ def attempt(
     for taken in dict.fromkeys((pipeline, "generic")):
         config = _limited(load_pipeline(taken), max(BUILD * seconds, 1.0), workspace_mib)
         try:
-            report = api.run(
-            config, model, target=target.name, shapes=shapes, stages=f"load..{last}", listener=listen,
-            plugin_paths=plugin_paths,
-        )  # fmt: skip
+            with at_most(started + seconds - time.monotonic()):
+                report = api.run(
+                    config, model, target=target.name, shapes=shapes, stages=f"load..{last}", listener=listen,
+                    plugin_paths=plugin_paths,
+                )  # fmt: skip
         except Exception as error:  # what the parser says is worth telling whatever is wrong with the run
             text = f"a bug in surgery: {type(error).__name__}: {error}"
             fix = "report it, with the traceback that the command above leaves"
@@ -387,7 +390,7 @@ def _read(
         if (rule, why) not in misses.setdefault(node, []):
             misses[node].append((rule, why))
     failure = report.failure
-    over = failure is not None and failure.code in (OVER, "build-timeout")
+    over = failure is not None and failure.code in (OVER, "build-timeout", "run-without-end")
     ended = tuple(s.name for s in report.stages if not s.summary.startswith("failed: "))
     level = report.verification["graph"]
     verified = None

@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from surgery.errors import VerificationError
@@ -15,10 +16,28 @@ MOST_SECONDS = 1800.0
 """Seconds that one run may take, as long as a build may by default. A run of real work takes seconds on a CPU."""
 
 
+_END: ContextVar[float | None] = ContextVar("end", default=None)
+"""When runs of this context have to be over, on the monotonic clock; None for no such time."""
+
+
 class EndlessError(VerificationError):
     """A run did not end in time. Not a refusal: another try would take as long, so the whole command ends."""
 
     default_code = "run-without-end"
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Let all runs that begin within be over after some seconds, whatever their own limits are.
+
+    Args:
+        seconds: Time for all of them together.
+    """
+    token = _END.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _END.reset(token)
 
 
 @contextlib.contextmanager
@@ -35,7 +54,9 @@ def deadline(seconds: float | None = None) -> Iterator[Any]:
     """
     import onnxruntime as ort
 
-    limit = MOST_SECONDS if seconds is None else seconds
+    limit, end = MOST_SECONDS if seconds is None else seconds, _END.get()
+    if end is not None:
+        limit = max(0.0, min(limit, end - time.monotonic()))
     options = ort.RunOptions()
     number = _WATCH.begin(time.monotonic() + limit, options)
     try:
@@ -44,7 +65,7 @@ def deadline(seconds: float | None = None) -> Iterator[Any]:
         if not options.terminate:
             raise
         raise EndlessError(
-            f"ONNX Runtime was still running the model after {limit:g} s",
+            f"ONNX Runtime was still running the model after {limit:.3g} s",
             cause="a loop in it turns without end, or as often as values say",
             fix="give the loop a bound (its first operand), or inputs with which it ends (--constant NAME=VALUE)",
         ) from error

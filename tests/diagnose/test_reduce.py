@@ -438,6 +438,20 @@ def test_what_the_builder_refuses(tmp_path: Path) -> None:
     assert (done.returncode, "refuses" in done.stdout) == (1, True), done
 
 
+def test_a_model_that_does_not_end_is_reduced_all_the_same(tmp_path: Path) -> None:
+    made = parsed(
+        "g (float[4] x) => (float[] y) <int64 most = {9223372036854775807}, bool go = {1}> "
+        "{ [l] z = Loop (most, go, x) <body = turn (int64 i, bool c, float[4] a) => (bool d, float[4] b) { b = Abs (a) d = Identity (c) }> "
+        "[n] nz = NonZero (z) [c] f = Cast <to = 1> (nz) [e] y = Neg (f) }"
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(made, path)
+    check = command(tmp_path, "sys.exit('e' in names)")
+    result = reduce(path, tmp_path / "out", Options(command=check, seconds=2.0))
+    assert result.nodes == [("e", "Neg")]
+    assert any("ONNX Runtime was still running the model after 2 s" in note for note in result.notes)
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_external_and_random_weights(tmp_path: Path, linked: bool) -> None:
     weight = onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "w")

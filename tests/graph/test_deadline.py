@@ -69,6 +69,17 @@ def test_no_second_engine_is_tried_on_an_endless_model(
         evaluate_somehow(endless, FEEDS)
 
 
+def test_runs_of_one_piece_of_work_share_what_time_there_is(endless: onnx.ModelProto) -> None:
+    session, begun = Evaluator(endless), time.monotonic()
+    with deadline.at_most(0.3):
+        for _ in range(5):
+            with pytest.raises(EndlessError):
+                session.run(FEEDS)
+    assert 0.3 <= time.monotonic() - begun < 20
+    model = onnx.parser.parse_model(LOOP.replace("9223372036854775807", "3"))
+    assert np.array_equal(Evaluator(model).run(FEEDS)["y"], FEEDS["x"])
+
+
 def test_the_runner_says_which_model_does_not_end(endless: onnx.ModelProto) -> None:
     with pytest.raises(EndlessError, match=r"^the original: ONNX Runtime was still running"):
         run_onnx(endless, [FEEDS], "the original", seconds=0.3)
