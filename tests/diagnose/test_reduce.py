@@ -441,7 +441,8 @@ def test_what_the_builder_refuses(tmp_path: Path) -> None:
 def test_a_model_that_does_not_end_is_reduced_all_the_same(tmp_path: Path) -> None:
     made = parsed(
         "g (float[4] x) => (float[] y) <int64 most = {9223372036854775807}, bool go = {1}> "
-        "{ [l] z = Loop (most, go, x) <body = turn (int64 i, bool c, float[4] a) => (bool d, float[4] b) { b = Abs (a) d = Identity (c) }> "
+        "{ [l] z = Loop (most, go, x) "
+        "<body = turn (int64 i, bool c, float[4] a) => (bool d, float[4] b) { b = Abs (a) d = Identity (c) }> "
         "[n] nz = NonZero (z) [c] f = Cast <to = 1> (nz) [e] y = Neg (f) }"
     )
     path = tmp_path / "m.onnx"
