@@ -9,6 +9,7 @@ import numpy as np
 
 from surgery.graph.body_types import body_types, take_type
 from surgery.graph.cloner import Cloner, prefix_of
+from surgery.graph.from_sizes import from_sizes, sizes_by_round
 from surgery.graph.nodes import detach, make_node, put_constant, squeeze_like
 from surgery.graph.scope import SEQUENCE_OPS, Scope, any_used, known_value
 from surgery.graph.unresolved import Unresolved, missed
@@ -64,11 +65,11 @@ def resolve_loop(resolver: Resolver, node: gs.Node, scope: Scope) -> list[gs.Nod
             0 if has_trips and rounds is None else None,
             "loop-state-shape-changes",
         )
-    if scanned and has_trips and trips is None:
+    if scanned and has_trips and trips is None and not _steady(node, body, scope):
         if start is None:
             resolver.remaining.append(missed(node, "whether it runs at all decides a shape", 1, SCANNED))
         return missed(node, "the number of rounds decides a shape", 0, SCANNED)
-    if scanned and _open_end(body, scope, start):
+    if scanned and may_end_early(body, scope, start):
         operand = 1 if has_condition and start is None else None
         return missed(node, "its condition, computed while it runs, decides a shape", operand, SCANNED)
     if not has_condition and body.inputs[1].name in set(captured_names(body)):
@@ -100,8 +101,19 @@ def _closed(cloner: Cloner, node: gs.Node, body: gs.Graph, scope: Scope) -> list
     return [make_node("Loop", node.name, list(node.inputs), outputs, {**node.attrs, "body": new})]
 
 
-def _open_end(body: gs.Graph, scope: Scope, start: Any) -> bool:
-    """Whether the condition can become false after a number of rounds that is not known."""
+def _steady(node: gs.Node, body: gs.Graph, scope: Scope) -> bool:
+    """Whether sizes alone decide the number of rounds, and none differs from round to round: TensorRT stacks then."""
+    return from_sizes(node.inputs[0], scope) and not sizes_by_round(body, Scope(body, scope))
+
+
+def may_end_early(body: gs.Graph, scope: Scope, start: Any) -> bool:
+    """Whether the condition can become false after a number of rounds that is not known.
+
+    Args:
+        body: Of a loop.
+        scope: The graph around it.
+        start: The condition before the first round, if it is known.
+    """
     if start is None:
         return True
     inner = Scope(body, scope, {body.inputs[1].name: True})
@@ -137,7 +149,7 @@ def _unrolled(
     cloner: Cloner, node: gs.Node, body: gs.Graph, scope: Scope, rounds: int | None, most: int
 ) -> list[gs.Node] | None:
     """Every round written out; None if the end does not come, or cannot be told, within `most` rounds."""
-    if rounds is not None and rounds > most and not _open_end(body, scope, np.asarray(True)):
+    if rounds is not None and rounds > most and not may_end_early(body, scope, np.asarray(True)):
         return None
     prefix = prefix_of(node)
     carried = [scope.tensor(t) for t in node.inputs[2:]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from surgery.graph.control_flow import resolve_control_flow
 from surgery.graph.fold import fold_constants
+from surgery.graph.lists import stack_lists
 from surgery.graph.scope import SEQUENCE_OPS
 from surgery.graph.tidy import drop_dead
 from surgery.graph.unresolved import Unresolved
@@ -62,7 +63,9 @@ def resolve_structure(
         )
         count += resolve_sequences(state.graph, unresolved=left)
         total += count
-        if not count:
+        stacked = [] if count else stack_lists(state.graph)
+        total += len(stacked)
+        if not count and not stacked:
             break
     fold_constants(state.graph)
     drop_dead(state.graph)
