@@ -6,10 +6,14 @@ import os
 
 import pytest
 
+from surgery.targets import resolve_target
 from surgery.trt.session import installed_flavours
 
 RTX = installed_flavours().get("tensorrt-rtx")
 """Version of TensorRT-RTX, or None."""
+
+installed = pytest.mark.skipif(not resolve_target(None).installed, reason="no TensorRT is installed")
+"""Mark of tests that ask the TensorRT of the default target."""
 
 real = pytest.mark.skipif(RTX is None, reason="TensorRT-RTX is not installed")
 """Mark of tests that ask TensorRT-RTX, whichever version is installed."""

@@ -19,9 +19,9 @@ from surgery.rules.engine.run import Engine
 from surgery.stages.oracle import Oracle
 from surgery.targets import resolve_target
 from surgery.trt.session import give_back
+from tests.installed import installed
 
 OTHER = "tensorrt-10.16"
-installed = pytest.mark.skipif(not resolve_target(None).installed, reason="no TensorRT is installed")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import surgery
 from surgery.graph.evaluate import Evaluator
 from surgery.report import Report
 from surgery.verify.inverse import apply_inverses, apply_to_inputs
+from tests.installed import installed
 from tests.stages.test_rules import compare, good, parse, run
 
 FOREVER = 9223372036854775807
@@ -353,11 +354,8 @@ def test_a_loop_of_no_growth_stays_a_loop() -> None:
     assert loops(good(report)) == 1
 
 
+@installed
 def test_the_engine_of_a_decoder_is_built() -> None:
-    from surgery.targets import resolve_target
-
-    if not resolve_target(None).installed:
-        pytest.skip("no TensorRT is installed")
     for most in (5, 100):
         report = surgery.run("generic", parse(decoder().replace("most = {5}", f"most = {{{most}}}")))
         good(report)

@@ -12,8 +12,8 @@ import pytest
 import surgery
 from surgery.graph.evaluate import Evaluator
 from surgery.report import Report
-from surgery.targets import resolve_target
 from surgery.verify.inverse import apply_inverses, apply_to_inputs
+from tests.installed import installed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 PREPARE = "tensorrt-rtx-1.6"
@@ -51,11 +51,9 @@ def compare(text: str, report: Report, feeds: Arrays, opset: int = 18) -> None:
 # -- operands that have to be known -------------------------------------------------------------------------
 
 
+@installed
 def test_an_operand_is_asked_for_by_the_name_of_its_input() -> None:
     text = "(float[4, n] x, int64[1] k) => (float[4, p] v, int64[4, p] i) { v, i = TopK (x, k) }"
-    target = resolve_target(None)
-    if not target.installed:
-        pytest.skip("no TensorRT is installed")
     report = run(text, None)
     failure = report.failure
     assert failure is not None
@@ -68,9 +66,8 @@ def test_an_operand_is_asked_for_by_the_name_of_its_input() -> None:
     good(run(text, None, constants={"k": [2]}))
 
 
+@installed
 def test_an_operand_is_traced_back_through_arithmetic() -> None:
-    if not resolve_target(None).installed:
-        pytest.skip("no TensorRT is installed")
     text = (
         "(float[4, n] x, int64 k, int64 more) => (float[4, p] v, int64[4, p] i) <int64[1] z = {0}>"
         " { s = Add (k, more) u = Unsqueeze (s, z) v, i = TopK (x, u) }"
@@ -85,9 +82,8 @@ def test_an_operand_is_traced_back_through_arithmetic() -> None:
     good(run(text, None, constants={"k": 1, "more": 1}))
 
 
+@installed
 def test_an_operand_that_data_decides_cannot_be_given() -> None:
-    if not resolve_target(None).installed:
-        pytest.skip("no TensorRT is installed")
     text = (
         "(float[4, n] x) => (float[4, p] v, int64[4, p] i) <int64[1] z = {0}> { m = ReduceMax <keepdims = 0> (x)"
         " e = Exp (m) c = Cast <to = 7> (e) u = Unsqueeze (c, z) v, i = TopK (x, u) }"
