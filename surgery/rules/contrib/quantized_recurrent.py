@@ -6,21 +6,41 @@ import numpy as np
 
 from surgery.graph.body import Body
 from surgery.rules.contrib.common import MS, ms
-from surgery.rules.contrib.quantized_products import integer_product
 from surgery.rules.engine.rule import NoMatch, Sample, lowering
 from surgery.rules.engine.site import Site
+from surgery.rules.quantization.common import is_zero
+from surgery.rules.quantization.linear import eight_bit_steps
+from surgery.rules.quantization.products import exact_product
 from surgery.rules.recurrent.cells import Form, Weights
 from surgery.rules.recurrent.scan import of_direction, peepholes_of, scan_outputs, widened
 
 
 def part(site: Site, b: Body, i: int, d: int, count: int) -> str:
-    """Input `i` of direction `d`; a constant stays one, for the rules of the product."""
+    """Input `i` of direction `d` in float32; a constant stays one."""
     value = site.input(i).value
-    return b.const(value[d], value.dtype) if value is not None else of_direction(b, site.x(i), d, count)
+    if value is not None:
+        return b.const(value[d], np.float32)
+    return b.cast(of_direction(b, site.x(i), d, count), np.float32)
+
+
+def weights_of(site: Site, b: Body, i: int, zero: int, d: int, count: int) -> tuple[str, list[int] | None]:
+    """Weights minus their zero point, and how large each term of a product of 8 bits with them gets at most.
+
+    That is None if the number of terms is not known.
+    """
+    known, zeros, shape = site.input(i).value, site.input(zero).value, site.input(i).shape
+    if known is not None and zeros is not None:
+        rows = known[d].astype(np.int64) - zeros[d].astype(np.int64)
+        return b.const(rows, np.float32), [max(1, 255 * int(c)) for c in np.abs(rows).max(axis=1, initial=0)]
+    most = [255 * 255] * shape[1] if shape is not None and isinstance(shape[1], int) else None
+    weights = part(site, b, i, d, count)
+    return weights if is_zero(site, zero) else b.sub(weights, part(site, b, zero, d, count)), most
 
 
 def product(site: Site, b: Body, x: str, weights: int, scale: int, d: int, count: int) -> str:
     """A product with quantised weights: the left operand gets 8 bits by its own range, as ONNX Runtime does it.
+
+    Whole numbers stay in float32: in the body of a loop a type that the target lacks cannot be exchanged.
 
     Args:
         site: The node.
@@ -31,11 +51,10 @@ def product(site: Site, b: Body, x: str, weights: int, scale: int, d: int, count
         d: The direction.
         count: How many directions there are.
     """
-    q, step, zero = b.node("DynamicQuantizeLinear", [x], outputs=3)
-    known = site.input(scale + 1).value
-    offset = "" if known is not None and not known[d].any() else part(site, b, scale + 1, d, count)
-    sums = integer_product(b, q, part(site, b, weights, d, count), zero, offset)
-    return b.mul(sums, b.mul(step, part(site, b, scale, d, count)))
+    value, step, start = eight_bit_steps(x, b)
+    right, most = weights_of(site, b, weights, scale + 1, d, count)
+    sums = exact_product(b, b.sub(value, start), right, most)
+    return b.mul(b.cast(sums, np.float32), b.mul(step, part(site, b, scale, d, count)))
 
 
 def in_whole_numbers(site: Site, b: Body, form: Form, d: int) -> tuple[str, Weights]:
@@ -95,7 +114,7 @@ def quantised(kind: str, dims: str, attributes: str = "", *, columns: bool = Fal
     "DynamicQuantizeLSTM",
     domain=MS,
     why="An LSTM as ONNX Runtime's dynamic quantizer writes it: its input is quantised on the way, its state in each "
-    "step by the range over the batch. DynamicQuantizeLinear and MatMulInteger, in a Scan.",
+    "step by the range over the batch. Both products of whole numbers, in a Scan.",
     samples=[
         quantised("int8", "6, 1"),
         quantised("uint8", "6, 3", rest="bhcp"),

@@ -143,11 +143,16 @@ def _quantize(site: Site, b: Body) -> str:
 
 def saturate(scaled: str, zero: str, out: np.dtype[Any], b: Body) -> str:
     """Round half to even, add the zero point, keep within the dtype, convert."""
+    return b.cast(within(scaled, zero, out, b), out)
+
+
+def within(scaled: str, zero: str, out: np.dtype[Any], b: Body) -> str:
+    """The same, and left in float32."""
     whole = b.op("Round", scaled)
     if zero:
         whole = b.add(whole, zero)
     low, high = limits(out)
-    return b.cast(b.op("Clip", whole, b.scalar(low), b.scalar(high)), out)
+    return b.op("Clip", whole, b.scalar(low), b.scalar(high))
 
 
 def _dequantize(site: Site, b: Body) -> str:
@@ -349,12 +354,20 @@ def dequantize_unsigned(site: Site, b: Body) -> str:
     near_misses=["(float[2] x, float s, uint8 z) => (uint8[2] y) { y = QuantizeLinear (x, s, z) }"],
 )
 def dynamic_quantize(site: Site, b: Body) -> list[str]:
-    """The range with zero in it over 255 is the scale; a range of nothing but zero gets a scale of 1."""
-    x, zero = site.x(), b.scalar(0)
+    """The steps of the input's range, as uint8."""
+    value, scale, start = eight_bit_steps(site.x(), b)
+    return [b.cast(value, np.uint8), scale, b.cast(start, np.uint8)]
+
+
+def eight_bit_steps(x: str, b: Body) -> tuple[str, str, str]:
+    """Whole numbers from 0 to 255 for float32 numbers, the scale and the zero point of their range; all in float32.
+
+    The range with zero in it over 255 is the scale; a range of nothing but zero gets a scale of 1.
+    """
+    zero = b.scalar(0)
     low = b.minimum(b.reduce("ReduceMin", x, keepdims=False), zero)
     high = b.maximum(b.reduce("ReduceMax", x, keepdims=False), zero)
     span = b.sub(high, low)
     scale = b.where(b.equal(span, zero), b.scalar(1), quotient(span, b.scalar(255), b))
     start = b.op("Round", b.op("Clip", b.sub(zero, quotient(low, scale, b)), zero, b.scalar(255)))
-    value = saturate(quotient(x, scale, b), start, np.dtype(np.uint8), b)
-    return [value, scale, b.cast(start, np.uint8)]
+    return within(quotient(x, scale, b), start, np.dtype(np.uint8), b), scale, start

@@ -104,9 +104,21 @@ def _product(site: Site, b: Body, ia: int, ib: int, za: int, zb: int) -> str:
     right = centred(site, ib, zb, b, "" if is_zero(site, zb) else _columns(site, ib, zb, -1, b))
     axis = -2 if w.rank > 1 else -1
     terms = a.shape[-1] if a.shape and isinstance(a.shape[-1], int) else w.shape[axis] if w.shape else None
-    if not isinstance(terms, int):
-        return _of_halves(left, right, b)
-    ranges = chunks(_costs(site, ia, ib, za, zb, terms))
+    costs = _costs(site, ia, ib, za, zb, terms) if isinstance(terms, int) else None
+    return exact_product(b, left, right, costs, axis)
+
+
+def exact_product(b: Body, left: str, right: str, costs: Sequence[int] | None, axis: int = -2) -> str:
+    """MatMul of whole numbers from -255 to 255 that are float32, exact in int32.
+
+    Args:
+        b: What is written to.
+        left: Left operand.
+        right: Right one.
+        costs: How large each of the terms gets at most, over all columns; None if their number is not known.
+        axis: Axis of the terms in the right operand.
+    """
+    ranges = chunks(costs) if costs is not None else None
     if ranges is None or len(ranges) > MAX_CHUNKS:
         return _of_halves(left, right, b)
     parts = []
