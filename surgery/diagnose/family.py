@@ -381,7 +381,26 @@ def _transformer_on_pictures(traits: Traits) -> Family | None:
     return Family("vision transformer", told, "classification")
 
 
+def _words(traits: Traits) -> list[str]:
+    """Outputs with as many scores as there are tokens: the next token is predicted."""
+    found = (
+        n for n, k in traits.outputs.items() if k.dims and len(k.dims) == 3 and k.dims[-1] in traits.tables
+    )
+    return list(found) if traits.tokens else []
+
+
+def _for_each_token(traits: Traits) -> bool:
+    """Whether something comes out for each token, in place: what is computed along them is text, no sound."""
+    inputs = {tuple(traits.inputs[n].dims or ()) for n in traits.tokens if n in traits.inputs}
+    inputs = {dims for dims in inputs if len(dims) == 2 and None not in dims}
+    return any(
+        len(k.dims or ()) == 3 and tuple((k.dims or ())[:2]) in inputs for k in traits.outputs.values()
+    )
+
+
 def _sound(traits: Traits) -> Family | None:
+    if _words(traits) or _for_each_token(traits):
+        return None
     if spectral := [op for op in traits.operators if op in SPECTRAL]:
         return Family("speech or signal", ", ".join(spectral), "speech")
     lines = traits.convolutions[1]
@@ -413,11 +432,8 @@ def _transformer(traits: Traits) -> Family | None:
     told = f"{traits.attention} attentions, {layers} normalizations of layers"
     if len(traits.tokens) > 1 and _two_lengths(traits):
         return Family("transformer for a pair of sequences", f"{told}, tokens of two lengths", "seq2seq")
-    # As many scores as there are tokens: the next token is predicted.
-    words = [
-        n for n, k in traits.outputs.items() if k.dims and len(k.dims) == 3 and k.dims[-1] in traits.tables
-    ]
-    if words and traits.tokens:
+    words = _words(traits)
+    if words:
         return Family("transformer decoder", f"{told}, a score for each token in {words[0]!r}", "decoder")
     numbers = all(len(k.dims or ()) in (2, 3) for k in traits.inputs.values())
     if not traits.tokens and len(traits.inputs) > 3 and numbers:

@@ -105,6 +105,16 @@ BOXES = """g (uint8[1,h,w,3] x, int64[4] size) => (float[1,m,4] boxes, float[1,m
     d = Reshape (u, s) p = Constant <value = int64[2] {4,9}> () boxes, o = Split <axis = 2> (d, p)
     scores = Sigmoid (o) z = Constant <value = int64[1] {2}> () raw = Unsqueeze (boxes, z) }"""
 
+CONV_ALONG_TOKENS = """g (int64[n,s] ids) => (float[OUT] y) <float[9,4] table, float[4,4,3] w> {
+    e = Gather (table, ids) u = Transpose <perm = [0,2,1]> (e) c = Conv <pads = [1,1]> (u, w)
+    d = Conv <pads = [1,1]> (c, w) t = Transpose <perm = [0,2,1]> (d) m = MatMul (t, d) p = Softmax (m)
+    LAST }"""
+WORDS = CONV_ALONG_TOKENS.replace("OUT", "b,q,9").replace("<float", "<float[4,9] h, float", 1)
+WORDS = WORDS.replace("LAST", "a = MatMul (p, t) y = MatMul (a, h)")
+HIDDEN = CONV_ALONG_TOKENS.replace("OUT", "n,s,4").replace("LAST", "y = MatMul (p, t)")
+WAVE = CONV_ALONG_TOKENS.replace("OUT", "n,1,samples").replace("<float", "<float[4,1,8] h, float", 1)
+WAVE = WAVE.replace("LAST", "a = MatMul (d, p) y = ConvTranspose <strides = [4]> (a, h)")
+
 
 @pytest.mark.parametrize(
     ("text", "pipeline"),
@@ -115,8 +125,21 @@ BOXES = """g (uint8[1,h,w,3] x, int64[4] size) => (float[1,m,4] boxes, float[1,m
         (TWO_CACHES, "seq2seq"),
         (POSITIONS, "classification"),
         (BOXES, "retinanet"),
+        (WORDS, "decoder"),
+        (HIDDEN, "encoder"),
+        (WAVE, "speech"),
     ],
-    ids=["topk", "argmax", "layer", "two-caches", "positions-resized", "picture-resized"],
+    ids=[
+        "topk",
+        "argmax",
+        "layer",
+        "two-caches",
+        "positions-resized",
+        "picture-resized",
+        "words",
+        "hidden",
+        "wave",
+    ],
 )
 def test_what_looks_like_another_family(text: str, pipeline: str) -> None:
     found = family_of_model(parsed(text))
