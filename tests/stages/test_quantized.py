@@ -107,3 +107,27 @@ def test_operators_on_quantised_numbers_are_told_too() -> None:
     told = [w for w in report.warnings if "computed in float32, not in int8" in w]
     assert len(told) == 1
     assert "DynamicQuantizeLinear (1), MatMulInteger (1)" in told[0]
+
+
+def chain(count: int) -> onnx.ModelProto:
+    """Quantisations one behind the other, a mean behind the last but one: what is between them is cheap."""
+    steps, last = [], "x"
+    for k in range(count):
+        steps.append(f"q{k} = QuantizeLinear ({last}, s, z) d{k} = DequantizeLinear (q{k}, s, z)")
+        last = f"r{k}"
+        steps.append(
+            f"{last} = ReduceMean <axes = [2, 3]> (d{k})" if k == count - 2 else f"{last} = Relu (d{k})"
+        )
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[2, 4, 6, 6] x) => (float[2, 4, 1, 1] {last})
+        <float s = {{0.03}}, uint8 z = {{60}}> {{ {" ".join(steps)} }}"""
+    return parser.parse_model(text)
+
+
+@pytest.mark.slow
+def test_a_chain_of_quantisations_is_built_in_time() -> None:
+    target = resolve_target(None)
+    if not target.installed or target.flavour != "tensorrt-rtx":
+        pytest.skip("it is a property of TensorRT-RTX's builder")
+    report = surgery.run("generic", chain(7), overrides={"build.seconds": 60})
+    assert report.failure is None, report.failure
+    assert report.verification["graph"]["status"] == "passed"
