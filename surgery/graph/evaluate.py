@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 NEWER = 13
 """Operator set that models of older ones are converted to where ONNX Runtime has no kernels for those."""
 
+UNTYPED = "Type Error: Type 'tensor(bfloat16)'"
+"""How ONNX Runtime refuses bfloat16 where an operator takes it from a later operator set on alone: Conv does from 22
+on, and exporters write it in 18."""
+
 WIDER = 20
 """Operator set that has kernels for wider floats."""
 
@@ -71,6 +75,10 @@ def open_session(payload: str | bytes, options: Any) -> Any:
         if inlined is not None:
             with contextlib.suppress(Exception):  # as below
                 return ort.InferenceSession(inlined, options, providers=["CPUExecutionProvider"])
+        if UNTYPED in str(error):
+            widened = _without_bfloat16(payload)
+            if widened is not None:
+                return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
         if "NOT_IMPLEMENTED" in str(error):
             lowered = _in_oldest_opset(payload)
             if lowered is not None:

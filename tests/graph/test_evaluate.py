@@ -79,3 +79,18 @@ def test_operators_on_floats_of_two_kinds_run_in_the_wider_one(inner: bool) -> N
     notes: list[str] = []
     run_onnx(given, [feeds], notes=notes)
     assert "GridSample" in notes[0]
+
+
+def test_bfloat16_in_an_operator_set_in_which_the_operator_does_not_take_it() -> None:
+    """Conv takes bfloat16 from opset 22 on; exporters write it in 18, and TensorRT takes it."""
+    given = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 18]> g (bfloat16[1, 1, 4, 4] x, bfloat16[1, 1, 2, 2] w)
+        => (bfloat16[1, 1, 3, 3] y) { c = Conv (x, w) y = Relu (c) }"""
+    )
+    x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    kind = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+    feeds = {"x": x.astype(kind), "w": np.ones((1, 1, 2, 2), kind)}
+    want = x[:, :, :-1, :-1] + x[:, :, 1:, :-1] + x[:, :, :-1, 1:] + x[:, :, 1:, 1:]
+    for found in (Evaluator(given).run(feeds)["y"], run_onnx(given, [feeds])[0]["y"]):
+        assert found.dtype == kind
+        np.testing.assert_array_equal(found.astype(np.float32), want)
