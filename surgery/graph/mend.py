@@ -40,7 +40,8 @@ def mend(model: onnx.ModelProto) -> tuple[str, ...]:
 
     PyTorch pools (C, H, W) as it does (N, C, H, W), and counts axes from the back in ``permute``; its exporters write
     such nodes as they are. In ONNX the batch has to be there, and axes of a Transpose are not negative; neither ONNX
-    Runtime nor TensorRT takes these nodes.
+    Runtime nor TensorRT takes these nodes. Its optimizer puts batch normalizations into the weights before them in
+    float32, in a model of bfloat16 too, where the weights have to be of the type of the data.
 
     Args:
         model: Changed in place where there is such a node.
@@ -51,7 +52,7 @@ def mend(model: onnx.ModelProto) -> tuple[str, ...]:
     turned = _count_from_the_front(model.graph.node)
     more = f" and {len(turned) - 1} more" if len(turned) > 1 else ""
     told = (f"{turned[0]!r}{more} counts axes from the back, which is not valid ONNX",) if turned else ()
-    return (*told, *_mend_pools(model))
+    return (*told, *_mend_weights(model), *_mend_pools(model))
 
 
 def _count_from_the_front(nodes: Iterable[onnx.NodeProto]) -> list[str]:
@@ -65,6 +66,70 @@ def _count_from_the_front(nodes: Iterable[onnx.NodeProto]) -> list[str]:
                 if axes != list(attribute.ints) and sorted(axes) == list(range(rank)):
                     attribute.ints[:] = axes
                     found.append(node.name or node.output[0])
+    return found
+
+
+def _mend_weights(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Weights of another float type than the data that one node reads with them, cast to the type of the data."""
+    import onnx
+
+    kinds = onnx.TensorProto
+    floats = {kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE}
+    weights = {t.name: t.data_type for t in model.graph.initializer if t.data_type in floats}
+    declared = {
+        v.name: v.type.tensor_type.elem_type
+        for v in (*model.graph.input, *model.graph.value_info, *model.graph.output)
+        if v.name not in weights and v.type.tensor_type.elem_type in floats
+    }
+    if len({*weights.values(), *declared.values()}) < 2:
+        return ()
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    nodes: list[onnx.NodeProto] = []
+    made: dict[tuple[str, int], str] = {}
+    done: list[str] = []
+    for node in model.graph.node:
+        for place, kind in _unlike(node, version, weights, declared):
+            name = node.input[place]
+            if (name, kind) not in made:
+                made[name, kind] = f"{name}/as {kinds.DataType.Name(kind).lower()}"
+                nodes.append(onnx.helper.make_node("Cast", [name], [made[name, kind]], to=kind))
+            node.input[place] = made[name, kind]
+            done.append(node.name or node.output[0])
+        nodes.append(node)
+    if not done:
+        return ()
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    others = len(dict.fromkeys(done)) - 1
+    more = f" and {others} more" if others else ""
+    return (
+        f"{done[0]!r}{more} reads weights of another float type than its data, which is not valid ONNX: cast",
+    )
+
+
+def _unlike(
+    node: onnx.NodeProto, version: int, weights: dict[str, int], declared: dict[str, int]
+) -> list[tuple[int, int]]:
+    """Places of weights that have to be, and are not, of the type of other operands; and that type."""
+    import onnx
+
+    own = [i for i, n in enumerate(node.input) if n in weights]
+    if not own or len(own) == len(node.input) or node.domain not in ("", "ai.onnx"):
+        return []
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "")
+    except onnx.defs.SchemaError:
+        return []
+    formals = [schema.inputs[min(i, len(schema.inputs) - 1)] for i in range(len(node.input))]
+    found = []
+    for i in own:
+        data = {
+            declared.get(n, 0)
+            for n, f in zip(node.input, formals, strict=True)
+            if n and n not in weights and f.type_str == formals[i].type_str and f.is_homogeneous
+        }
+        if len(data) == 1 and 0 not in data and weights[node.input[i]] not in data:
+            found.append((i, data.pop()))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import ModelProto, checker, parser
@@ -96,3 +97,33 @@ def test_axes_counted_from_the_back_are_counted_from_the_front() -> None:
 def test_axes_that_are_none_are_left_to_the_checker() -> None:
     model = parsed("(float[2, 3] x) => (float[3, 2] y) { y = Transpose <perm = [-1, 1]> (x) }")
     assert mend(model) == ()
+
+
+def test_weights_of_another_float_type_than_the_data_are_cast() -> None:
+    """PyTorch's optimizer leaves float32 where it puts a normalization into a convolution of bfloat16."""
+    text = """(bfloat16[1, 2, 4, 4] x) => (bfloat16[1, 1, 4, 4] y, float[1, 2, 4, 4] f)
+        <float[1, 2, 1, 1] w = {0.5, 2.0}, float[1] b = {0.25}, float[1, 2, 1, 1] s = {3.0, 4.0},
+        bfloat16[1, 1, 4, 4] c>
+        { c = Conv (x, w, b) y = Relu (c) z = Cast <to = 1> (x) f = Mul (z, s) }"""
+    model = parsed(text, 22)
+    (told,) = mend(model)
+    assert "another float type" in told
+    assert [n.op_type for n in model.graph.node] == ["Cast", "Cast", "Conv", "Relu", "Cast", "Mul"]
+    checker.check_model(model, full_check=True)
+    rng = np.random.default_rng(0)
+    x = rng.integers(-4, 5, (1, 2, 4, 4)).astype(np.float32)
+    kind = np.dtype(ml_dtypes.bfloat16)
+    found = Evaluator(model).run({"x": x.astype(kind)})
+    want = np.maximum(x[:, :1] * 0.5 + x[:, 1:] * 2 + 0.25, 0)
+    np.testing.assert_array_equal(found["y"].astype(np.float32), want)
+    np.testing.assert_array_equal(found["f"], x * [[[[3]], [[4]]]])
+
+
+def test_floats_of_two_types_that_an_operator_takes_stay() -> None:
+    model = parsed(
+        "(float16[1, 2, 4, 4] x, float16[2] s, float16[2] b) => (float16[1, 2, 4, 4] y)"
+        " <float[2] m = {0.0, 0.5}, float[2] v = {1.0, 2.0}> { y = BatchNormalization (x, s, b, m, v) }"
+    )
+    before = model.SerializeToString()
+    assert mend(model) == ()
+    assert model.SerializeToString() == before
