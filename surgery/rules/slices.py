@@ -116,3 +116,35 @@ def slice_to_the_lowest_number(site: Site, b: Body) -> str:
     while rest and not rest[-1]:
         rest.pop()
     return b.op("Slice", site.x(0), site.x(1), b.ints(*(max(int(e), LOWEST + 1) for e in ends)), *rest)
+
+
+@lowering(
+    "slice-of-the-first-axes",
+    "Slice",
+    why="TensorRT's parser takes all axes where none are given, even where there are fewer starts; ONNX Runtime "
+    "takes the first ones.",
+    samples=[
+        "(float[8, 3] x) => (float[4, 3] y)"
+        " { s = Constant <value_ints = [2]> () e = Constant <value_ints = [6]> () y = Slice (x, s, e) }",
+        "(float16[n, 5, 2] x) => (float16[p, 3, 2] y)"
+        " { s = Constant <value_ints = [1, 0]> () e = Constant <value_ints = [9, 3]> () y = Slice (x, s, e) }",
+        *samples_in(
+            "double bool int32 int64 uint8 uint16 uint32 uint64 int8 int16 bfloat16",
+            "(T[8, 3] x) => (T[4, 3] y)"
+            " { s = Constant <value_ints = [2]> () e = Constant <value_ints = [6]> () y = Slice (x, s, e) }",
+        ),
+        "(float[8, 3] x) => (float[4, 3] y) { s = Constant <value_ints = [0]> () e = Constant <value_ints = [8]> ()"
+        ' t = Constant <value_ints = [2]> () y = Slice (x, s, e, "", t) }',
+    ],
+    near_misses=[
+        "(float[8, 3] x) => (float[4, 2] y)"
+        " { s = Constant <value_ints = [2, 1]> () e = Constant <value_ints = [6, 3]> () y = Slice (x, s, e) }",
+    ],
+)
+def slice_of_the_first_axes(site: Site, b: Body) -> str:
+    """The same with the axes written down."""
+    count = site.input(1).dim(0)
+    if site.has(3) or not isinstance(count, int) or count >= site.input(0).rank:
+        raise NoMatch("it says which axes, or is of all")
+    steps = [site.x(4)] if site.has(4) else []
+    return b.op("Slice", *(site.x(i) for i in range(3)), b.ints(*range(count)), *steps)
