@@ -40,7 +40,9 @@ def list_(
     model: Annotated[
         Path | None,
         typer.Option(
-            metavar="MODEL", help="With plugins: what becomes of this model's plugin nodes on TARGET."
+            "--model",
+            metavar="MODEL",
+            help="With plugins: what becomes of this model's plugin nodes on TARGET.",
         ),
     ] = None,
     plugin_path: PluginPathOption = None,

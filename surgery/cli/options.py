@@ -19,6 +19,7 @@ class Require(str, Enum):
 TargetOption = Annotated[
     str | None,
     typer.Option(
+        "--target",  # said: Typer 0.27 takes a metavar that is the parameter's name for the option itself
         metavar="TARGET",
         help="TensorRT to prepare for: tensorrt-rtx-1.7, tensorrt-10.16. [default: what is installed]",
     ),

@@ -102,6 +102,27 @@ def test_help_names_every_option(command: str) -> None:
         assert option in done.stdout
 
 
+def test_no_option_is_left_to_be_named_after_its_metavar() -> None:
+    """Typer 0.27 makes `--TARGET` of a parameter `target` with that metavar, unless the name is said."""
+    import inspect
+    from typing import get_args, get_type_hints
+
+    from typer.models import OptionInfo
+
+    from surgery.cli.app import app
+
+    seen = 0
+    for command in app.registered_commands:
+        assert command.callback is not None
+        hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+        for name, hint in hints.items():
+            for info in get_args(hint)[1:]:
+                if isinstance(info, OptionInfo) and (info.metavar or "").lower() == name:
+                    assert f"--{name}" in (info.default, *info.param_decls), (command.name, name)
+                    seen += 1
+    assert seen
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
