@@ -44,9 +44,9 @@ class Maybe:
 class _Open(Exception):  # noqa: N818 - an answer, not an error
     """Why a node cannot be computed away, and the operand that decides it."""
 
-    def __init__(self, reason: str, operand: int | None = None) -> None:
+    def __init__(self, reason: str, operand: int | None = None, *, by_size: bool = False) -> None:
         super().__init__(reason)
-        self.operand = operand
+        self.operand, self.by_size = operand, by_size
 
 
 def resolve_sequences(graph: gs.Graph, *, unresolved: list[Unresolved] | None = None) -> int:
@@ -103,7 +103,7 @@ class _Work:
         except _Open as error:
             tensor = node.inputs[error.operand].name if error.operand is not None else ""
             name = node.name or node.outputs[0].name
-            self.remaining.append(Unresolved(name, node.op, tensor, str(error)))
+            self.remaining.append(Unresolved(name, node.op, tensor, str(error), by_size=error.by_size))
             return [node]
         made, values = handled
         for tensor, value in zip(node.outputs, values, strict=False):
@@ -344,7 +344,7 @@ def _sizes(node: gs.Node, scope: Scope, source: Any, axis: int, given: bool) -> 
         return [int(v) for v in split]
     size = source.shape[axis] if source.shape is not None else None
     if not isinstance(size, int) or size < 0:
-        raise _Open("the size of the axis decides how many parts there are", 0)
+        raise _Open("the size of the axis decides how many parts there are", 0, by_size=True)
     step = int(split)
     return [min(step, size - start) for start in range(0, size, step)]
 

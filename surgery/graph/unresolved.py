@@ -20,6 +20,7 @@ class Unresolved:
         reason: What stands in the way.
         known_as: Class of failures in the catalogue of `surgery explain`, or "".
         fix: What would help, or "".
+        by_size: Whether the size of that operand is what is not known, and not its values.
     """
 
     node: str
@@ -28,6 +29,7 @@ class Unresolved:
     reason: str
     known_as: str = ""
     fix: str = ""
+    by_size: bool = False
 
 
 def missed(node: gs.Node, reason: str, operand: int | None = None, known_as: str = "") -> Unresolved:

@@ -277,8 +277,12 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
     for entry in wanted:
         why = because(oracle.said.get(entry.op, ()), state.source.proto, op=entry.op, node=entry.node)
         found.append((entry, _sources(entry.tensor, inputs, producers), why.id or ""))
-    found += [(e, _sources(e.tensor, inputs, producers) if e.tensor else [], e.known_as) for e in unresolved]
-    entry, _, known_as = next((f for f in found if f[1]), found[0])
+    found += [
+        (e, _sources(e.tensor, inputs, producers) if e.tensor and not e.by_size else [], e.known_as)
+        for e in unresolved
+    ]
+    sizes = [f for f in found if isinstance(f[0], Unresolved) and f[0].by_size]
+    entry, _, known_as = next((f for f in found if f[1]), (sizes or found)[0])
     listed = tuple(dict.fromkeys(name for _, names, _ in found for name in names))
     reason = entry.reason if isinstance(entry, Unresolved) else entry.why
     known = f" [{known_as}]" if known_as else ""
@@ -294,7 +298,8 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
             needs_constant=listed,
         )
     if entry.tensor:
-        sized = _sizing(entry.tensor, state.graph)
+        by_size = isinstance(entry, Unresolved) and entry.by_size
+        sized = _first_free(state.graph) if by_size else _sizing(entry.tensor, state.graph)
         fixed = f"give {sized.name!r} a fixed size: --shape {sized.name}={_ones(sized)}; or " if sized else ""
         if sized and _batch_alone(state):
             raise ConversionError(
@@ -306,11 +311,12 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
                 fix="run without batch: dynamic, for the batch that the model was exported with",
             )
         raise ConversionError(
-            f"{entry.op} needs to know {entry.tensor!r} when the engine is built: {reason}",
+            f"{entry.op} needs to know {'the size of ' if by_size else ''}{entry.tensor!r} when the engine is built: "
+            f"{reason}",
             code="needs-constant",
             where=state.source.name,
             node=entry.node,
-            cause=f"it is computed from {'sizes' if sized else 'data'}{known}",
+            cause=f"it is computed from {'sizes' if sized or by_size else 'data'}{known}",
             fix=f"{fixed}export the model with a fixed value for it",
         )
     raise ConversionError(
@@ -326,10 +332,17 @@ def _ask(state: State, wanted: list[Wanted], unresolved: list[Unresolved], oracl
 def _sizing(name: str, graph: gs.Graph) -> Any:
     """The first input of free size, if a tensor holds sizes; else None."""
     from surgery.graph.bounded.nothing import is_size
+    from surgery.graph.from_sizes import from_sizes
+    from surgery.graph.scope import Scope
 
     tensor = graph.tensors().get(name)
-    if tensor is None or not is_size(tensor):
+    if tensor is None or not (is_size(tensor) or from_sizes(tensor, Scope(graph))):
         return None
+    return _first_free(graph)
+
+
+def _first_free(graph: gs.Graph) -> Any:
+    """The first input of free size, or None."""
     free = [t for t in graph.inputs if t.shape and any(not isinstance(d, int) for d in t.shape)]
     return free[0] if free else None
 

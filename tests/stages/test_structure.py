@@ -224,3 +224,23 @@ def test_a_loop_over_a_batch_that_is_fixed_by_shape() -> None:
     assert report.verification["graph"]["status"] == "passed"
     assert report.model is not None
     assert [d.dim_value for t in report.model.graph.input for d in t.type.tensor_type.shape.dim] == [2, 4, 2]
+
+
+def test_what_a_size_decides_is_asked_for_as_a_size() -> None:
+    """How many parts there are follows from the size of an input: its values would be of no help."""
+    text = """(float[b, t, 8] x) => (int64 k) <int64 three = {3}>
+        { s = SplitToSequence <axis = 1> (x, three) k = SequenceLength (s) }"""
+    failure = run(text).failure
+    assert failure is not None
+    assert failure.code == "needs-constant"
+    assert failure.fix is not None
+    assert "--shape x=" in failure.fix
+    assert "--constant" not in failure.fix
+    counted = """(float[b, t] x) => (float[b, u] y) <float two = {2.0}, int64 one = {1}, bool true = {1},
+        int64[1] last = {1}> { s = Shape (x) n = Gather (s, one) f = Cast <to = 1> (n) h = Div (f, two) c = Ceil (h)
+        k = Cast <to = 7> (c) y = Loop <body = l (int64 i, bool g, float[b, v] z) => (bool g2, float[b, w] z2) {
+        g2 = Identity (g) z2 = Concat <axis = 1> (z, x) }> (k, true, x) }"""
+    failure = run(counted).failure
+    assert failure is not None
+    assert failure.fix is not None
+    assert "--shape x=" in failure.fix
