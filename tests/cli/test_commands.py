@@ -105,7 +105,7 @@ def test_help_names_every_option(command: str) -> None:
 def test_no_option_is_left_to_be_named_after_its_metavar() -> None:
     """Typer 0.27 makes `--TARGET` of a parameter `target` with that metavar, unless the name is said."""
     import inspect
-    from typing import get_args, get_type_hints
+    from typing import get_args
 
     from typer.models import OptionInfo
 
@@ -114,9 +114,10 @@ def test_no_option_is_left_to_be_named_after_its_metavar() -> None:
     seen = 0
     for command in app.registered_commands:
         assert command.callback is not None
-        hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
-        for name, hint in hints.items():
-            for info in get_args(hint)[1:]:
+        # Not get_type_hints: Python 3.10 wraps Optional around a hint whose default is None.
+        parameters = inspect.signature(inspect.unwrap(command.callback), eval_str=True).parameters
+        for name, parameter in parameters.items():
+            for info in get_args(parameter.annotation)[1:]:
                 if isinstance(info, OptionInfo) and (info.metavar or "").lower() == name:
                     assert f"--{name}" in (info.default, *info.param_decls), (command.name, name)
                     seen += 1
