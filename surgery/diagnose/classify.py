@@ -136,6 +136,9 @@ def _case(message: ParserMessage | str, op: str | None, node: str | None, facts:
             op = operator_in(message)
     if place is not None:
         op = place.node.op_type
+    if op and f"Op type {op} is not supported in TensorRT-RTX" in text:
+        # 1.6 asks for importer and plugin at once.
+        text += " Plugin not found, are the plugin name, version, and namespace correct?"
     if op and "Plugin not found" in text:
         text += (
             f" No importer registered for op: {op}"  # what older parsers say before they look for a plugin
@@ -154,6 +157,7 @@ def operator_in(text: str) -> str | None:
         r"(?:In function|\()(?:check|import)(\w+)",
         r"node number \d+ \[(\w+)",
         r"node of type:? (\w+)",
+        r"Op type (\w+) is not supported",
     ):
         found = re.search(pattern, text)
         if found and found.group(1) not in ("FallbackPluginImporter", "Input", "Inputs", "Initializers"):
