@@ -83,7 +83,8 @@ def begin(
     report.target = {"name": chosen.name, "installed": chosen.installed, "table": chosen.table}
     report.versions = versions(chosen)
     if chosen.note:
-        report.warnings.append(chosen.note)
+        # An installed TensorRT answers for itself.
+        (report.notes if chosen.installed else report.warnings).append(chosen.note)
     given = model if model is not None else config.model_path()
     if given is None:
         raise ConfigError(
