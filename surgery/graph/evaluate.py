@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ FOREIGN = {
 }
 """Types in ONNX Runtime's words that numpy lacks, and onnx's names of them."""
 
+TOO_NEW = "models stamped with official released onnx opset versions"
+"""What ONNX Runtime says of an operator set that it does not know: up to 1.23 it refuses all of its models."""
+
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's name of the option that says where external weights are."""
 
@@ -62,8 +66,9 @@ def open_session(payload: str | bytes, options: Any) -> Any:
     version of an old operator set, the model is converted to a newer one; :func:`note_on` then says so. Operators on
     floats of two kinds compute in the wider one (:mod:`surgery.graph.mixed`). Functions
     that it cannot inline, as those of another operator set than the model's, are inlined before. In an operator set
-    newer than it knows (24 in 1.31), it does not even expand operators that it has no kernels for, so the oldest one
-    with the same operators is tried.
+    newer than it knows (24 in 1.31), it does not even expand operators that it has no kernels for, and 1.23 refuses
+    any model, so the oldest one with the same operators is tried; in the same way a version of the format that it
+    does not know is taken for the newest that it does: what versions add are types and fields.
     """
     import onnxruntime as ort
 
@@ -71,6 +76,9 @@ def open_session(payload: str | bytes, options: Any) -> Any:
     try:
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        older = _in_older_format(payload, str(error))
+        if older is not None:
+            return open_session(older, options)
         inlined = _without_functions(payload)
         if inlined is not None:
             with contextlib.suppress(Exception):  # as below
@@ -79,7 +87,7 @@ def open_session(payload: str | bytes, options: Any) -> Any:
             widened = _without_bfloat16(payload)
             if widened is not None:
                 return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
-        if "NOT_IMPLEMENTED" in str(error):
+        if any(said in str(error) for said in ("NOT_IMPLEMENTED", TOO_NEW)):
             lowered = _in_oldest_opset(payload)
             if lowered is not None:
                 with contextlib.suppress(Exception):  # as below
@@ -103,6 +111,16 @@ def open_session(payload: str | bytes, options: Any) -> Any:
             raise
         options.graph_optimization_level = levels.ORT_ENABLE_BASIC
         return ort.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+
+
+def _in_older_format(payload: str | bytes, said: str) -> bytes | None:
+    """The model with the newest IR version that ONNX Runtime says it knows; None if it says nothing of the kind."""
+    known = re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", said)
+    model = _read(payload) if known is not None else None
+    if known is None or model is None or model.ir_version <= int(known[2]):
+        return None
+    model.ir_version = int(known[2])
+    return model.SerializeToString()
 
 
 def _without_functions(payload: str | bytes) -> bytes | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
 
 from surgery.graph.evaluate import Evaluator
 from surgery.verify.runner import run_onnx
 
+RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 KINDS = ["bfloat16", "float8e4m3fn", "float8e5m2", "int4", "uint4"]
 
 
@@ -46,6 +48,15 @@ def test_outputs(kind: str) -> None:
         assert found["z"].tolist() == [-1, -2, -3]
 
 
+def test_formats_and_operator_sets_that_onnx_runtime_does_not_know() -> None:
+    given = onnx.parser.parse_model(
+        '<ir_version: 99, opset_import: ["" : 25]> g (float[n] x) => (float[n] y) { a = Relu (x) y = Neg (a) }'
+    )
+    x = np.array([-1.0, 0.0, 2.0], np.float32)
+    np.testing.assert_array_equal(Evaluator(given).run({"x": x})["y"], [0.0, 0.0, -2.0])
+
+
+@pytest.mark.skipif(RUNTIME < (1, 24), reason="this ONNX Runtime knows no operator set with Swish")
 def test_operators_without_kernels_in_operator_sets_that_onnx_runtime_does_not_know() -> None:
     """Swish is of opset 24; ONNX Runtime 1.31 writes it out in a model of that, and not in one of 25."""
     given = onnx.parser.parse_model(
