@@ -116,7 +116,7 @@ def run(
                 raise _neither(config, error, second) from second
     except SurgeryError as error:
         _fail(report, state, error)
-        _look_back(report, state, begun, error, pipeline, model, folder)
+        _look_back(report, state, begun, error, pipeline, model, folder, options.plugin_paths)
     else:
         _finish(report, state, folder)
     finally:
@@ -379,6 +379,7 @@ def _look_back(
     pipeline: str | Path | PipelineConfig,
     model: Any,
     folder: Path | None,
+    plugin_paths: tuple[Path, ...],
 ) -> None:
     """Add to the failure what is seen at its node, and the command to go on with."""
     if error.exit_code not in (3, 4, 5, 6) or report.failure is None:
@@ -398,5 +399,8 @@ def _look_back(
         folder / f"{known.source.name}.failed.onnx" if folder is not None and known is not None else None
     )
     name = pipeline if isinstance(pipeline, (str, Path)) else report.pipeline.get("name", pipeline.name)
-    found = afterwards(error, model=proto, source=source, failed=written, pipeline=str(name), target=target)
+    found = afterwards(
+        error, model=proto, source=source, failed=written, pipeline=str(name), target=target,
+        plugin_paths=plugin_paths,
+    )  # fmt: skip
     report.failure = replace(report.failure, evidence=found.evidence, next=found.next)

@@ -166,6 +166,8 @@ def _target(name: str) -> None:
 def _age(deprecated: str | None, replacement: str | None) -> str:
     if deprecated is None:
         return ""
+    if (replacement or "").startswith("none"):  # "none planned"
+        return f"deprecated in {deprecated}; no replacement"
     return f"deprecated in {deprecated}" + (f"; use {replacement}" if replacement else "")
 
 

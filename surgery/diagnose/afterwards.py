@@ -12,6 +12,8 @@ from surgery.diagnose.static import constant_of
 from surgery.graph.walk import all_nodes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
 
     from surgery.errors import SurgeryError
@@ -48,6 +50,7 @@ def afterwards(
     failed: Path | None,
     pipeline: str,
     target: Target | None,
+    plugin_paths: Sequence[Path] = (),
 ) -> Afterwards:
     """Look at the model once more, after a run has failed.
 
@@ -58,22 +61,28 @@ def afterwards(
         failed: Where the failed model is written, or None.
         pipeline: Name of the pipeline.
         target: The target, or None if it was not known yet.
+        plugin_paths: Folders with plugins of the user's that the run was given.
     """
     evidence: tuple[str, ...] = ()
     if error.exit_code in (4, 5) and error.node and model is not None and target is not None:
         evidence = _evidence(error, model, target)
-    return Afterwards(evidence, _plugin(error, model) or _next(error, source, failed, pipeline, target))
+    return Afterwards(
+        evidence, _plugin(error, model, plugin_paths) or _next(error, source, failed, pipeline, target)
+    )
 
 
-def _plugin(error: SurgeryError, model: onnx.ModelProto | None) -> str | None:
+def _plugin(error: SurgeryError, model: onnx.ModelProto | None, plugin_paths: Sequence[Path]) -> str | None:
     """What to go on with where a plugin node is wrong or not known: no parser has anything to add to that."""
     if error.code not in ("plugin-configuration", "plugin-version", "unknown-plugin") or model is None:
         return None
     node = next((n for n in all_nodes(model.graph.node) if error.node in (n.name, *n.output)), None)
     if node is None:
         return None
-    what = "new plugin" if error.code == "unknown-plugin" else "show plugins"
-    return f"surgery {what} {shlex.quote(node.op_type)}"
+    name = shlex.quote(node.op_type)
+    if error.code == "unknown-plugin":
+        return f"surgery new plugin {name}"
+    given = "".join(f" --plugin-path {shlex.quote(str(path))}" for path in plugin_paths)
+    return f"surgery show plugins {name}{given}"
 
 
 def _evidence(error: SurgeryError, model: onnx.ModelProto, target: Target) -> tuple[str, ...]:

@@ -171,7 +171,7 @@ def inspect(
             model, target=chosen, pipeline=family.pipeline, name=name, last="parse", seconds=TRIAL * seconds,
             plugin_paths=plugin_paths,
         )  # fmt: skip
-    result.groups = _groups(found, facts, chosen, name, origins, result.trial)
+    result.groups = _groups(found, facts, chosen, name, origins, result.trial, family.pipeline)
     wrong = _wrong_plugin(header.proto, registry, result.trial)
     told_of = {name for group in result.groups for name in group.names} if result.trial is not None else ()
     if wrong is not None and wrong.names[0] not in told_of:
@@ -337,6 +337,7 @@ def _groups(
     model: str,
     origins: _Origins,
     trial: Trial | None,
+    pipeline: str,
 ) -> list[Group]:
     from surgery.diagnose.remedy import remedies
 
@@ -363,7 +364,18 @@ def _groups(
                 origins.readable(first.reason),
                 found_class.id if found_class is not None else None,
                 tuple(dict.fromkeys(_name(r, origins) for r in members)),
-                tuple(remedies(findings, first.place, facts, target, model, trial=trial, fate=worst)),
+                tuple(
+                    remedies(
+                        findings,
+                        first.place,
+                        facts,
+                        target,
+                        model,
+                        trial=trial,
+                        fate=worst,
+                        pipeline=pipeline,
+                    )
+                ),
                 fates,
             )
         )

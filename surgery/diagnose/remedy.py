@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def remedies(
     *,
     trial: Trial | None = None,
     fate: Fate | None = None,
+    pipeline: str = "generic",
 ) -> list[Remedy]:
     """What to do, best first: what surgery does by itself, what it needs to be told, then the catalogue's advice.
 
@@ -90,10 +92,11 @@ def remedies(
         model: Its path, for commands.
         trial: What `surgery run` did with the model, or None if it was not tried.
         fate: What it did about this node, or None.
+        pipeline: That of the model's family, for commands where no run was tried.
     """
     from surgery.diagnose.trial import run_command
 
-    run = trial.command if trial is not None else run_command("generic", model, target)
+    run = trial.command if trial is not None else run_command(pipeline, model, target)
     found: list[Remedy] = []
     ids = {f.id for f in findings[:1]}
     if trial is not None and fate is not None:
@@ -174,8 +177,7 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
         text = f"there are rules for {node.op_type} ({named}{more}); the run tells whether one applies here"
         found.append(Remedy("rule", text, run))
     if is_defined(node.op_type):
-        command = run.replace("surgery run generic ", "surgery run migrate ", 1)
-        found.append(Remedy("plugin", defined_text(node.op_type), command))
+        found.append(Remedy("plugin", defined_text(node.op_type), _migrating(run)))
     found += _constants(place, facts, run)
     kinds = {place.scope.kind(n).dtype for n in (*node.input, *node.output) if n}
     kinds |= {dtype_name(a.i) for a in node.attribute if a.name == "to"}
@@ -185,6 +187,11 @@ def _for_node(place: Place, facts: Facts, target: Target, run: str) -> list[Reme
             Remedy("dtype-cast", f"{', '.join(lacking)} is carried in a type that the target has", run)
         )
     return found
+
+
+def _migrating(run: str) -> str:
+    """The command with the pipeline that is about plugin nodes."""
+    return re.sub(r"^surgery run \S+", "surgery run migrate", run)
 
 
 def small_inputs(place: Place, facts: Facts) -> list[str]:

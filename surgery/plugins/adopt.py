@@ -101,7 +101,7 @@ def adopt_plugins(model: onnx.ModelProto, registry: Registry) -> tuple[onnx.Mode
                     f"{definition.name} {(node.name or node.output[0])!r}: {'; '.join(problems)}",
                     code="plugin-configuration",
                     node=node.name or node.output[0],
-                    fix=f"surgery show plugins {definition.name} lists its attributes",
+                    fix=f"{definition.show_command} lists its attributes",
                 )
             )
     if wrong:

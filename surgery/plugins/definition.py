@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,14 @@ class PluginDefinition:
     def name(self) -> str:
         """Operator type of the node."""
         return self.file.name
+
+    @property
+    def show_command(self) -> str:
+        """The command that prints the definition."""
+        from surgery.user_code import is_shipped
+
+        given = "" if is_shipped(self.folder) else f" --plugin-path {shlex.quote(str(self.folder.parent))}"
+        return f"surgery show plugins {self.name}{given}"
 
     @property
     def version(self) -> str:
@@ -530,7 +539,7 @@ class PluginDefinition:
                 code="plugin-configuration",
                 node=node.name or node.output[0],
                 cause="the node contradicts itself: the plugin would refuse it, wherever it runs",
-                fix=f"correct the node, or export the model anew: surgery show plugins {self.name} says what the "
+                fix=f"correct the node, or export the model anew: {self.show_command} says what the "
                 "plugin takes",
             )
         return ConfiguredNode(

@@ -305,7 +305,7 @@ def _model(graph: gs.Graph, entry: Entry, opset: int) -> onnx.ModelProto:
             f"{entry.label}: {definition.name}: {'; '.join(problems)}",
             code="plugin-configuration",
             where=entry.where,
-            fix=f"surgery show plugins {definition.name}",
+            fix=definition.show_command,
         )
     node = definition.make_node(definition.name, entry.inputs, entry.outputs, entry.attributes)
     made = definition.output_types(node, types)
@@ -316,7 +316,7 @@ def _model(graph: gs.Graph, entry: Entry, opset: int) -> onnx.ModelProto:
                 f"{entry.label}: {definition.name} gives {kind.dtype} for {name!r}, which is {np.dtype(have)}",
                 code="plugin-configuration",
                 where=entry.where,
-                fix=f"surgery show plugins {definition.name} says what it gives",
+                fix=f"{definition.show_command} says what it gives",
             )
 
     def value(name: str, kind: TensorType) -> onnx.ValueInfoProto:

@@ -11,6 +11,7 @@ import pytest
 import surgery
 from surgery.cli import main
 from surgery.diagnose.explain import explain
+from surgery.plugins.skeleton import write_skeleton
 from tests.diagnose.models import parsed
 from tests.installed import real
 
@@ -99,6 +100,18 @@ def test_a_plugin_node_that_contradicts_itself(tmp_path: Path) -> None:
     assert (problem.node, problem.fate.what) == ("nms", "left")
     assert problem.remedies[0].text == failure.fix
     assert not any("surgery run migrate" in (r.command or "") for r in problem.remedies)
+
+
+def test_the_command_to_go_on_with_finds_a_plugin_of_the_users(tmp_path: Path) -> None:
+    folder = tmp_path / "my plugins"
+    write_skeleton("Scaled", folder)
+    path = saved(tmp_path, "g (float[2] x) => (float[2] y) { [s] y = Scaled (x) }")
+    failure = surgery.run("migrate", path, output=None, plugin_paths=[folder]).failure
+    assert failure is not None
+    assert failure.code == "plugin-configuration"
+    assert failure.next is not None
+    assert failure.fix == f"{failure.next} lists its attributes"
+    assert main(shlex.split(failure.next)[1:]) == 0
 
 
 def test_a_plugin_without_a_definition(tmp_path: Path) -> None:

@@ -221,3 +221,12 @@ def test_weights_are_not_read(external: bool, tmp_path: Path) -> None:
     assert told["model"]["weights"]["bytes"] == count * side * side * 4  # type: ignore[index]
     assert seconds < 4
     assert megabytes < 200
+
+
+def test_without_a_trial_commands_name_the_pipeline_of_the_family() -> None:
+    text = "g (float[1, 3, 3] x) => (float[] y, float[] z) { y = Mystery (x) z = Det (x) }"
+    result = inspect(parsed(text).SerializeToString(), target="tensorrt-rtx-1.7", ask="never")
+    assert result.family.pipeline == "migrate"
+    (command,) = {r.command for g in result.groups if g.op == "Det" for r in g.remedies if r.kind == "rule"}
+    assert command is not None
+    assert command.startswith("surgery run migrate ")
