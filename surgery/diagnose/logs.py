@@ -9,6 +9,7 @@ from typing import Any
 
 from surgery.diagnose.classify import Finding, classify, operator_in
 from surgery.diagnose.facts import Facts
+from surgery.diagnose.grouping import about_machine
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(
@@ -166,7 +167,7 @@ def _joined(entries: Sequence[_Entry]) -> list[_Entry]:
         function = _FUNCTION.search(re.sub(r"^[\w./]+:\d+: ", "", entry.text))
         if function:
             said: list[str] = []
-            while i < len(entries) and len(said) < 4 and _continues(entries[i].text, said):
+            while i < len(entries) and len(said) < 4 and _continues(entries[i], said, entry):
                 said.append(_CODE.sub("", entries[i].text))
                 i += 1
             if not said:
@@ -174,7 +175,7 @@ def _joined(entries: Sequence[_Entry]) -> list[_Entry]:
             index, op, _ = block or ("-1", "", "")
             text = (
                 f"In node {index} with name: {name or ''} and operator: {op} ({function.group(1)}): "
-                f"UNSUPPORTED_NODE: {' '.join(said)}"
+                f"UNSUPPORTED_NODE: {' '.join([s for s in said if not about_machine(s)] or said)}"
             )
             result.append(_Entry(entry.line, "E", text))
             block = None
@@ -183,9 +184,12 @@ def _joined(entries: Sequence[_Entry]) -> list[_Entry]:
     return result
 
 
-def _continues(text: str, said: Sequence[str]) -> bool:
+def _continues(entry: _Entry, said: Sequence[str], first: _Entry) -> bool:
+    text = entry.text
     if not said:
         return True
+    if first.level is not None and entry.level is None and not (_CODE.match(text) or "In function" in text):
+        return True  # where messages begin with a level, a line without one goes on
     return not (_BLOCK.search(text) or _FAILURE.search(text) or "In function" in text or _CODE.match(text))
 
 
@@ -200,6 +204,18 @@ def _without_echoes(problems: list[LogProblem]) -> list[LogProblem]:
     """Without what only follows from another failure in the same log."""
     causes = [p for p in problems if p.findings and p.findings[0].id not in ("no-outputs", "file-truncated")]
     if causes:
-        problems = [p for p in problems if not p.findings or p.findings[0].id != "no-outputs"]
+        problems = [
+            p
+            for p in problems
+            if (p.findings and p.findings[0].id != "no-outputs")
+            or (not p.findings and not about_machine(p.text))
+        ]
     named = {(p.findings[0].id, p.op) for p in problems if p.findings and p.node}
-    return [p for p in problems if p.node or not p.findings or (p.findings[0].id, p.op) not in named]
+    told = [p.text for p in problems if p.node]
+    return [
+        p
+        for p in problems
+        if p.node
+        or not p.findings
+        or ((p.findings[0].id, p.op) not in named and not any(p.text in t for t in told))
+    ]

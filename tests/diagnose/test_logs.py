@@ -80,6 +80,29 @@ def test_what_a_log_tells(text: str, wanted: list[tuple[str, str | None, str | N
     assert found == wanted
 
 
+def test_a_message_of_several_lines_is_one_and_the_machine_is_left_out() -> None:
+    """As TensorRT-RTX 1.7 logs it where there is no driver: what the message goes on with has no level in front."""
+    refused = (
+        "ITensor::getDimensions: Error Code 4: API Usage Error (p: slope tensor must be unidirectional broadcastable "
+        "to input tensor In validate at /_src/optimizer/api/layers/parametricReLULayer.cpp:57)"
+    )
+    driver = (
+        "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at "
+        "/_src/common/dispatch/checkMacros.cpp:250 (cudaError 35: CUDA driver version is insufficient for CUDA "
+        "runtime version))"
+    )
+    text = (
+        f"[error] {refused}\n[error] {driver}\n"
+        '[error] ModelImporter.cpp:140: While parsing node number 1 [PRelu -> "y"]:\n'
+        f"[error] ModelImporter.cpp:151: ERROR: ModelImporter.cpp:489 In function parseNode:\n[6] Invalid Node - p\n"
+        f"{refused}\n{driver}\n"
+    )
+    (problem,) = read_log(text)
+    assert (problem.node, problem.op, problem.findings[0].id) == ("p", "PRelu", "prelu-slope-broadcast")
+    assert "cudaError" not in problem.text
+    assert read_log(f"[error] {driver}\n")
+
+
 def test_warnings_come_last_and_are_called_so() -> None:
     assert [p.warning for p in read_log(TRTEXEC)] == [False, True]
 
