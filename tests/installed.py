@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,8 @@ FULL = [
 
 full = pytest.mark.skipif(not FULL, reason="full TensorRT is not installed and SURGERY_TRT_API is not set")
 """Mark of tests that ask full TensorRT."""
+
+
+def full_name(command: object) -> str:
+    """What a test is called with one of these programs; pytest 8 asks for a name where there is none, too."""
+    return (Path(command).parent.name or "installed") if isinstance(command, str) else "none"

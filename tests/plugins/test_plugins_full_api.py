@@ -20,7 +20,7 @@ from surgery.plugins.attach import attach_bodies, target_model
 from surgery.plugins.registry import Registry
 from surgery.plugins.samples import sample_model
 from surgery.targets import resolve_target
-from tests.installed import FULL, full
+from tests.installed import FULL, full, full_name
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=FULL, ids=lambda c: Path(c).parent.name or "installed")
+@pytest.fixture(scope="module", params=FULL, ids=full_name)
 def command(request: pytest.FixtureRequest) -> list[str]:
     return [request.param, "python"] if request.param else [sys.executable]
 

@@ -15,7 +15,7 @@ import pytest
 from surgery.errors import MissingEnvironmentError
 from surgery.trt.session import Worker
 from surgery.trt.types import BuildOptions, LogLine, ShapeProfile
-from tests.installed import FULL, full
+from tests.installed import FULL, full, full_name
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=FULL, ids=lambda c: Path(c).parent.name or "installed")
+@pytest.fixture(scope="module", params=FULL, ids=full_name)
 def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return (request.param, "python") if request.param else ("python",)
 
