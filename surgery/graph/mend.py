@@ -31,6 +31,9 @@ BATCHED = frozenset(
 )  # fmt: skip
 """Operators whose results have a batch and channels."""
 
+FUSED = frozenset({"Conv", "ConvTranspose"})
+"""Operators that PyTorch's optimizer puts a batch normalization behind them into."""
+
 MOST_ROUNDS = 64
 """Rounds of inference; each finds the nodes whose operands the last one has made known."""
 
@@ -114,7 +117,13 @@ def _unlike(
     import onnx
 
     own = [i for i, n in enumerate(node.input) if n in weights]
-    if not own or len(own) == len(node.input) or node.domain not in ("", "ai.onnx"):
+    # Others are no trace of that: which type is meant is the user's to say.
+    if (
+        not own
+        or len(own) == len(node.input)
+        or node.op_type not in FUSED
+        or node.domain not in ("", "ai.onnx")
+    ):
         return []
     try:
         schema = onnx.defs.get_schema(node.op_type, version, "")
