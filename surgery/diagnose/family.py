@@ -184,8 +184,10 @@ def traits_of(facts: Facts, operators: Mapping[str, int]) -> Traits:
     traits.attention = traits.count(*ATTENTION) or _products_around_softmax(facts)
     for place in facts.places:
         if place.node.op_type in CONVOLUTIONS:
-            weight = place.node.input[{"QLinearConv": 3}.get(place.node.op_type, 1)]
-            dims = place.scope.kind(weight).dims or place.scope.kind(place.node.output[0]).dims
+            position = {"QLinearConv": 3}.get(place.node.op_type, 1)
+            # Damaged files, of which not every version of onnx complains, have fewer operands.
+            kinds = (place.scope.kind(n) for n in (*place.node.input[position:][:1], *place.node.output[:1]))
+            dims = next((k.dims for k in kinds if k.dims), None)
             traits.convolutions[len(dims) - 2 if dims else 2] += 1
     traits.going_up = _going_up(facts)
     traits.swishes = _swishes(facts) + traits.count("Swish", "QuickGelu", "HardSwish")
@@ -221,7 +223,7 @@ def _swishes(facts: Facts) -> int:
     gates = {
         p.node.output[0]: p.node.input[0]
         for p in facts.places
-        if p.node.op_type in ("Sigmoid", "HardSigmoid")
+        if p.node.op_type in ("Sigmoid", "HardSigmoid") and p.node.input
     }
     return sum(
         any(gates.get(n) in p.node.input for n in p.node.input)

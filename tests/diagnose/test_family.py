@@ -185,3 +185,9 @@ def test_the_families_of_exported_models() -> None:
             if found.pipeline not in wanted:
                 wrong[name] = (entry["family"], found.pipeline, found.because)
     assert not wrong
+
+
+def test_a_convolution_without_its_weight_is_no_crash() -> None:
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 8, 8]) for n in "xy")
+    model = helper.make_model(helper.make_graph([helper.make_node("Conv", ["x"], ["y"])], "g", [x], [y]))
+    assert family_of_model(model).pipeline == "generic"
