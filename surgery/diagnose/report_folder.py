@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import platform
 import shlex
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgery.report.write import write_whole
+from surgery.stages.save import packed
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +64,7 @@ def write_folder(
     """Write everything but the journal; each file appears whole or not at all."""
     folder = result.folder
     write_whole(folder / "reduced.onnx", model.SerializeToString(deterministic=True))
-    write_whole(folder / "inputs.npz", _arrays(feeds))
+    write_whole(folder / "inputs.npz", packed(feeds))
     versions = _versions(target)
     again = _command(options)
     if options.command is not None:
@@ -92,14 +92,6 @@ def _title(result: Reduction) -> str:
     count = f"{result.nodes_after} nodes" if result.nodes_after != 1 else "1 node"
     text = " ".join(result.failure.text.split())[:100].replace('"', "'").replace("\\", "/")
     return f"{count} of {result.nodes_before}: {result.failure.kind}" + (f": {text}" if text else "")
-
-
-def _arrays(feeds: Mapping[str, Any]) -> bytes:
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **dict(feeds))
-    return buffer.getvalue()
 
 
 def _versions(target: Target | None) -> dict[str, str]:
