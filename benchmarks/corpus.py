@@ -156,12 +156,20 @@ def raw_verdict(path: Path, options: argparse.Namespace, profiles: Sequence[Mapp
         PREPARED[0].build = None
     return {
         "ok": raw.ok,
+        "as_given": prepared is not None and _is(prepared[0], path),
         "build_seconds": round(raw.seconds, 3),
         "bytes": len(raw.engine) if raw.engine else None,
         "message": None if raw.ok else why_not(raw),
         "surgery_seconds": round(ours.seconds, 3) if ours and ours.ok else None,
         "surgery_bytes": len(ours.engine) if ours and ours.engine else None,
     }
+
+
+def _is(content: bytes, path: Path) -> bool:
+    """Whether TensorRT got the file's own model."""
+    import onnx
+
+    return bool(onnx.ModelProto.FromString(content) == onnx.load(path, load_external_data=False))
 
 
 def child(options: argparse.Namespace) -> None:

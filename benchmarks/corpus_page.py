@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def page(
         *_given(given),
         *_not_reached([r for r in results if not reached(r)]),
         *_raw(results),
-        *_on_gpu(gpu or {}),
+        *_on_gpu(gpu or {}, {r["model"] for r in results if (r.get("raw") or {}).get("as_given")}),
         *_reached(good, {r["model"]: r for r in given}, gpu or {}),
     ]
     return "\n".join(lines) + "\n"
@@ -222,7 +222,7 @@ def _spread(values: Sequence[float]) -> str:
     return " | ".join(f"{v:.2f}" for v in (statistics.median(ordered), most, ordered[-1]))
 
 
-def _on_gpu(gpu: Mapping[str, Mapping[str, Result]]) -> list[str]:
+def _on_gpu(gpu: Mapping[str, Mapping[str, Result]], as_given: Collection[str]) -> list[str]:
     ran = {m: ls["surgery"] for m, ls in gpu.items() if "surgery" in ls and gpu_verdict(ls) is not None}
     if not ran:
         return []
@@ -243,7 +243,7 @@ def _on_gpu(gpu: Mapping[str, Mapping[str, Result]]) -> list[str]:
         text += f" ({', '.join(wrong)})." if wrong else "."
     lines += paragraph(text)
     if ratios:
-        alike = {m: r for m, r in ratios.items() if gpu[m]["race"].get("same")}
+        alike = {m: r for m, r in ratios.items() if gpu[m]["race"].get("same") or m in as_given}
         ratios.update(dict.fromkeys(alike, 1.0))
         turns = max(len(gpu[m]["race"]["measured"]) for m in ratios)
         text = (
@@ -254,9 +254,10 @@ def _on_gpu(gpu: Mapping[str, Mapping[str, Result]]) -> list[str]:
         )
         if alike:
             text += (
-                f" {len(alike)} of the pairs are one and the same engine, byte for byte, and count as 1; measured "
-                f"they are {min(alike.values()):.3f} to {max(alike.values()):.3f}, "
-                f"{statistics.median(alike.values()):.3f} in the median, which is what the measurement adds."
+                f" {len(alike)} of the pairs are engines of one and the same file, in which nothing had to be "
+                "changed, or one and the same engine byte for byte, and count as 1; measured they are "
+                f"{min(alike.values()):.3f} to {max(alike.values()):.3f}, "
+                f"{statistics.median(alike.values()):.3f} in the median, which is what building and measuring add."
             )
         slow = sorted(((r, m.removesuffix(".onnx")) for m, r in ratios.items() if r > 1.1), reverse=True)
         if slow:

@@ -308,6 +308,7 @@ def finish(state: State) -> None:
     from surgery.graph.convert import export_graph
     from surgery.graph.infer import infer_types
     from surgery.plugins.attach import attach_bodies, target_model
+    from surgery.stages.as_given import as_given
     from surgery.stages.kept import kept_plugins
     from surgery.stages.outputs import set_apart
 
@@ -315,11 +316,12 @@ def finish(state: State) -> None:
     infer_types(state.graph)
     exported = export_graph(state.graph, state.header, provenance=state.provenance)
     state.portable = attach_bodies(exported, state.registry)
-    state.target_model = target_model(
+    made = target_model(
         state.portable,
         state.registry,
         state.target,
         per_sample=state.per_sample_plugins,
         keep=kept_plugins(state.config),
     )
+    state.target_model = as_given(state, made) or made
     state.report.model = state.portable
