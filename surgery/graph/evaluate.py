@@ -88,10 +88,10 @@ def open_session(payload: str | bytes, options: Any) -> Any:
             if widened is not None:
                 return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
         if any(said in str(error) for said in ("NOT_IMPLEMENTED", TOO_NEW)):
-            lowered = _in_oldest_opset(payload)
-            if lowered is not None:
-                with contextlib.suppress(Exception):  # as below
-                    return ort.InferenceSession(lowered, options, providers=["CPUExecutionProvider"])
+            for lowered in (_in_oldest_opset(payload), _in_known_opset(payload, str(error))):
+                if lowered is not None:
+                    with contextlib.suppress(Exception):  # as below
+                        return ort.InferenceSession(lowered, options, providers=["CPUExecutionProvider"])
             widened = _without_bfloat16(payload)
             if widened is not None:
                 return ort.InferenceSession(widened, options, providers=["CPUExecutionProvider"])
@@ -178,6 +178,34 @@ def _in_oldest_opset(payload: str | bytes) -> bytes | None:
     if oldest >= declared.version:
         return None
     declared.version = oldest
+    return model.SerializeToString()
+
+
+def _in_known_opset(payload: str | bytes, said: str) -> bytes | None:
+    """The model in the newest operator set that ONNX Runtime says it supports, if that has all its attributes.
+
+    What a version adds to an operator is types, mostly, and ONNX Runtime checks those.
+    """
+    import onnx
+
+    from surgery.graph.walk import all_nodes
+
+    known = re.search(r"official support for domain ai\.onnx is till opset (\d+)", said)
+    model = _read(payload) if known is not None else None
+    if known is None or model is None or model.functions:
+        return None
+    version = int(known[1])
+    for node in all_nodes(model.graph.node):
+        if node.domain in ("", "ai.onnx"):
+            try:
+                schema = onnx.defs.get_schema(node.op_type, version, "")
+            except onnx.defs.SchemaError:
+                return None
+            if not {a.name for a in node.attribute} <= schema.attributes.keys():
+                return None
+    for declared in model.opset_import:
+        if declared.domain in ("", "ai.onnx"):
+            declared.version = version
     return model.SerializeToString()
 
 

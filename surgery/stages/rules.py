@@ -38,7 +38,7 @@ CARRIERS = frozenset(
         "Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Concat", "Gather", "Slice", "Add", "Sub",
         "Mul", "Div", "Neg", "Min", "Max", "Floor", "Ceil", "CastLike", "Shape", "Size", "Split", "Where", "Equal",
         "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Abs", "Mod", "Expand", "Not", "And", "Or", "Less",
-        "Greater", "LessOrEqual", "GreaterOrEqual",
+        "Greater", "LessOrEqual", "GreaterOrEqual", "Relu",
     }
 )  # fmt: skip
 """Operators through which an operand such as axes or a size is traced back to the input it comes from."""

@@ -105,3 +105,14 @@ def test_bfloat16_in_an_operator_set_in_which_the_operator_does_not_take_it() ->
     for found in (Evaluator(given).run(feeds)["y"], run_onnx(given, [feeds])[0]["y"]):
         assert found.dtype == kind
         np.testing.assert_array_equal(found.astype(np.float32), want)
+
+
+def test_operators_that_a_newer_set_gave_types_alone_run() -> None:
+    """Cast of opset 28 is that of 25 with more types; ONNX Runtime 1.31 supports opsets to 26."""
+    newest = onnx.defs.onnx_opset_version()
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : {newest}]> g (float[2] x) => (double[2] y) {{'
+        " y = Cast <to = 11> (x) }"
+    )
+    found = Evaluator(model).run({"x": np.array([1.5, -2.0], np.float32)})
+    np.testing.assert_array_equal(found["y"], np.array([1.5, -2.0]))
