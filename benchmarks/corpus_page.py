@@ -254,8 +254,8 @@ def _on_gpu(gpu: Mapping[str, Mapping[str, Result]], as_given: Collection[str]) 
         )
         if alike:
             text += (
-                f" {len(alike)} of the pairs count as 1: nothing has to be changed in the model and TensorRT gets the "
-                "file as it came, or both engines are the same byte for byte. Measured they are "
+                f" {len(alike)} of the pairs count as 1: nothing has to be changed in the model and TensorRT gets "
+                "the file as it came, or both engines are the same byte for byte. Measured they are "
                 f"{min(alike.values()):.3f} to {max(alike.values()):.3f}, "
                 f"{statistics.median(alike.values()):.3f} in the median, which is what building and measuring add."
             )
