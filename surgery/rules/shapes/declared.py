@@ -341,6 +341,10 @@ def onehot_of_a_size(site: Site, b: Body) -> str:
             "(float[3] i, float d, int64[2] v) => (int64[3, 6] y) { y = OneHot <axis = -1> (i, d, v) }",
             feeds={"i": [1, 5, -2], "d": 6},
         ),
+        Sample(
+            "(float[4] i, float d, float[2] v) => (float[4, 6] y) { y = OneHot (i, d, v) }",
+            feeds={"i": [1, 2.5, -2, -0.5], "d": 6},
+        ),
         *samples_in(
             "uint8 uint16 uint32 uint64 int8 int16",
             "(T[2, 3] i, int64 d, float[2] v) => (float[2, 3, 5] y) { y = OneHot (i, d, v) }",
@@ -379,8 +383,10 @@ def onehot_of_declared_depth(site: Site, b: Body) -> str:
             depth = int(np.ravel(site.need(1, "the depth, a dim of the output"))[0])
     else:
         axis, depth = int(site.attr("axis")) % (indices.rank + 1), int(np.ravel(site.const(1))[0])
-    whole = b.unsqueeze(b.cast(indices.name, np.int64), axis)
-    wrapped = b.where(b.less(whole, b.const(0, "int64")), b.add(whole, b.const(depth, "int64")), whole)
-    places = b.const(np.arange(depth).reshape(-1, *[1] * (indices.rank - axis)), "int64")
+    # ONNX Runtime compares floats as they are: a fraction is no place.
+    kind = "int64" if site.kind(0) != "f" else "double" if str(indices.dtype) == "float64" else "float32"
+    whole = b.unsqueeze(b.cast(indices.name, kind), axis)
+    wrapped = b.where(b.less(whole, b.const(0, kind)), b.add(whole, b.const(depth, kind)), whole)
+    places = b.const(np.arange(depth).reshape(-1, *[1] * (indices.rank - axis)), kind)
     off, on = (b.gather(site.x(2), b.const(i, "int64"), axis=0) for i in (0, 1))
     return choose(b, b.equal(wrapped, places), on, off, site.input(2).dtype)
